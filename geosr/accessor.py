@@ -1,0 +1,149 @@
+"""Arrays in, arrays out: `upscale` for paths and DataArrays, and `DataArray.geosr.upscale`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rioxarray
+import xarray as xr
+
+from geosr import pipeline
+from geosr.consistency import Consistency
+from geosr.errors import InputError
+from geosr.options import Bounds, Event, Execution, Inputs, Recipe
+
+Rasterlike = str | os.PathLike[str] | xr.DataArray
+
+
+def upscale(
+    source: Rasterlike,
+    guide: Rasterlike,
+    scale: int = 4,
+    method: str = "mmsr",
+    *,
+    output: str | os.PathLike[str] | None = None,
+    preset: str = "default",
+    settings: Mapping[str, Any] | None = None,
+    consistency: str | None = None,
+    band: int | None = None,
+    source_nodata: float | None = None,
+    guide_nodata: float | None = None,
+    assume_crs: str | None = None,
+    allow_ballpark: bool = False,
+    bounds: Bounds | None = None,
+    tile: int = 320,
+    seed: int = 0,
+    dtype: str = "float32",
+    compress: str = "deflate",
+    device: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> xr.DataArray:
+    """The source at `scale` times its resolution, sharpened with the guide.
+
+    The output's grid is the source's, each pixel cut into scale x scale: same CRS, same corner, rotation
+    included. Averaged over a source pixel it is the source (with `consistency="exact"`). Source pixels
+    that are nodata stay nodata; where the guide is missing the source is interpolated.
+
+    Args:
+        source: path, or two-dimensional (or one-band) rioxarray DataArray: heights, temperatures, ...
+            Scale and offset are applied: values are physical. Dask-backed arrays are read chunk by chunk.
+        guide: path or DataArray (band, y, x) of the same ground, any bands, CRS, resolution and extent.
+        scale: output pixels to one source pixel along a side, 2 to 32.
+        method: `mmsr` (Dong et al., ECCV 2022) or another name that `geosr methods` lists.
+        output: a GeoTIFF to write as well; only memory when None.
+        preset: the method's set of settings.
+        settings: single settings of the method, over the preset's.
+        consistency: `exact`, `soft:SIGMA` (within SIGMA, in the source's units), `off`; None for the
+            preset's own: exact, but off in the paper presets.
+        band: which band of a multi-band source file, counted from 1.
+        source_nodata: nodata of the source where its file does not say it.
+        guide_nodata: the same for the guide.
+        assume_crs: CRS of the raster that has none, in any form that pyproj reads.
+        allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
+        bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
+        tile: side of a tile in output pixels at most, halo included.
+        seed: of all random numbers; the same call twice gives the same bytes on one CPU.
+        dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
+        compress: of `output`: deflate or zstd.
+        device: `auto`, `cpu` or `cuda`.
+        workers: tiles in work at once; never changes the result.
+        overwrite: replace an existing `output`.
+        on_event: called with notes and progress (`geosr.options.Event`).
+
+    Returns:
+        (y, x) DataArray in memory with CRS, transform and the output's tags as attributes. Invalid pixels are
+        NaN in a float array (what nodata value a file has for them is in `rio.encoded_nodata`) and the nodata
+        value in an integer one.
+
+    Raises:
+        UsageError: an argument out of range, an output that exists or is an input.
+        InputError: a raster is refused, or the two do not fit.
+        UnavailableError: no such method or device.
+        TileError: a tile failed; nothing was written.
+        OutputError: the output could not be written.
+    """
+    recipe = Recipe(
+        method=method,
+        preset=preset,
+        settings=dict(settings or {}),
+        consistency=None if consistency is None else Consistency.parse(consistency),
+        tile=tile,
+        seed=seed,
+        dtype=dtype,
+        compress=compress,
+    )
+    execution = Execution(device, workers, overwrite, on_event)
+    with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
+        inputs = Inputs(
+            _on_disk(source, Path(folder) / "source.tif"),
+            _on_disk(guide, Path(folder) / "guide.tif"),
+            scale,
+            band,
+            source_nodata,
+            guide_nodata,
+            assume_crs,
+            allow_ballpark,
+            bounds,
+        )
+        path = Path(folder) / "result.tif" if output is None else Path(output)
+        pipeline.upscale_file(inputs, recipe, execution, path)
+        return _load(path, masked=np.dtype(dtype).kind == "f")
+
+
+def _load(path: Path, *, masked: bool) -> xr.DataArray:
+    with rioxarray.open_rasterio(path, masked=masked) as result:
+        if not isinstance(result, xr.DataArray):
+            raise TypeError(f"{path} was read as {type(result).__name__}")
+        return result.squeeze("band", drop=True).load()
+
+
+def _on_disk(raster: Rasterlike, path: Path) -> Path:
+    """A path as it is; an array as a GeoTIFF at `path`."""
+    if not isinstance(raster, xr.DataArray):
+        return Path(raster)
+    array = raster.squeeze("band", drop=True) if raster.sizes.get("band") == 1 else raster
+    if array.ndim not in (2, 3):
+        raise InputError(f"a DataArray with dimensions {raster.dims} is no raster; expected (y, x) or (band, y, x)")
+    if array.dtype.kind in "bc" or array.dtype == object:
+        raise InputError(f"a DataArray of type {array.dtype} is no raster; expected numbers")
+    array.rio.to_raster(path, driver="GTiff", BIGTIFF="IF_SAFER")
+    return path
+
+
+@xr.register_dataarray_accessor("geosr")
+class Accessor:
+    """`DataArray.geosr`."""
+
+    def __init__(self, array: xr.DataArray) -> None:
+        self._array = array
+
+    def upscale(self, guide: Rasterlike, scale: int = 4, method: str = "mmsr", **options: Any) -> xr.DataArray:
+        """`geosr.upscale` with this array as the source; see there for the options."""
+        return upscale(self._array, guide, scale, method, **options)

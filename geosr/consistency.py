@@ -1,0 +1,85 @@
+"""Source consistency: the output, pooled back, is the source.
+
+All functions work in numpy float64 on arrays (rows, columns) whose sides are multiples of the scale. A
+pixel's block is the scale x scale square of high pixels over one source pixel; only its valid part counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geosr.errors import UsageError
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How far the pooled output may lie from the source, in the source's units: 0 exact, inf off."""
+
+    tolerance: float
+
+    @classmethod
+    def parse(cls, text: str) -> Consistency:
+        """From `exact`, `off` or `soft:SIGMA`; `UsageError` for anything else."""
+        if text in ("exact", "off"):
+            return cls(0.0 if text == "exact" else np.inf)
+        kind, _, number = text.partition(":")
+        try:
+            tolerance = float(number)
+        except ValueError:
+            tolerance = -1.0
+        if kind != "soft" or not 0 < tolerance < np.inf:
+            raise UsageError(
+                f"consistency is {text!r}; use exact, off, or soft:SIGMA with the source's noise, e.g. soft:0.2"
+            )
+        return cls(tolerance)
+
+    def __str__(self) -> str:
+        if self.tolerance == 0:
+            return "exact"
+        return "off" if np.isinf(self.tolerance) else f"soft:{self.tolerance:g}"
+
+
+EXACT = Consistency(0.0)
+
+
+def blocks_of(values: NDArray[np.generic], scale: int) -> NDArray[np.generic]:
+    """View of (h*s, w*s) as (h, s, w, s)."""
+    rows, cols = values.shape
+    return values.reshape(rows // scale, scale, cols // scale, scale)
+
+
+def spread(low: NDArray[np.generic], scale: int) -> NDArray[np.generic]:
+    """Every source pixel's value over its block (nearest neighbour)."""
+    return np.repeat(np.repeat(low, scale, axis=0), scale, axis=1)
+
+
+def pool(values: NDArray[np.floating], valid: Mask, scale: int) -> tuple[Array, Mask]:
+    """Mean over the valid part of each block, and which blocks have one; 0 where a block has none."""
+    counts = blocks_of(valid, scale).sum(axis=(1, 3))
+    sums = blocks_of(np.where(valid, values, 0.0).astype(np.float64), scale).sum(axis=(1, 3))
+    return sums / np.maximum(counts, 1), counts > 0
+
+
+def project(
+    values: NDArray[np.floating],
+    valid: Mask,
+    source: Array,
+    source_valid: Mask,
+    consistency: Consistency = EXACT,
+) -> Array:
+    """The nearest values (in the mean square) whose blocks pool to the source within the tolerance.
+
+    One constant is added to each block: `S - pool(Y)` when exact; when soft, what brings the difference
+    back to the tolerance. Blocks of invalid source pixels and invalid high pixels are left as they are.
+    """
+    scale = values.shape[0] // source.shape[0]
+    pooled, known = pool(values, valid, scale)
+    residual = np.where(known & source_valid, source - pooled, 0.0)
+    step = residual - np.clip(residual, -consistency.tolerance, consistency.tolerance)
+    return np.where(valid, values + spread(step, scale), values)

@@ -1,0 +1,67 @@
+"""All that is global in torch: device, threads, seeds, determinism, out-of-memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from geosr.errors import TileError, UnavailableError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def pick_device(name: str) -> str:
+    """'cpu' or 'cuda' for 'auto', 'cpu' or 'cuda'; `UnavailableError` where it does not exist here."""
+    if name not in DEVICES:
+        raise UnavailableError(f"device is {name!r}; it must be one of {', '.join(DEVICES)}")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UnavailableError(
+            "no CUDA device is usable by this torch "
+            f"({torch.__version__}): install a CUDA build of torch and check the driver, or use --device cpu"
+        )
+    return "cuda" if has_cuda and name != "cpu" else "cpu"
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run the body with `count` intra-op threads, then restore what was set before.
+
+    With OpenMP builds of torch the number belongs to the calling thread, so that workers in one process may
+    each hold their own; the first call in a new thread must come before any tensor work there.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator of its own: threads share torch's global one, so nothing in geosr may draw from it."""
+    return torch.Generator().manual_seed(seed % 2**63)
+
+
+@contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """Ask CUDA for kernels that give the same bits each time, and translate its running out of memory.
+
+    On the CPU nothing is set: what geosr calls there is deterministic for one number of threads. The setting
+    is the process's own; tiles that share a GPU all ask for the same, so it is never switched back.
+    """
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TileError(
+            f"the {device} ran out of memory on one tile; use fewer workers, a smaller tile or --device cpu"
+        ) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise TileError("out of memory on one tile; use fewer workers or a smaller tile") from error

@@ -1,0 +1,49 @@
+"""Every error that geosr raises on purpose, with the exit code of the command line.
+
+    GeosrError                    1   base: never raised itself
+    ├── UsageError (ValueError)   2   the call contradicts itself or a rule: scale, paths, options
+    ├── InputError (ValueError)   3   a raster is refused: unreadable, hostile, or it does not fit the other
+    ├── UnavailableError          4   the method or device asked for is not there
+    ├── TileError                 5   some tiles failed; nothing was published
+    └── OutputError (OSError)     6   the output could not be written
+
+A message says what was found, what was expected and what to do, in at most three lines.
+"""
+
+from __future__ import annotations
+
+
+class GeosrError(Exception):
+    """Base of all errors that are answers to the user and not faults of geosr."""
+
+    exit_code = 1
+
+
+class UsageError(GeosrError, ValueError):
+    """The call itself is wrong: an option out of range, an output that is an input."""
+
+    exit_code = 2
+
+
+class InputError(GeosrError, ValueError):
+    """A raster is refused: missing, damaged, hostile, or unfit for the other one."""
+
+    exit_code = 3
+
+
+class UnavailableError(GeosrError, RuntimeError):
+    """The method or device asked for does not exist here."""
+
+    exit_code = 4
+
+
+class TileError(GeosrError, RuntimeError):
+    """Tiles failed; the message names them."""
+
+    exit_code = 5
+
+
+class OutputError(GeosrError, OSError):
+    """The output could not be written."""
+
+    exit_code = 6

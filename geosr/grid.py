@@ -1,0 +1,151 @@
+"""`GridPair`: the source's grid and the output's grid as one value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from geosr.errors import InputError, UsageError
+
+MIN_SCALE, MAX_SCALE = 2, 32
+
+
+def check_scale(scale: float) -> int:
+    """`scale` as an int from 2 to 32; `UsageError` for anything else."""
+    if int(scale) != scale or not MIN_SCALE <= scale <= MAX_SCALE:
+        raise UsageError(f"scale is {scale:g}; it must be a whole number from {MIN_SCALE} to {MAX_SCALE}")
+    return int(scale)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels: rows `row:row+height`, columns `col:col+width` (rows first, as in arrays)."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices into an array of the window's grid."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
+
+    def times(self, scale: int) -> Window:
+        """The same ground in pixels `scale` times smaller."""
+        return Window(self.row * scale, self.col * scale, self.height * scale, self.width * scale)
+
+    def relative_to(self, other: Window) -> Window:
+        """This window in the pixel coordinates of `other`'s upper left corner."""
+        return Window(self.row - other.row, self.col - other.col, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class GridPair:
+    """The low grid (the source's own) and the high grid nested in it, `scale` x `scale` pixels to one.
+
+    The high grid has the CRS and the corner of the low one, rotation and axis directions included, so
+    the nesting holds by construction: nothing else in geosr computes an output transform.
+    """
+
+    low: GeoBox
+    scale: int
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    @property
+    def high(self) -> GeoBox:
+        """The output's grid."""
+        rows, cols = self.low.shape
+        step = 1.0 / self.scale
+        return GeoBox((rows * self.scale, cols * self.scale), self.low.affine * Affine.scale(step, step), self.low.crs)
+
+    def high_window(self, window: Window) -> GeoBox:
+        """The grid of `window` (given in high pixels)."""
+        return crop(self.high, window)
+
+
+def crop(geobox: GeoBox, window: Window) -> GeoBox:
+    """The part of `geobox` under `window`."""
+    return GeoBox(window.shape, geobox.affine * Affine.translation(window.col, window.row), geobox.crs)
+
+
+def plan_grids(
+    source: GeoBox, guide: GeoBox, scale: int, bounds: tuple[float, float, float, float] | None = None
+) -> tuple[GridPair, GeoBox, Window, tuple[str, ...]]:
+    """The grids of a run, the guide's grid (which a pair without georeference takes from the source), and notes.
+
+    Args:
+        source: the source's grid.
+        guide: the guide's grid.
+        scale: output pixels to one source pixel along a side.
+        bounds: (left, bottom, right, top) in the source's CRS; snapped outward to source pixels.
+
+    Returns:
+        The grids of the part to work on; the guide's grid; that part in source pixels; sentences to show.
+
+    Raises:
+        UsageError: the scale is out of range, or the bounds miss the source.
+        InputError: one raster has no CRS, or the two do not overlap.
+    """
+    check_scale(scale)
+    guide, notes = _reconcile(source, guide)
+    origin = _window(source, bounds)
+    grids = GridPair(crop(source, origin), scale)
+    return grids, guide, origin, notes
+
+
+def _reconcile(source: GeoBox, guide: GeoBox) -> tuple[GeoBox, tuple[str, ...]]:
+    """The guide's grid in the world of the source's; only a pair without any CRS needs it."""
+    if (source.crs is None) != (guide.crs is None):
+        which, other = ("source", guide) if source.crs is None else ("guide", source)
+        raise InputError(f"the {which} has no CRS, the other raster has {other.crs}; name it with --assume-crs")
+    if source.crs is not None:
+        return guide, ()
+    bare = [box.affine.almost_equals(Affine.identity()) for box in (source, guide)]
+    if not any(bare):
+        return guide, ("neither raster has a CRS: their coordinates are taken to be of the same one",)
+    factors = [g / s for g, s in zip(guide.shape, source.shape, strict=True)]
+    if not all(bare) or factors[0] != factors[1] or not factors[0].is_integer():
+        raise InputError(
+            f"neither raster has a CRS, and their pixels do not nest: source {_size(source)}, guide {_size(guide)}; "
+            "give both a georeference"
+        )
+    placed = GeoBox(guide.shape, Affine.scale(1 / factors[0]), None)
+    return placed, ("neither raster is georeferenced: they are taken to share their corners",)
+
+
+def _size(box: GeoBox) -> str:
+    corner = (
+        "no georeference" if box.affine.almost_equals(Affine.identity()) else f"corner {box.affine.c}, {box.affine.f}"
+    )
+    return f"{box.shape[1]} x {box.shape[0]} pixels, {corner}"
+
+
+def _window(source: GeoBox, bounds: tuple[float, float, float, float] | None) -> Window:
+    """The source pixels that `bounds` touches."""
+    rows, cols = source.shape
+    if bounds is None:
+        return Window(0, 0, rows, cols)
+    left, bottom, right, top = bounds
+    if not (left < right and bottom < top):
+        raise UsageError(f"bounds {bounds} are empty; give LEFT BOTTOM RIGHT TOP in the source's CRS")
+    corners = [~source.affine * corner for corner in ((left, bottom), (left, top), (right, bottom), (right, top))]
+    slack = 1e-6  # of a pixel: bounds that lie on pixel edges must not take in one more row
+    first_col, first_row = (math.floor(min(c[i] for c in corners) + slack) for i in (0, 1))
+    last_col, last_row = (math.ceil(max(c[i] for c in corners) - slack) for i in (0, 1))
+    first_col, first_row = max(first_col, 0), max(first_row, 0)
+    last_col, last_row = min(last_col, cols), min(last_row, rows)
+    if first_col >= last_col or first_row >= last_row:
+        extent = tuple(round(x, 6) for x in source.extent.boundingbox) if source.crs else f"{cols} x {rows} pixels"
+        raise UsageError(f"bounds {bounds} lie outside the source, whose extent is {extent}")
+    return Window(first_row, first_col, last_row - first_row, last_col - first_col)

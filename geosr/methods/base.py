@@ -1,0 +1,81 @@
+"""What a method is: `Patch` in, `Prediction` out, and nothing of paths, CRS or nodata values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+State = dict[str, NDArray[Any]]
+"""What a fit leaves behind: named arrays, so that it can be stored without pickle."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One tile as a method sees it: normalised, finite everywhere, with masks.
+
+    Attributes:
+        guide: (bands, scale*h, scale*w) float32, each band about zero mean and unit standard deviation.
+            Where `guide_valid` is False the values were filled from valid neighbours.
+        guide_valid: (scale*h, scale*w) bool.
+        source: (h, w) float32, about zero mean and unit standard deviation; filled where invalid.
+        source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
+    """
+
+    guide: FloatArray
+    guide_valid: BoolArray
+    source: FloatArray
+    source_valid: BoolArray
+
+    @property
+    def scale(self) -> int:
+        """High pixels to one source pixel along a side."""
+        return self.guide.shape[1] // self.source.shape[0]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A method's answer for one patch: (scale*h, scale*w) float32 in the patch's normalised units."""
+
+    values: FloatArray
+
+
+class Method(Protocol):
+    """A way to super-resolve patches. Implementations are cheap to create and picklable."""
+
+    @property
+    def name(self) -> str:
+        """As registered."""
+
+    @property
+    def settings(self) -> Any:
+        """A frozen dataclass with everything that changes the result."""
+
+    @property
+    def statistics(self) -> str:
+        """What normalises a patch: `scene`, or `tile` for the tile's own statistics."""
+
+    @property
+    def consistency(self) -> str:
+        """The consistency that is meant when none is asked for: `exact` or `off`."""
+
+    def halo(self, scale: int) -> int:
+        """High pixels beyond which a patch's surroundings change a pixel by less than 1e-3 std."""
+
+    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+        """Bytes that fitting a patch of `shape` high pixels takes at its peak, about."""
+
+    def trial(self) -> tuple[Method, float]:
+        """The same with a small part of the work, and how many times as long the whole takes: to estimate time."""
+
+    def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
+        """Fit to the patches. Same patches, seed, device kind and threads: the same state, bit for bit."""
+
+    def predict(self, patch: Patch, state: State, device: str) -> Prediction:
+        """Values on the patch's high grid."""

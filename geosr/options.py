@@ -1,0 +1,132 @@
+"""What is asked for, as values: `Inputs` (what), `Recipe` (how), `Execution` (where)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geosr.consistency import Consistency
+from geosr.errors import UsageError
+
+DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
+COMPRESSIONS = ("deflate", "zstd")
+
+Bounds = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The two rasters and what their files forgot to say.
+
+    Attributes:
+        source: path of the coarse raster.
+        guide: path of the sharp one.
+        scale: high pixels to one source pixel along a side, 2 to 32.
+        band: which band of a multi-band source, counted from 1.
+        source_nodata: value to be taken as nodata in the source, over what the file says.
+        guide_nodata: the same for the guide.
+        assume_crs: CRS of the raster that has none.
+        allow_ballpark: accept a transformation of unknown accuracy between the two CRS.
+        bounds: (left, bottom, right, top) in the source's CRS; only the source pixels that it touches.
+    """
+
+    source: Path
+    guide: Path
+    scale: int = 4
+    band: int | None = None
+    source_nodata: float | None = None
+    guide_nodata: float | None = None
+    assume_crs: str | None = None
+    allow_ballpark: bool = False
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything else that changes the output's bytes.
+
+    Attributes:
+        method: name of a method.
+        preset: one of the method's sets of settings.
+        settings: single settings on top of the preset.
+        consistency: how near the pooled output must come to the source; the preset's own when None.
+        tile: side of a tile in output pixels at most, halo included.
+        seed: of all random numbers.
+        dtype: of the output; an integer one keeps the source's scale and offset.
+        compress: `deflate` or `zstd`.
+    """
+
+    method: str = "mmsr"
+    preset: str = "default"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    consistency: Consistency | None = None
+    tile: int = 320
+    seed: int = 0
+    dtype: str = "float32"
+    compress: str = "deflate"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}")
+        if self.compress not in COMPRESSIONS:
+            raise UsageError(f"compress is {self.compress!r}; use one of {', '.join(COMPRESSIONS)}")
+        if self.tile < 1:
+            raise UsageError(f"tile is {self.tile}; it must be positive")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how the work runs; nothing here changes what comes out on one kind of device.
+
+    Attributes:
+        device: `auto`, `cpu` or `cuda`.
+        workers: tiles in work at once; as many as there are processors (on a GPU: one) when None.
+        overwrite: replace an existing output.
+        on_event: called in the caller's thread with every `Event`.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    overwrite: bool = False
+    on_event: Callable[[Event], None] = lambda event: None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers is {self.workers}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell the person who waits."""
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """A sentence that matters to the result."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Stage(Event):
+    """A stage begins."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Tiles finished so far."""
+
+    done: int
+    total: int
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

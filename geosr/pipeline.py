@@ -1,0 +1,389 @@
+"""The story of a run: plan, statistics, tiles, blend, publish."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from geosr import methods, raster
+from geosr.consistency import Consistency
+from geosr.errors import GeosrError, InputError, TileError
+from geosr.grid import GridPair, Window, crop, plan_grids
+from geosr.options import Execution, Inputs, Note, Progress, Recipe, Stage, processors
+from geosr.pair import Pair, Stats
+from geosr.raster import Raster
+from geosr.runner import run
+from geosr.store import RunFolder, run_folder
+from geosr.tiling import Tile, cut
+from geosr.version import __version__
+from geosr.writer import Encoding, Mosaic, TileResult, Written, check_output, write
+
+if TYPE_CHECKING:
+    from geosr.methods.base import Method
+    from geosr.methods.solve import Solution
+
+_SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A source and a guide brought onto one pair of nested grids.
+
+    Attributes:
+        source: the coarse raster's file.
+        guide: the sharp raster's file.
+        grids: of the part that is worked on.
+        origin: that part in the source's own pixels.
+        notes: what the user should know about the pair.
+    """
+
+    source: Raster
+    guide: Raster
+    grids: GridPair
+    origin: Window
+    notes: tuple[str, ...] = ()
+
+    def read_source(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Physical values and validity of a window of the low grid."""
+        row, col = window.row + self.origin.row, window.col + self.origin.col
+        return raster.read_source(self.source, Window(row, col, window.height, window.width))
+
+    def read(self, tile: Tile) -> Pair | None:
+        """The tile's aligned arrays; None where the source has no valid pixel."""
+        source, source_valid = self.read_source(tile.window)
+        if not source_valid.any():
+            return None
+        high = crop(self.grids.high, tile.window.times(self.grids.scale))
+        guide, guide_valid = raster.read_guide(self.guide, high, grid=self.grids.high)
+        return Pair(guide, guide_valid, source, source_valid)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        output: the file written.
+        tiles: how many tiles the scene was cut into, `skipped` of them without any valid source pixel.
+        skipped: tiles skipped.
+        guided: share of the valid area on which the guide had a say, 0 to 1.
+        written: consistency and seams, as measured on the output.
+        seconds: of the whole run.
+    """
+
+    output: Path
+    tiles: int
+    skipped: int
+    guided: float
+    written: Written
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided before the first tile is worked on."""
+
+    scene: Scene
+    recipe: Recipe
+    method: Method
+    consistency: Consistency
+    tiles: list[Tile]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where tiles are worked on: `workers` at once, each with `threads` of the processor."""
+
+    device: str
+    workers: int
+    threads: int
+
+
+def open_scene(inputs: Inputs) -> Scene:
+    """Look at both rasters and plan the grids, reading no more than headers.
+
+    Raises:
+        UsageError: a scale or an option out of range.
+        InputError: a raster is refused, or the two do not fit.
+    """
+    source = raster.describe_source(
+        inputs.source, band=inputs.band, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs
+    )
+    guide = raster.describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs)
+    grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
+    guide = replace(guide, geobox=guide_box)
+    shift = raster.check_transform(source, guide, allow_ballpark=inputs.allow_ballpark)
+    fit = _check_fit(source, guide, grids)
+    notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
+    return Scene(source, guide, grids, origin, notes)
+
+
+def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
+    """What to say of a guide that covers a part only or is coarse; refuse one that is of no use."""
+    covered = raster.overlap_fraction(grids.low, guide)
+    if covered == 0:
+        raise InputError(
+            "source and guide do not overlap\n"
+            f"source: {raster.extent_text(grids.low)}\nguide: {raster.extent_text(guide.geobox)}"
+        )
+    finer = min(raster.guide_ratio(guide, grids.low))
+    if finer <= 1.01:
+        raise InputError(
+            f"the guide {guide.path.name} is no finer than the source: {finer:.2f} of its pixels to one source pixel; "
+            "a guide with smaller pixels is needed"
+        )
+    if covered < 0.9995:
+        yield f"the guide covers {covered:.1%} of the source"
+    if finer < 0.99 * grids.scale:
+        support = f"it could support --scale {int(finer + 0.01)}" if finer >= 1.99 else "less than --scale 2"
+        yield f"the guide is coarser than the output, {finer:.2f} of its pixels to one source pixel: {support}"
+
+
+def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
+    """Decide method and tiles; no pixel of the scene has been read after it, and torch is not loaded."""
+    scene = open_scene(inputs)
+    method = methods.create(recipe.method, recipe.preset, recipe.settings)
+    tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
+    return Plan(scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
+
+
+def place(tiles: int, execution: Execution) -> Placement:
+    """Decide device, workers and threads.
+
+    Threads a tile follow from the number of tiles and the machine, never from the workers, so that the
+    number of workers changes no bit of the output.
+
+    Raises:
+        UnavailableError: the device asked for is not there.
+    """
+    from geosr.device import pick_device
+
+    device, cores = pick_device(execution.device), processors()
+    if device != "cpu":
+        return Placement(device, execution.workers or 1, 1)
+    threads = max(1, cores // tiles)
+    return Placement(device, execution.workers or max(1, cores // threads), threads)
+
+
+def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> Report:
+    """Super-resolve `inputs.source` with `inputs.guide` into the GeoTIFF `output`.
+
+    Raises:
+        UsageError, InputError, UnavailableError: before any work.
+        TileError: a tile failed; nothing was written.
+        OutputError: the output could not be written; nothing is left under its name.
+    """
+    started = time.monotonic()
+    output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
+    plan = make_plan(inputs, recipe)
+    placement = place(len(plan.tiles), execution)
+    for text in plan.scene.notes:
+        execution.on_event(Note(text))
+    with run_folder(output) as folder:
+        execution.on_event(Stage("statistics"))
+        stats = measure_scene(plan.scene, plan.tiles)
+        execution.on_event(Stage("tiles"))
+        results = [*_run_tiles(plan, placement, stats, folder, execution)]
+        guided = _guided_share(results)
+        if guided < 1:
+            execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
+        execution.on_event(Stage("mosaic"))
+        written = _write(plan, placement, results, folder, output, guided, execution.overwrite)
+    skipped = sum(result.centre is None for result in results)
+    return Report(output, len(results), skipped, guided, written, time.monotonic() - started)
+
+
+def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
+    """Statistics over a fixed, evenly spread sample of the tiles that hold valid pixels.
+
+    Raises:
+        InputError: no source pixel is valid, or the guide is missing everywhere.
+    """
+    pairs = [pair for tile in _sample(tiles) if (pair := scene.read(tile))]
+    pairs = pairs or [pair for tile in tiles if (pair := scene.read(tile))][:_SAMPLE_TILES]
+    if not pairs:
+        raise InputError(f"{scene.source.path} has no valid pixel here; all are nodata")
+    return Stats.measure(pairs)
+
+
+def _sample(tiles: list[Tile]) -> list[Tile]:
+    step = max(len(tiles) // _SAMPLE_TILES, 1)
+    return tiles[step // 2 :: step]
+
+
+def _run_tiles(
+    plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, execution: Execution
+) -> Iterator[TileResult]:
+    def work(tile: Tile) -> TileResult:
+        return upscale_tile(plan, placement, stats, folder, tile)
+
+    total = len(plan.tiles)
+    execution.on_event(Progress(0, total))
+    for done, (_, result) in enumerate(run(work, plan.tiles, workers=placement.workers), start=1):
+        execution.on_event(Progress(done, total))
+        yield result
+
+
+def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, tile: Tile) -> TileResult:
+    """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile."""
+    started = time.monotonic()
+    pair = plan.scene.read(tile)
+    if pair is None:
+        return TileResult(tile, centre=None)
+    try:
+        solution = _solve(plan.method, plan, placement, stats, pair, tile)
+    except GeosrError as error:
+        window = tile.window.times(plan.scene.grids.scale)
+        raise TileError(f"tile {tile.index} (row {window.row}, column {window.col}): {error}") from error
+    folder.save(tile.index, solution.values)
+    return TileResult(tile, solution.centre, solution.guided, int(pair.source_valid.sum()), time.monotonic() - started)
+
+
+def _solve(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
+    from geosr.device import torch_threads
+    from geosr.methods.solve import solve
+
+    seed = int(np.random.SeedSequence([plan.recipe.seed, tile.index]).generate_state(1, np.uint64)[0] >> 1)
+    own = stats if method.statistics == "scene" else None
+    with torch_threads(placement.threads):
+        return solve(pair, method, stats=own, consistency=plan.consistency, seed=seed, device=placement.device)
+
+
+def _guided_share(results: list[TileResult]) -> float:
+    valid = sum(result.valid for result in results)
+    return sum(result.guided * result.valid for result in results) / max(valid, 1)
+
+
+def _write(
+    plan: Plan,
+    placement: Placement,
+    results: list[TileResult],
+    folder: RunFolder,
+    output: Path,
+    guided: float,
+    overwrite: bool,
+) -> Written:
+    scene, recipe = plan.scene, plan.recipe
+    mosaic = Mosaic(
+        source=scene.source,
+        grids=scene.grids,
+        results=results,
+        folder=folder,
+        read_source=scene.read_source,
+        consistency=plan.consistency,
+        encoding=Encoding.choose(scene.source, recipe.dtype),
+    )
+    tags = {
+        "GEOSR_VERSION": __version__,
+        "GEOSR_METHOD": plan.method.name,
+        "GEOSR_PRESET": recipe.preset,
+        "GEOSR_SETTINGS": json.dumps(asdict(plan.method.settings), sort_keys=True),
+        "GEOSR_SCALE": str(scene.grids.scale),
+        "GEOSR_CONSISTENCY": str(plan.consistency),
+        "GEOSR_TILE": str(recipe.tile),
+        "GEOSR_SEED": str(recipe.seed),
+        "GEOSR_DEVICE": placement.device,
+        "GEOSR_THREADS_PER_TILE": str(placement.threads),
+        "GEOSR_SOURCE": scene.source.path.name,
+        "GEOSR_GUIDE": scene.guide.path.name,
+        "GEOSR_GUIDED_PERCENT": f"{100 * guided:.2f}",
+    }
+    return write(mosaic, output, tags, compress=recipe.compress, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `geosr info` says of a pair.
+
+    Attributes:
+        plan: what would be done.
+        source_valid: share of the source that is valid, on a sample of the tiles.
+        guide_valid: share of the sampled area that the guide covers.
+        memory: bytes at the peak, about.
+        notes: what the user should know.
+    """
+
+    plan: Plan
+    source_valid: float
+    guide_valid: float
+    memory: int
+    notes: tuple[str, ...]
+
+
+def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
+    """Look at a pair as a run would, without working on it; torch is not loaded."""
+    plan = make_plan(inputs, recipe)
+    scene, tiles = plan.scene, plan.tiles
+    source, guide, pixels = 0, 0, 0
+    for tile in _sample(tiles):
+        source_valid = scene.read_source(tile.window)[1]
+        pair = scene.read(tile)
+        source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
+        guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
+    workers = execution.workers or min(processors(), len(tiles))
+    rows, cols = tiles[0].window.times(scene.grids.scale).shape
+    memory = workers * plan.method.memory(scene.guide.channels, (rows, cols))
+    notes = (*scene.notes, *(_suspicions(scene)))
+    return Inspection(plan, source / pixels, guide / pixels, memory, notes)
+
+
+def _suspicions(scene: Scene) -> Iterator[str]:
+    for role, file in (("source", scene.source), ("guide", scene.guide)):
+        constant = raster.suspicious_constant(file)
+        if constant is not None:
+            yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
+
+
+def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> float:
+    """About how long a run will take here, from a small part of one tile's work that is done and timed."""
+    plan = make_plan(inputs, recipe)
+    placement = place(len(plan.tiles), execution)
+    middle = plan.tiles[len(plan.tiles) // 2 :] + plan.tiles
+    tile, pair = next((tile, pair) for tile in middle if (pair := plan.scene.read(tile)))
+    stats, (method, factor) = Stats.measure([pair]), plan.method.trial()
+    _solve(method, plan, placement, stats, pair, tile)  # not counted: loading and first allocations
+    started = time.monotonic()
+    _solve(method, plan, placement, stats, pair, tile)
+    return (time.monotonic() - started) * factor * -(-len(plan.tiles) // placement.workers)
+
+
+def rows(found: Inspection) -> list[tuple[str, str]]:
+    """The lines of `geosr info` as (name, text)."""
+    plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
+    finer = raster.guide_ratio(scene.guide, grids.high)
+    height, width = plan.tiles[0].window.times(grids.scale).shape
+    return [
+        ("source", _file_row(scene.source)),
+        ("guide", _file_row(scene.guide)),
+        ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid:.1%} of them valid"),
+        (
+            "overlap",
+            f"{raster.overlap_fraction(grids.low, scene.guide):.1%} inside the guide's outline, "
+            f"{found.guide_valid:.1%} with valid guide pixels",
+        ),
+        ("output", f"{_grid_row(grids.high)}, scale {grids.scale}"),
+        ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),
+        ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
+        ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
+        ("memory", f"about {found.memory / 1e9:.1f} GB"),
+    ]
+
+
+def _file_row(file: Raster) -> str:
+    nodata = "none declared" if file.nodata is None else f"{file.nodata:g}"
+    bands = f"{len(file.bands)} band(s)" + (" and alpha" if file.alpha else "")
+    return f"{file.path.name}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
+
+
+def _grid_row(box: GeoBox) -> str:
+    x, y = raster.ground_resolution(box)
+    unit = "m" if box.crs else "pixels"
+    return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {box.crs or 'no CRS'}"

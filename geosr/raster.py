@@ -1,0 +1,744 @@
+"""The only module that opens rasters: what a file is, its values with a valid mask, a guide on another grid.
+
+Every pixel that leaves here is either valid or False in the mask that comes with it, with 0 stored under it.
+Nodata values, NaN, infinities, mask bands and alpha bands all end here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj.exceptions import CRSError, ProjError
+from pyproj.transformer import TransformerGroup
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from geosr import raster_guard as guard
+from geosr import warp
+from geosr.errors import GeosrError, InputError, UsageError
+from geosr.grid import Window
+from geosr.raster_guard import Fingerprint, show
+
+GDAL_ERRORS: tuple[type[Exception], ...] = (RasterioError, CPLE_BaseError)
+"""What rasterio raises: its own tree, and GDAL's private one that it lets through (at close, for instance)."""
+
+MIN_SIDE = 2
+MAX_BANDS = 1024
+MAX_BLOCK_BYTES = 256 << 20
+MAX_CLAIM = 100_000
+"""Times its own size that a file may claim in pixels, beyond a gibibyte: deflate reaches 1032, sparse files more."""
+MAX_TAG_BYTES = 1 << 20
+SMALL = 1 << 24
+"""Samples up to which a file is read through to see whether it can be."""
+
+_CACHE_MB = 128
+_STALE_TAGS = ("AREA_OR_POINT", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+_SENTINELS = (
+    -9999.0,
+    -99999.0,
+    -10000.0,
+    -32768.0,
+    -32767.0,
+    -999.0,
+    9999.0,
+    32767.0,
+    65535.0,
+    -3.4028234663852886e38,
+)
+_opening = threading.Lock()
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What a raster file is: everything needed to read it again, without an open handle.
+
+    Attributes:
+        path: absolute path.
+        driver: GDAL's name of the format, the only one it is opened as.
+        geobox: its grid, with the horizontal (2-D) CRS or None. Columns first in the affine, as GDAL has it.
+        crs_wkt: the whole CRS as WKT 2, vertical part included; None without one.
+        georeferenced: False where the file places itself nowhere (identity affine, no CRS).
+        bands: 1-based bands that are read, alpha excluded; exactly one for a source.
+        dtype: data type of the first of them.
+        nodata: the value that means "no data" in the first band: the user's, else the file's.
+        nodatas: the same for each of `bands`.
+        scale, offset: physical value = stored value * scale + offset, of the first band.
+        units, description: of the first band, None where the file says nothing.
+        tags, band_tags: metadata of the file and of its first band, without statistics.
+        area_or_point: what a pixel's position means. The geobox is that of areas either way.
+        colorinterp: GDAL's name of each band's colour ("gray", "red", "palette", ...).
+        palette: (entries, 4) colours of a palette raster, to be expanded into red, green, blue.
+        alpha: 1-based index of the alpha band.
+        alpha_opaque: what counts as fully opaque in it (1, 255 or 65535); less than half of it is invalid.
+        masked: whether the file has a mask band, internal or in a `.msk` file.
+        block_shape: (rows, columns) stored together.
+        fingerprint: size, modification time and inode when it was described.
+        options: open options of the driver.
+        warnings: lines for the user about what was found.
+    """
+
+    path: Path
+    driver: str
+    geobox: GeoBox
+    crs_wkt: str | None
+    georeferenced: bool
+    bands: tuple[int, ...]
+    dtype: str
+    nodata: float | None
+    nodatas: tuple[float | None, ...]
+    scale: float
+    offset: float
+    units: str | None
+    description: str | None
+    tags: dict[str, str]
+    band_tags: dict[str, str]
+    area_or_point: str
+    colorinterp: tuple[str, ...]
+    palette: tuple[tuple[int, int, int, int], ...] | None
+    alpha: int | None
+    alpha_opaque: float
+    masked: bool
+    block_shape: tuple[int, int]
+    fingerprint: Fingerprint
+    options: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, cols = self.geobox.shape
+        return int(rows), int(cols)
+
+    @property
+    def channels(self) -> int:
+        """Bands that `read_guide` gives: three for a palette, else one for each of `bands`."""
+        return 3 if self.palette else len(self.bands)
+
+
+# --- opening -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def gdal_environment() -> Iterator[None]:
+    """GDAL settings for all reading and writing: no sidecar metadata, no network, a bounded block cache."""
+    guard.check_environment()
+    with rasterio.Env(
+        GDAL_PAM_ENABLED="NO",
+        GDAL_CACHEMAX=_CACHE_MB,
+        CPL_VSIL_CURL_ALLOWED_EXTENSIONS=".none",
+        GDAL_HTTP_MAX_RETRY=0,
+        GTIFF_HONOUR_NEGATIVE_SCALEY="NO",
+    ):
+        yield
+
+
+@contextmanager
+def _translated(path: Path, doing: str) -> Iterator[None]:
+    """Whatever GDAL, rasterio or PROJ raise becomes an `InputError` that names the file."""
+    try:
+        yield
+    except GeosrError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{show(path)}: cannot be {doing}: it needs more memory than there is") from error
+    except Exception as error:
+        raise InputError(f"{show(path)}: cannot be {doing}, it may be damaged: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost text of a chain of exceptions: GDAL's own words sit there."""
+    texts, seen = [], error
+    while seen is not None:
+        texts.append(str(seen))
+        seen = seen.__cause__  # type: ignore[assignment]
+    return show(next((text for text in reversed(texts) if text), type(error).__name__))
+
+
+@contextmanager
+def _opened(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
+    """An open dataset, errors translated."""
+    with gdal_environment(), _translated(path, f"read as {guard.FORMATS[driver]}"):
+        with _opening, warnings.catch_warnings():  # the filters are global: one thread at a time
+            warnings.simplefilter("ignore")
+            dataset = rasterio.open(path, driver=driver, sharing=False, **options)
+        with dataset:
+            yield dataset
+
+
+@contextmanager
+def _reopened(raster: Raster) -> Iterator[Any]:
+    """`raster`'s dataset, if the file is still the one that was described."""
+    if guard.fingerprint(raster.path) != raster.fingerprint:
+        raise InputError(f"{show(raster.path)}: the file has changed since the run began; start again")
+    with _opened(raster.path, raster.driver, raster.options) as dataset:
+        yield dataset
+
+
+# --- describing ----------------------------------------------------------------------------------------------
+
+
+def describe_source(
+    path: str | os.PathLike[str],
+    *,
+    band: int | None = None,
+    nodata: float | None = None,
+    assume_crs: str | None = None,
+) -> Raster:
+    """What the coarse raster at `path` is; it can be read and has at least one valid pixel.
+
+    Args:
+        path: a local raster file.
+        band: 1-based band to read; needed where there are several besides alpha.
+        nodata: the value that means "no data", in stored units, instead of the file's.
+        assume_crs: the CRS of a file that names none.
+
+    Raises:
+        InputError: the file is refused; the message says why.
+        UsageError: `band` or `assume_crs` makes no sense.
+    """
+    raster = _describe(path, nodata=nodata, assume_crs=assume_crs, band=band, source=True)
+    check_readable(raster)
+    if not has_valid(raster):
+        declared = "" if raster.nodata is None else f" (nodata is {raster.nodata:g})"
+        raise InputError(f"{show(raster.path)}: no pixel is valid{declared}; there is nothing to super-resolve")
+    return raster
+
+
+def describe_guide(
+    path: str | os.PathLike[str], *, nodata: float | None = None, assume_crs: str | None = None
+) -> Raster:
+    """What the sharp raster at `path` is; it can be read. All bands but alpha are used.
+
+    Args:
+        path: a local raster file.
+        nodata: the value that means "no data" in every band, instead of the file's.
+        assume_crs: the CRS of a file that names none.
+
+    Raises:
+        InputError: the file is refused; the message says why.
+        UsageError: `assume_crs` makes no sense.
+    """
+    raster = _describe(path, nodata=nodata, assume_crs=assume_crs, band=None, source=False)
+    check_readable(raster)
+    return raster
+
+
+def _describe(
+    path: str | os.PathLike[str],
+    *,
+    nodata: float | None,
+    assume_crs: str | None,
+    band: int | None,
+    source: bool,
+) -> Raster:
+    file = guard.local_file(path)
+    driver = guard.find_driver(file)
+    world, notes = guard.sidecars(file, driver)
+    identity = guard.fingerprint(file)
+    options = {"GEOREF_SOURCES": "INTERNAL"} if driver == "GTiff" else {}
+    if world and driver == "GTiff":
+        with _opened(file, driver, options) as dataset:
+            if dataset.transform == Affine.identity() and not dataset.gcps[0]:
+                options = {"GEOREF_SOURCES": "INTERNAL,WORLDFILE"}
+                notes += (f"{show(file.name)} has no position of its own: taken from {show(world.name)}",)
+            else:
+                notes += (f"{show(world.name)} is not read: {show(file.name)} has a position of its own",)
+    with _opened(file, driver, options) as dataset:
+        _check_header(file, dataset, identity[0])
+        alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
+        bands = _choose_bands(file, dataset, alpha, band, source)
+        if source and ColorInterp.palette == dataset.colorinterp[bands[0] - 1]:
+            notes += (f"{show(file.name)} has a palette: its numbers are taken as values, not as colours",)
+        wkt, crs = _find_crs(file, dataset, assume_crs)
+        geobox, placed = _find_grid(file, dataset, crs)
+        nodatas = tuple(dataset.nodatavals[b - 1] if nodata is None else float(nodata) for b in bands)
+        dtype = dataset.dtypes[bands[0] - 1]
+        notes += _nodata_notes(file, nodatas[0], dtype)
+        tags, band_tags, tag_notes = _read_tags(file, dataset, bands[0])
+        scale, offset = float(dataset.scales[bands[0] - 1]), float(dataset.offsets[bands[0] - 1])
+        if source and not (math.isfinite(scale) and math.isfinite(offset) and scale != 0):
+            raise InputError(f"{show(file)}: scale {scale:g} and offset {offset:g} give no values; correct them")
+        if len(dataset.subdatasets) > 1:
+            notes += (f"{show(file.name)} holds {len(dataset.subdatasets)} images; the first is read",)
+        return Raster(
+            path=file,
+            driver=driver,
+            geobox=geobox,
+            crs_wkt=wkt,
+            georeferenced=placed,
+            bands=bands,
+            dtype=dtype,
+            nodata=nodatas[0],
+            nodatas=nodatas,
+            scale=scale,
+            offset=offset,
+            units=_short(dataset.units[bands[0] - 1]),
+            description=_short(dataset.descriptions[bands[0] - 1]),
+            tags=tags,
+            band_tags=band_tags,
+            area_or_point="Point" if dataset.tags().get("AREA_OR_POINT", "").lower() == "point" else "Area",
+            colorinterp=tuple(c.name for c in dataset.colorinterp),
+            palette=None if source else _read_palette(dataset, bands),
+            alpha=alpha,
+            alpha_opaque=_opaque(dataset, alpha),
+            masked=any(_has_mask(flags) for flags in dataset.mask_flag_enums),
+            block_shape=tuple(dataset.block_shapes[bands[0] - 1]),
+            fingerprint=identity,
+            options=options,
+            warnings=notes + tag_notes,
+        )
+
+
+def _check_header(file: Path, dataset: Any, size: int) -> None:
+    """Refuse headers that no honest file has, before anything is allocated for them."""
+    if dataset.count == 0:
+        names = ", ".join(show(s.rsplit(":", 1)[-1], 40) for s in dataset.subdatasets[:8])
+        hint = f"holds several layers ({names}); extract one with gdal_translate" if names else "holds no raster band"
+        raise InputError(f"{show(file)}: {hint}")
+    if dataset.count > MAX_BANDS:
+        raise InputError(f"{show(file)}: has {dataset.count} bands; at most {MAX_BANDS} are read")
+    if min(dataset.shape) < MIN_SIDE:
+        rows, cols = dataset.shape
+        raise InputError(f"{show(file)}: is {cols} x {rows} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
+    if any("complex" in dtype for dtype in dataset.dtypes):
+        raise InputError(f"{show(file)}: holds complex numbers; write amplitude or phase as a real raster first")
+    bytes_each = [np.dtype(dtype).itemsize for dtype in dataset.dtypes]
+    claimed = dataset.width * dataset.height * sum(bytes_each)
+    if claimed > 1 << 30 and claimed > MAX_CLAIM * size:
+        raise InputError(
+            f"{show(file)}: the header claims {dataset.width} x {dataset.height} pixels ({claimed / 2**30:,.0f} GiB), "
+            f"the file has {size} bytes; it is damaged or hostile"
+        )
+    rows, cols = dataset.block_shapes[0]
+    pixel = sum(bytes_each) if dataset.interleaving and dataset.interleaving.name == "pixel" else bytes_each[0]
+    if rows * cols * pixel > MAX_BLOCK_BYTES:
+        raise InputError(
+            f"{show(file)}: is stored in blocks of {cols} x {rows} pixels ({rows * cols * pixel >> 20} MiB); rewrite it "
+            "in tiles: gdal_translate -co TILED=YES"
+        )
+
+
+def _choose_bands(file: Path, dataset: Any, alpha: int | None, band: int | None, source: bool) -> tuple[int, ...]:
+    """The bands to read: all but alpha for a guide, one for a source."""
+    data = tuple(i for i in range(1, dataset.count + 1) if i != alpha)
+    if not data:
+        raise InputError(f"{show(file)}: has an alpha band only; there is nothing to read")
+    if not source:
+        if len({dataset.dtypes[i - 1] for i in data}) > 1:
+            raise InputError(f"{show(file)}: its bands have different types; write them as one type first")
+        return data
+    if band is None and len(data) == 1:
+        return data
+    if band is not None and 1 <= band <= dataset.count:
+        return (band,)
+    listed = ", ".join(
+        f"{i} {show(dataset.descriptions[i - 1] or dataset.colorinterp[i - 1].name, 40)}" for i in data[:12]
+    )
+    more = ", ..." if len(data) > 12 else ""
+    if band is None:
+        raise InputError(f"{show(file)}: has {len(data)} bands ({listed}{more}); choose one with --band")
+    raise UsageError(f"band {band} was asked for, but {show(file)} has {dataset.count} ({listed}{more})")
+
+
+def _find_crs(file: Path, dataset: Any, assume_crs: str | None) -> tuple[str | None, str | None]:
+    """The whole CRS and its horizontal part as WKT 2, the file's own or the assumed one; Nones without."""
+    if dataset.crs:
+        wkt = dataset.crs.to_wkt(version="WKT2_2019")
+    elif assume_crs is not None:
+        wkt = parse_crs(assume_crs).to_wkt()
+    else:
+        return None, None
+    try:
+        return wkt, warp.horizontal(pyproj.CRS.from_wkt(wkt)).to_wkt()
+    except (CRSError, ProjError) as error:
+        raise InputError(f"{show(file)}: its CRS is not understood: {show(error)}") from error
+
+
+def parse_crs(text: str) -> pyproj.CRS:
+    """A CRS from an EPSG code, a PROJ string or WKT that a person typed; neither files nor URLs are opened.
+
+    Raises:
+        UsageError: it names no CRS.
+    """
+    hint = f"'{show(text, 60)}' names no CRS; give one like EPSG:32632, or WKT"
+    if any(part in text for part in ("://", "+init", "nadgrids=", "geoidgrids=")):
+        raise UsageError(hint)
+    try:
+        return pyproj.CRS.from_user_input(text)
+    except (CRSError, ProjError) as error:
+        raise UsageError(hint) from error
+
+
+def _find_grid(file: Path, dataset: Any, crs: str | None) -> tuple[GeoBox, bool]:
+    """The grid, and whether the file places itself at all."""
+    affine = dataset.transform
+    if affine == Affine.identity():
+        if dataset.gcps[0] or dataset.tags(ns="RPC"):
+            kind = "ground control points" if dataset.gcps[0] else "RPCs"
+            raise InputError(f"{show(file)}: is placed by {kind} only; orthorectify it first: gdalwarp in.tif out.tif")
+        if dataset.crs:
+            raise InputError(f"{show(file)}: names a CRS but no position or pixel size; georeference it first")
+    numbers = np.array(affine[:6])
+    rows, cols = dataset.shape
+    step = min(math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e))
+    if not np.isfinite(numbers).all() or np.abs(numbers).max() * max(rows, cols) > 1e15:
+        raise InputError(f"{show(file)}: its position is not a usable number ({show(tuple(numbers))})")
+    if step < 1e-11 or abs(affine.determinant) < 1e-9 * step * step:
+        raise InputError(f"{show(file)}: its pixels have no area (pixel size {step:g}); correct its georeferencing")
+    return GeoBox((rows, cols), affine, crs), bool(crs or affine != Affine.identity())
+
+
+def _nodata_notes(file: Path, nodata: float | None, dtype: str) -> tuple[str, ...]:
+    """A warning where the nodata value cannot occur."""
+    if nodata is None or math.isnan(nodata) or np.dtype(dtype).kind == "f":
+        return ()
+    info = np.iinfo(dtype)
+    if info.min <= nodata <= info.max and float(nodata).is_integer():
+        return ()
+    return (f"{show(file.name)}: the nodata value {nodata:g} cannot occur in {dtype}; no pixel is nodata by it",)
+
+
+def _short(text: str | None) -> str | None:
+    return show(text) if text else None
+
+
+def _read_tags(file: Path, dataset: Any, band: int) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:
+    """Tags of the file and the band that still hold for other pixels; none, with a warning, if they are huge."""
+    both = tuple(
+        {k: v for k, v in tags.items() if not k.startswith("STATISTICS_") and not k.endswith(_STALE_TAGS)}
+        for tags in (dataset.tags(), dataset.tags(band))
+    )
+    size = sum(len(k) + len(v) for tags in both for k, v in tags.items())
+    if size > MAX_TAG_BYTES:
+        return {}, {}, (f"{show(file.name)}: {size >> 20} MiB of metadata tags are left out",)
+    return both[0], both[1], ()
+
+
+def _read_palette(dataset: Any, bands: tuple[int, ...]) -> tuple[tuple[int, int, int, int], ...] | None:
+    if len(bands) != 1 or dataset.colorinterp[bands[0] - 1] != ColorInterp.palette:
+        return None
+    colours = dataset.colormap(bands[0])
+    return tuple(tuple(colours.get(i, (0, 0, 0, 0))) for i in range(max(colours) + 1))
+
+
+def _opaque(dataset: Any, alpha: int | None) -> float:
+    """Full opacity of the alpha band: of 1, 255 and 65535 the smallest that holds its values.
+
+    Real uint16 files have alpha from 0 to 255, so the type does not tell.
+    """
+    if alpha is None:
+        return 255.0
+    rows, cols = (min(n, 512) for n in dataset.shape)
+    top = float(np.nanmax(dataset.read(alpha, out_shape=(rows, cols), resampling=Resampling.nearest)))
+    return next((full for full in (1.0, 255.0) if top <= full), 65535.0)
+
+
+def _has_mask(flags: list[MaskFlags]) -> bool:
+    """A mask band of its own: neither "all valid", nor made from nodata, nor from alpha."""
+    return not {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha} & set(flags)
+
+
+# --- pre-flight ----------------------------------------------------------------------------------------------
+
+
+def check_readable(raster: Raster) -> None:
+    """See before any work that the pixels are there: block offsets against the file's size, small files read.
+
+    Raises:
+        InputError: the file is truncated or damaged; the first bad block is named.
+    """
+    with _reopened(raster) as dataset:
+        if raster.driver == "GTiff":
+            _check_blocks(raster, dataset)
+        rows, cols = raster.shape
+        if rows * cols * len(raster.bands) <= SMALL:
+            for window in _windows(raster, 1024):
+                _read_stored(raster, dataset, window)
+
+
+def _check_blocks(raster: Raster, dataset: Any) -> None:
+    """Compare where a TIFF's blocks end with where the file does, reading no pixel."""
+    size = raster.fingerprint[0]
+    rows, cols = raster.shape
+    height, width = raster.block_shape
+    separate = not (dataset.interleaving and dataset.interleaving.name == "pixel")
+    for band in raster.bands if separate else raster.bands[:1]:
+        for j in range(-(-rows // height)):
+            for i in range(-(-cols // width)):
+                offset = dataset.get_tag_item(f"BLOCK_OFFSET_{i}_{j}", "TIFF", bidx=band)
+                if offset is None:
+                    continue  # sparse: nothing stored, reads as nodata or 0
+                length = dataset.get_tag_item(f"BLOCK_SIZE_{i}_{j}", "TIFF", bidx=band)
+                if int(offset) + int(length or 0) > size:
+                    raise InputError(
+                        f"{show(raster.path)}: truncated: the block at row {j * height}, column {i * width} should end at "
+                        f"byte {int(offset) + int(length or 0)}, the file has {size}; fetch it again"
+                    )
+
+
+def has_valid(raster: Raster) -> bool:
+    """Whether any pixel is valid: looks until it finds one."""
+    with _reopened(raster) as dataset:
+        return any(_read_stored(raster, dataset, window)[1].any() for window in _windows(raster, 1024))
+
+
+def _windows(raster: Raster, side: int) -> Iterator[Window]:
+    """Windows that cover the raster, whole blocks high where blocks are strips."""
+    rows, cols = raster.shape
+    height = max(side // raster.block_shape[0], 1) * raster.block_shape[0]
+    width = max(side // raster.block_shape[1], 1) * raster.block_shape[1]
+    for row in range(0, rows, height):
+        for col in range(0, cols, width):
+            yield Window(row, col, min(height, rows - row), min(width, cols - col))
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArray[np.float64], Mask]:
+    """Physical values of a source and where they are valid.
+
+    Args:
+        raster: from `describe_source`.
+        window: in its own pixels, inside the raster; None for all of it.
+
+    Returns:
+        Float64 (rows, columns) with scale and offset applied, 0 where invalid; bool of the same shape.
+
+    Raises:
+        InputError: the file cannot be read, or is not the one that was described.
+    """
+    with _reopened(raster) as dataset:
+        stored, valid = _read_stored(raster, dataset, window or Window(0, 0, *raster.shape))
+    values = stored[0].astype(np.float64) * raster.scale + raster.offset
+    valid &= np.isfinite(values)
+    values[~valid] = 0.0
+    return values, valid
+
+
+def read_guide(raster: Raster, target: GeoBox, *, grid: GeoBox | None = None) -> tuple[npt.NDArray[np.float32], Mask]:
+    """A guide on another grid: averaged where it is finer, cubic where it is coarser.
+
+    Args:
+        raster: from `describe_guide`; its `geobox` is where it lies.
+        target: the grid to fill, in any CRS.
+        grid: the whole grid that `target` is a window of. It decides how many samples a pixel takes; with it,
+            a window read alone equals the same window of a larger read.
+
+    Returns:
+        Float32 (channels, rows, columns), 0 where invalid; bool (rows, columns), True where there is a guide.
+        Stored numbers: a guide's scale and offset are left out, guides are standardised band by band.
+
+    Raises:
+        InputError: the file cannot be read or is not the one described; no way from one CRS to the other.
+    """
+    plan = warp.plan_sampling(raster.geobox, target if grid is None else grid)
+    with _reopened(raster) as dataset:
+
+        def read(window: Window) -> tuple[npt.NDArray[np.float32], Mask]:
+            return _expand(raster, *_read_stored(raster, dataset, window))
+
+        return warp.warp(read, raster.channels, raster.geobox, target, plan)
+
+
+def _read_stored(raster: Raster, dataset: Any, window: Window) -> tuple[Array, Mask]:
+    """Stored values (bands, rows, columns) and validity (rows, columns) of a window."""
+    part = RasterioWindow(window.col, window.row, window.width, window.height)
+    where = f"read at row {window.row}, column {window.col}"
+    with _translated(raster.path, where):
+        stored = dataset.read(list(raster.bands), window=part)
+        valid = _valid(raster, stored)
+        if raster.masked:
+            valid &= (dataset.read_masks(list(raster.bands), window=part) > 0).all(axis=0)
+        if raster.alpha is not None and raster.alpha not in raster.bands:
+            valid &= dataset.read(raster.alpha, window=part) * 2.0 >= raster.alpha_opaque
+    if valid.shape != window.shape:
+        raise InputError(f"{show(raster.path)}: {window} reaches over its edge")
+    return stored, valid
+
+
+def _valid(raster: Raster, stored: Array) -> Mask:
+    """Finite in every band, and not nodata.
+
+    A nodata value that ordinary pixels can have in one band (0, or any in 8-bit data) makes a pixel invalid where
+    all bands have theirs: black in red alone is a colour. A sentinel (-9999, 65535) does so in any band.
+    """
+    missing = np.stack([_equals(band, nodata) for band, nodata in zip(stored, raster.nodatas, strict=True)])
+    ordinary = raster.nodata == 0 or stored.dtype.itemsize == 1
+    valid: Mask = ~(missing.all(axis=0) if ordinary else missing.any(axis=0))
+    if stored.dtype.kind == "f":
+        valid &= np.isfinite(stored).all(axis=0)
+    return valid
+
+
+def _equals(band: Array, nodata: float | None) -> Mask:
+    """Where `band` holds `nodata`, as far as its type can hold it."""
+    if nodata is None or math.isnan(nodata):
+        return np.zeros(band.shape, bool)
+    if band.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            value = band.dtype.type(nodata)
+        if abs(nodata) < 1e30:
+            return np.asarray(band == value)
+        # -3.4e38 is written with 5 to 17 digits: equal to a millionth is meant
+        return np.asarray(np.abs(band / value - 1) < 1e-6) if np.isfinite(value) else ~np.isfinite(band)
+    info = np.iinfo(band.dtype)
+    if not (info.min <= nodata <= info.max and float(nodata).is_integer()):
+        return np.zeros(band.shape, bool)
+    return np.asarray(band == int(nodata))
+
+
+def _expand(raster: Raster, stored: Array, valid: Mask) -> tuple[npt.NDArray[np.float32], Mask]:
+    """Guide values as float32; indices of a palette as colours, before anything is interpolated."""
+    if raster.palette is None:
+        with np.errstate(over="ignore"):
+            values = stored.astype(np.float32)
+        return values, valid & np.isfinite(values).all(axis=0)
+    table = np.array(raster.palette, np.float32)
+    index = stored[0].astype(np.intp)
+    known = index < len(table)
+    colours = table[np.where(known, index, 0)]
+    return np.moveaxis(colours[..., :3], -1, 0), valid & known & (colours[..., 3] >= 128)
+
+
+# --- what `info` and the planning ask ------------------------------------------------------------------------
+
+
+def ground_resolution(geobox: GeoBox) -> tuple[float, float]:
+    """Length of a column step and of a row step on the ground; see `geosr.warp.ground_resolution`."""
+    return warp.ground_resolution(geobox)
+
+
+def guide_ratio(guide: Raster, target: GeoBox) -> tuple[float, float]:
+    """Guide pixels per column step and per row step of `target`, at its centre; above 1 the guide is finer."""
+    return warp.step_ratio(target, guide.geobox)
+
+
+def overlap_fraction(low: GeoBox, guide: Raster) -> float:
+    """Share of `low`'s area inside the guide's outline, 0 to 1; 0 means disjoint."""
+    return warp.overlap_fraction(low, guide.geobox)
+
+
+def extent_text(geobox: GeoBox) -> str:
+    """Bounds and CRS of `geobox` for a message."""
+    x, y = warp.outline(geobox)
+    places = 5 if geobox.crs is not None and geobox.crs.geographic else 1
+    left, bottom, right, top = (f"{n:.{places}f}" for n in (x.min(), y.min(), x.max(), y.max()))
+    return f"x {left} to {right}, y {bottom} to {top} ({geobox.crs or 'no CRS'})"
+
+
+def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = False) -> str | None:
+    """How well the guide's CRS can be brought into the source's: None (exactly), or a warning.
+
+    Raises:
+        InputError: only a ballpark transformation or one of unknown accuracy exists here, or one worse than half
+            a source pixel because the grid files of a better one are missing; `allow_ballpark` turns it into the warning.
+    """
+    if source.geobox.crs is None or guide.geobox.crs is None:
+        return None
+    a, b = source.geobox.crs.to_wkt(), guide.geobox.crs.to_wkt()
+    if warp.same_crs(a, b):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            group = TransformerGroup(
+                pyproj.CRS.from_wkt(a),
+                pyproj.CRS.from_wkt(b),
+                always_xy=True,
+                area_of_interest=warp.area_of(guide.geobox),
+            )
+        except (CRSError, ProjError) as error:
+            raise InputError(f"no way from {source.geobox.crs} to {guide.geobox.crs}: {show(error)}") from error
+    names = f"from {show(guide.geobox.crs, 40)} to {show(source.geobox.crs, 40)}"
+    if not group.transformers:
+        raise InputError(f"no way {names}; reproject the guide with gdalwarp first")
+    best = group.transformers[0]
+    ballpark = "ballpark" in best.description.lower() or best.accuracy < 0
+    accuracy = "unknown" if ballpark else f"{best.accuracy:g} m"
+    limit = max(ground_resolution(source.geobox)) / 2
+    if not ballpark and (best.accuracy <= 1 or (group.best_available and best.accuracy <= limit)):
+        return None if best.accuracy <= limit else f"the way {names} is accurate to {accuracy} only"
+    missing = "" if group.best_available else "; the grid files of a better way are not installed (projsync)"
+    message = f"accuracy {names}: {accuracy}{missing}"
+    if not allow_ballpark and (ballpark or best.accuracy > limit):
+        raise InputError(
+            f"{message}\nInstall the grids, reproject the guide yourself, or accept it with --allow-ballpark"
+        )
+    return message
+
+
+def suspicious_constant(raster: Raster) -> float | None:
+    """An exact value among the valid pixels that looks like nodata which nobody declared; None if there is none.
+
+    It is the smallest or the largest value, and either a usual sentinel or an extreme that stands far away from
+    the rest, or a collar: at least 1 % of the pixels, nearly all of them in unbroken runs from the raster's edge.
+    """
+    with _reopened(raster) as dataset:
+        stored, valid = _glimpse(raster, dataset)
+    if valid.sum() < 16:
+        return None
+    data = stored[:, valid].astype(np.float64)
+    for extreme in (float(data.min()), float(data.max())):
+        alike = (stored == extreme).all(axis=0) & valid
+        rest = data[:, ~(data == extreme).any(axis=0)]
+        if alike.sum() < 4 or rest.shape[1] < 16:
+            continue
+        if _stands_apart(extreme, rest) or _is_collar(alike, valid):
+            return extreme
+    return None
+
+
+def _stands_apart(value: float, rest: Array) -> bool:
+    """Away from all other values by their whole range; by a quarter of it for a usual sentinel."""
+    low, high = float(rest.min()), float(rest.max())
+    gap = max(low - value, value - high)
+    usual = any(math.isclose(value, s, rel_tol=1e-6) for s in _SENTINELS)
+    return gap > (high - low) * (0.25 if usual else 3.0) and gap > 1
+
+
+def _is_collar(alike: Mask, valid: Mask) -> bool:
+    """At least 1 % of the pixels, of which 9 in 10 lie in runs that begin at the raster's edge."""
+    if alike.sum() < 0.01 * alike.size or alike.sum() > 0.95 * valid.sum():
+        return False
+    through = alike | ~valid
+    runs = np.zeros_like(alike)
+    for axis in (0, 1):
+        runs |= np.logical_and.accumulate(through, axis=axis)
+        runs |= np.flip(np.logical_and.accumulate(np.flip(through, axis), axis=axis), axis)
+    return bool((runs & alike).sum() >= 0.9 * alike.sum())
+
+
+def _glimpse(raster: Raster, dataset: Any) -> tuple[Array, Mask]:
+    """The whole raster if it is small, else a 16 x 16 lattice of 64 x 64 windows put side by side."""
+    rows, cols = raster.shape
+    if rows * cols * len(raster.bands) <= SMALL:
+        return _read_stored(raster, dataset, Window(0, 0, rows, cols))
+    high, wide = min(64, rows), min(64, cols)
+    bands = []
+    for row in np.unique(np.linspace(0, rows - high, 16).astype(int)):
+        parts = [
+            _read_stored(raster, dataset, Window(int(row), int(col), high, wide))
+            for col in np.unique(np.linspace(0, cols - wide, 16).astype(int))
+        ]
+        bands.append((np.concatenate([p[0] for p in parts], axis=2), np.concatenate([p[1] for p in parts], axis=1)))
+    return np.concatenate([b[0] for b in bands], axis=1), np.concatenate([b[1] for b in bands], axis=0)

@@ -1,0 +1,170 @@
+"""What is decided about a file before GDAL sees it: is it a plain local file, of which format, which sidecars.
+
+GDAL opens far more than rasters: URLs, XML given as a name, VRTs that name any other file (also when they
+are called `.tif`). So the path and the first bytes are judged here, in plain Python, and GDAL is told the one
+driver that may open the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from geosr.errors import InputError, UsageError
+
+FORMATS = {
+    "GTiff": "GeoTIFF",
+    "PNG": "PNG",
+    "JPEG": "JPEG",
+    "JP2OpenJPEG": "JPEG 2000",
+    "netCDF": "netCDF",
+    "HFA": "Erdas Imagine",
+    "DTED": "DTED",
+    "AAIGrid": "Arc/Info ASCII grid",
+    "SRTMHGT": "SRTM .hgt",
+    "ENVI": "ENVI",
+}
+SUPPORTED = ", ".join(FORMATS.values())
+
+_MAGIC = (
+    (b"II*\0", "GTiff"),
+    (b"MM\0*", "GTiff"),
+    (b"II+\0", "GTiff"),
+    (b"MM\0+", "GTiff"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\0\0\0\x0cjP  \r\n", "JP2OpenJPEG"),
+    (b"\xff\x4f\xff\x51", "JP2OpenJPEG"),
+    (b"CDF\x01", "netCDF"),
+    (b"CDF\x02", "netCDF"),
+    (b"CDF\x05", "netCDF"),
+    (b"\x89HDF\r\n\x1a\n", "netCDF"),
+    (b"EHFA_HEADER_TAG", "HFA"),
+    (b"UHL1", "DTED"),
+)
+_EXTENSIONS = {
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jp2": "JP2OpenJPEG",
+}
+_HGT_SIDES = (1201, 3601, 7201)
+_WORLD_FILES = {
+    "GTiff": (".tfw", ".tifw", ".wld"),
+    "PNG": (".pgw", ".pngw", ".wld"),
+    "JPEG": (".jgw", ".wld"),
+}
+
+Fingerprint = tuple[int, int, int]
+"""Size in bytes, modification time in nanoseconds, inode: what a file was when it was described."""
+
+
+def show(text: object, limit: int = 200) -> str:
+    """`text` of a file made safe for a message: one line, control characters escaped, at most `limit` long."""
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda m: f"\\x{ord(m.group()):02x}", " ".join(str(text).split()))
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def check_environment() -> None:
+    """Refuse to run where GDAL was told to execute code it finds in rasters or plugins.
+
+    Raises:
+        UsageError: naming the environment variable.
+    """
+    python = os.environ.get("GDAL_VRT_ENABLE_PYTHON", "NO").upper()
+    if python not in ("", "NO", "FALSE", "OFF", "0"):
+        raise UsageError(f"GDAL_VRT_ENABLE_PYTHON={show(python, 40)} lets rasters run code; unset it")
+    if os.environ.get("GDAL_DRIVER_PATH", "disable") not in ("", "disable"):
+        raise UsageError("GDAL_DRIVER_PATH loads code into GDAL; unset it")
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Size, modification time and inode of `path`."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{show(path)}: cannot be read: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def local_file(path: str | os.PathLike[str]) -> Path:
+    """`path` if it names a regular, readable, non-empty local file.
+
+    Raises:
+        InputError: for URLs, `/vsi` paths, subdataset strings, XML, missing files, folders, devices, empty files.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InputError("a raster's path must be text that names a local file")
+    if text.lstrip().startswith("<"):
+        raise InputError("the path is XML (an inline VRT?); give a file: VRTs are not opened")
+    if text.replace("\\", "/").lstrip("/").lower().startswith("vsi") and text.startswith("/"):
+        raise InputError(f"{show(text)}: GDAL's /vsi paths are not opened; download or unpack the file first")
+    if not Path(text).exists() and re.match(r"^[A-Za-z][A-Za-z0-9_+.-]+:", text):
+        raise InputError(f"{show(text)}: only local files are opened, no URLs and no subdataset strings")
+    found = Path(text)
+    try:
+        status = found.stat()
+    except OSError as error:
+        raise InputError(f"{show(text)}: cannot be read: {error.strerror}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{show(text)}: is a folder; give a raster file")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{show(text)}: is not a regular file")
+    if status.st_size == 0:
+        raise InputError(f"{show(text)}: the file is empty (0 bytes)")
+    return found.absolute()
+
+
+def find_driver(path: Path) -> str:
+    """The one GDAL driver that may open `path`, from its content.
+
+    Raises:
+        InputError: not a supported format, or the name says one format and the content is another.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise InputError(f"{show(path)}: cannot be read: {error.strerror}") from error
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{show(path)}: is a Git LFS pointer, not the raster; fetch it with 'git lfs pull'")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise InputError(f"{show(path)}: is XML (a VRT?), which may point at any other file; convert it to GeoTIFF")
+    driver = next((name for magic, name in _MAGIC if head.startswith(magic)), None) or _find_by_text(path, head)
+    if driver is None:
+        raise InputError(f"{show(path)}: not a supported raster; supported are {SUPPORTED}")
+    named = _EXTENSIONS.get(path.suffix.lower(), driver)
+    if named != driver:
+        raise InputError(
+            f"{show(path)}: named {path.suffix} but its content is {FORMATS[driver]}; check where it comes from, or rename it"
+        )
+    return driver
+
+
+def _find_by_text(path: Path, head: bytes) -> str | None:
+    """Formats without a magic number: DTED behind a tape label, ASCII grids, SRTM tiles, ENVI with a header."""
+    if head[:3] in (b"VOL", b"HDR") and head[80:84] == b"UHL1":
+        return "DTED"
+    if re.match(rb"\s*(ncols|nrows|xll(corner|center)|dx)\s+[-+0-9.]", head, re.IGNORECASE):
+        return "AAIGrid"
+    if path.suffix.lower() == ".hgt" and path.stat().st_size in {2 * n * n for n in _HGT_SIDES}:
+        return "SRTMHGT"
+    for header in (path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")):
+        if header != path and header.is_file():
+            with header.open("rb") as file:
+                return "ENVI" if file.read(4) == b"ENVI" else None
+    return None
+
+
+def sidecars(path: Path, driver: str) -> tuple[Path | None, tuple[str, ...]]:
+    """The world file beside `path` (or None), and one warning for each sidecar that is not read."""
+    world = next((p for s in _WORLD_FILES.get(driver, ()) if (p := path.with_suffix(s)).is_file()), None)
+    ignored = path.with_name(path.name + ".aux.xml")
+    if not ignored.is_file():
+        return world, ()
+    return world, (f"{show(ignored.name)} is not read: what {show(path.name)} itself says holds",)

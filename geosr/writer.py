@@ -1,0 +1,360 @@
+"""From tiles to the finished file: blend, project, stage, copy to a COG, check, publish."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from geosr.consistency import Consistency, pool, project, spread
+from geosr.errors import OutputError, UsageError
+from geosr.grid import GridPair, Window
+from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
+from geosr.seams import SeamMeter
+from geosr.store import RunFolder
+from geosr.tiling import Tile, core_edges
+
+_STRIP = 512  # output rows blended at once, about
+_BLOCK = 512  # side of the COG's blocks
+_SAMPLES = 8  # blocks read back from the finished file and compared
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How physical values are stored: `stored = (value - offset) / scale`, invalid pixels as `nodata`."""
+
+    dtype: str
+    nodata: float
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @classmethod
+    def choose(cls, source: Raster, dtype: str) -> Encoding:
+        """The source's nodata value where it can be kept, else NaN (float) or an end of the range (integer)."""
+        info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+        scaled = (source.scale, source.offset) != (1.0, 0.0)
+        declared = source.nodata
+        keep = declared is not None and not np.isnan(declared) and info.min <= declared <= info.max
+        if np.dtype(dtype).kind == "f":
+            return cls(dtype, declared if keep and not scaled else float("nan"))
+        keep = keep and float(declared or 0).is_integer()
+        free = float(info.min if info.min < 0 else info.max)
+        return cls(dtype, declared if keep else free, source.scale, source.offset)
+
+    def encode(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.generic]:
+        """As stored. A valid value that would read as nodata is moved to the next one."""
+        stored = (values - self.offset) / self.scale
+        dtype = np.dtype(self.dtype)
+        if dtype.kind != "f":
+            info = np.iinfo(dtype)
+            stored = np.clip(np.rint(stored), info.min, info.max)
+        encoded: NDArray[np.generic] = stored.astype(dtype)
+        clash = valid & (encoded == dtype.type(self.nodata))
+        if clash.any():
+            encoded[clash] = _beside(self.nodata, dtype)
+        encoded[~valid] = self.nodata
+        return encoded
+
+    def decode(self, stored: NDArray[np.generic]) -> NDArray[np.float64]:
+        """The physical values."""
+        return stored.astype(np.float64) * self.scale + self.offset
+
+
+def _beside(value: float, dtype: np.dtype[np.generic]) -> float:
+    """The nearest other value of the type, towards zero."""
+    if dtype.kind == "f":
+        return float(np.nextafter(dtype.type(value), dtype.type(0 if value else 1)))  # type: ignore[call-overload]
+    return value - 1 if value > 0 else value + 1
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What became of a tile.
+
+    Attributes:
+        tile: the tile.
+        centre: to be added to the stored values; None where there was no valid source pixel to work on.
+        guided: share of the valid area on which the guide had a say.
+        valid: valid source pixels.
+        seconds: that the tile took.
+    """
+
+    tile: Tile
+    centre: float | None
+    guided: float = 0.0
+    valid: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the pooled output lies from the source, over all valid source pixels, in its units."""
+
+    largest: float
+    rms: float
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Everything that the output is made of."""
+
+    source: Raster
+    grids: GridPair
+    results: Sequence[TileResult]
+    folder: RunFolder
+    read_source: Callable[[Window], tuple[NDArray[np.float64], NDArray[np.bool_]]]
+    consistency: Consistency
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was found while writing."""
+
+    deviation: Deviation
+    seam_ratio: float | None
+
+
+def write(mosaic: Mosaic, output: Path, tags: Mapping[str, str], *, compress: str, overwrite: bool) -> Written:
+    """Make the COG and give it its name only when it is complete, checked and on disk.
+
+    Args:
+        mosaic: tiles and how to blend them.
+        output: the final name, absolute and free of links.
+        tags: provenance to add to the source's own tags.
+        compress: `deflate` or `zstd`.
+        overwrite: replace an existing file of that name.
+
+    Raises:
+        OutputError: no room, no right, or the finished file is not what was written.
+    """
+    staging = mosaic.folder.path / "mosaic.tif"
+    finished = mosaic.folder.path / "output.tif"
+    with _reported(output), gdal_environment():
+        written = _stage(mosaic, staging, tags)
+        _copy_to_cog(staging, finished, compress, mosaic.encoding)
+        _check(finished, staging, mosaic)
+        _publish(finished, output, overwrite=overwrite)
+    return written
+
+
+@contextmanager
+def _reported(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except (RasterioError, *GDAL_ERRORS, OSError) as error:
+        reason = error.__cause__ or error
+        raise OutputError(f"{output} was not written: {reason}") from error
+
+
+def _stage(mosaic: Mosaic, path: Path, tags: Mapping[str, str]) -> Written:
+    """Blend into a plain striped GeoTIFF, whole rows at a time, each written once."""
+    high, scale = mosaic.grids.high, mosaic.grids.scale
+    rows, cols = core_edges([result.tile for result in mosaic.results])
+    seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
+    largest, squares, count = 0.0, 0.0, 0
+    with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
+        _describe(dataset, mosaic)
+        for window in _strips(mosaic.grids):
+            source, source_valid = mosaic.read_source(window)
+            valid = spread(source_valid, scale)
+            blended = project(_blend(mosaic, window), valid, source, source_valid, mosaic.consistency)
+            stored = mosaic.encoding.encode(blended, valid)
+            top = window.row * scale
+            dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
+            final = mosaic.encoding.decode(stored)
+            difference = (pool(final, valid, scale)[0] - source)[source_valid]
+            largest = max(largest, float(np.abs(difference).max(initial=0.0)))
+            squares, count = squares + float((difference**2).sum()), count + difference.size
+            seams.add(top, np.where(valid, final, np.nan))
+        written = Written(Deviation(largest, (squares / max(count, 1)) ** 0.5), seams.ratio)
+        dataset.update_tags(**tags, **_findings(written))
+    return written
+
+
+def _findings(written: Written) -> dict[str, str]:
+    tags = {
+        "GEOSR_CONSISTENCY_MAX_DEVIATION": f"{written.deviation.largest:.6g}",
+        "GEOSR_CONSISTENCY_RMS_DEVIATION": f"{written.deviation.rms:.6g}",
+    }
+    return tags if written.seam_ratio is None else {**tags, "GEOSR_SEAM_RATIO": f"{written.seam_ratio:.4f}"}
+
+
+def _strips(grids: GridPair) -> Iterator[Window]:
+    """Windows of whole source rows that cover the low grid."""
+    rows, cols = grids.low.shape
+    step = max(_STRIP // grids.scale, 1)
+    for row in range(0, rows, step):
+        yield Window(row, 0, min(step, rows - row), cols)
+
+
+def _blend(mosaic: Mosaic, window: Window) -> NDArray[np.float64]:
+    """Weighted sum of the tiles over a strip, in the order of the tiles' indices whatever came first."""
+    scale = mosaic.grids.scale
+    total = np.zeros((window.height * scale, window.width * scale))
+    for result in sorted(mosaic.results, key=lambda result: result.tile.index):
+        tile = result.tile.window
+        first, last = max(tile.row, window.row), min(tile.row + tile.height, window.row + window.height)
+        if result.centre is None or first >= last:
+            continue
+        part = Window(first, tile.col, last - first, tile.width)
+        weights = spread(result.tile.weights()[part.relative_to(tile).slices], scale)
+        values = mosaic.folder.load(result.tile.index)[part.relative_to(tile).times(scale).slices]
+        total[part.relative_to(window).times(scale).slices] += weights * (values.astype(np.float64) + result.centre)
+    return total
+
+
+def _profile(mosaic: Mosaic) -> dict[str, object]:
+    rows, cols = mosaic.grids.high.shape
+    return {
+        "driver": "GTiff",
+        "height": rows,
+        "width": cols,
+        "count": 1,
+        "dtype": mosaic.encoding.dtype,
+        "nodata": mosaic.encoding.nodata,
+        "crs": CRS.from_wkt(mosaic.source.crs_wkt) if mosaic.source.crs_wkt else None,
+        "transform": mosaic.grids.high.affine,
+        "tiled": False,
+        "blockysize": mosaic.grids.scale,
+        "BIGTIFF": "IF_SAFER",
+    }
+
+
+def _describe(dataset: rasterio.io.DatasetWriter, mosaic: Mosaic) -> None:
+    """The source's metadata, all but what the resampling makes untrue."""
+    source, encoding = mosaic.source, mosaic.encoding
+    dataset.update_tags(**source.tags, AREA_OR_POINT=source.area_or_point)
+    dataset.update_tags(1, **source.band_tags)
+    dataset.colorinterp = [ColorInterp.gray]
+    if source.description:
+        dataset.descriptions = [source.description]
+    if source.units:
+        dataset.units = [source.units]
+    if (encoding.scale, encoding.offset) != (1.0, 0.0):
+        dataset.scales, dataset.offsets = [encoding.scale], [encoding.offset]
+
+
+def _copy_to_cog(staging: Path, finished: Path, compress: str, encoding: Encoding) -> None:
+    rasterio.shutil.copy(
+        staging,
+        finished,
+        driver="COG",
+        COMPRESS=compress.upper(),
+        PREDICTOR="YES",
+        BLOCKSIZE=_BLOCK,
+        OVERVIEWS="AUTO",
+        OVERVIEW_RESAMPLING="AVERAGE",
+        BIGTIFF="IF_SAFER",
+        STATISTICS="YES",
+        NUM_THREADS="ALL_CPUS",
+    )
+
+
+def _check(finished: Path, staging: Path, mosaic: Mosaic) -> None:
+    """The grid contract and a sample of pixels, read back from the file that will be published."""
+    high = mosaic.grids.high
+    with rasterio.open(finished, driver="GTiff") as made, rasterio.open(staging, driver="GTiff") as meant:
+        if made.shape != high.shape or not made.transform.almost_equals(high.affine, 1e-9 * _size(high.affine)):
+            raise OutputError(f"the finished file has the grid {made.shape} {made.transform[:6]}, not the planned one")
+        same = (made.crs == meant.crs, made.dtypes == meant.dtypes, _same(made.nodata, meant.nodata))
+        if not all(same):
+            raise OutputError("CRS, data type or nodata of the finished file are not those that were written")
+        for window in _samples(made):
+            if not np.array_equal(made.read(1, window=window), meant.read(1, window=window), equal_nan=True):
+                raise OutputError(f"the finished file differs from what was written at {window}")
+
+
+def _size(affine: Iterable[float]) -> float:
+    return max(1.0, *(abs(x) for x in affine))
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    return a == b or (a is not None and b is not None and np.isnan(a) and np.isnan(b))
+
+
+def _samples(dataset: rasterio.io.DatasetReader) -> list[RasterioWindow]:
+    windows = [window for _, window in dataset.block_windows(1)]
+    return windows[:: max(len(windows) // _SAMPLES, 1)]
+
+
+def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> Path:
+    """Where the output will really lie, links resolved, before any work is done.
+
+    Raises:
+        UsageError: it is one of the inputs, or exists and `overwrite` is not given.
+        OutputError: its folder does not exist or it is a folder itself.
+    """
+    path = Path(os.path.realpath(output))
+    if path.is_dir():
+        raise OutputError(f"{output} is a folder; give the name of a file to write")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent} does not exist; make the folder first")
+    if path.exists():
+        if any(other.exists() and os.path.samefile(path, other) for other in inputs):
+            raise UsageError(f"the output {output} is one of the inputs; give it another name")
+        if not overwrite:
+            raise UsageError(f"{output} exists; use --overwrite to replace it")
+    return path
+
+
+def _publish(finished: Path, output: Path, *, overwrite: bool) -> None:
+    """Under its name at once or not at all, and on disk."""
+    with finished.open("rb") as file:
+        os.fsync(file.fileno())
+    if overwrite:
+        finished.replace(output)
+    else:
+        try:
+            os.link(finished, output)  # unlike a rename it never replaces what appeared meanwhile
+        except FileExistsError as error:
+            raise OutputError(f"{output} appeared while this run was at work; it was left alone") from error
+    folder = os.open(output.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_tile(
+    path: Path,
+    bands: NDArray[np.generic],
+    grid: GeoBox,
+    crs_wkt: str,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+) -> None:
+    """A small GeoTIFF of (bands, rows, columns) on `grid`; validity as a mask band, else NaN is nodata."""
+    profile = {
+        "driver": "GTiff",
+        "height": grid.shape[0],
+        "width": grid.shape[1],
+        "count": len(bands),
+        "dtype": bands.dtype.name,
+        "crs": CRS.from_wkt(crs_wkt) if crs_wkt else None,
+        "transform": grid.affine,
+        "compress": "deflate",
+        "nodata": float("nan") if valid is None else None,
+    }
+    with (
+        _reported(path),
+        gdal_environment(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **profile) as made,
+    ):
+        made.write(bands)
+        if valid is not None:
+            made.write_mask(valid)
