@@ -8,23 +8,29 @@ from typing import Any
 import click
 
 from geosr.options import Execution, Recipe
-from geosr_cli.options import PATH, inputs_from, pair_options
-from geosr_cli.render import clock, show_inspection
+
+from .options import PATH, Command, device_option, inputs_from, method_options, option, pair_options
+from .render import clock, table_lines
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", type=PATH)
 @click.argument("guide", type=PATH)
 @pair_options
-@click.option("--method", default="mmsr", show_default=True, help="See `geosr methods`.")
-@click.option("--preset", default="default", show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--time", "timed", is_flag=True, help="Also an estimate of the time, from steps timed on this machine.")
+@method_options
+@device_option
+@option("How it runs", "--time", "timed", is_flag=True, help="Estimate the time, too, by doing a little of the work.")
 def command(source: Path, guide: Path, method: str, preset: str, device: str, timed: bool, **values: Any) -> None:
-    """Say what is in SOURCE and GUIDE, how they fit together and what `geosr upscale` would do."""
-    from geosr.pipeline import estimate_seconds, inspect
+    """Look at a pair: what SOURCE and GUIDE are, whether they fit, and what `geosr upscale` would do.
 
-    inputs, recipe = inputs_from(source, guide, values), Recipe(method, preset)
-    show_inspection(inspect(inputs, recipe, Execution(device)))
+    SOURCE is the coarse raster, GUIDE the sharp image of the same ground. Nothing is written.
+
+    \b
+      geosr info dsm.tif ortho.tif --scale 4 --time
+    """  # noqa: D301
+    from geosr.pipeline import estimate_seconds, inspect, rows
+
+    inputs, recipe, execution = inputs_from(source, guide, values), Recipe(method, preset), Execution(device)
+    click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution)))))
     if timed:
-        click.echo(f"time  about {clock(estimate_seconds(inputs, recipe, Execution(device)))}")
+        click.echo("\n".join(table_lines([("time", f"about {clock(estimate_seconds(inputs, recipe, execution))}")])))

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 
@@ -14,12 +16,15 @@ import click
 from geosr import __version__
 from geosr.errors import GeosrError
 
+from .render import say
+
 _COMMANDS = {
-    "upscale": "Give a coarse raster the resolution of a sharp image of the same ground.",
-    "info": "Say what is in a pair, how it fits together and what would be done.",
-    "tile": "Write the aligned pairs of tiles, for looking at, labelling or training.",
-    "methods": "List the methods.",
+    "upscale": "Make the coarse raster sharper, with the image as a guide.",
+    "info": "Look at a pair first: do the two fit, and what would be done?",
+    "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
+    "methods": "List the methods and their presets.",
 }
+_BROKEN_PIPE = 141  # what a shell reports of a command whose reader has left
 
 
 class _Commands(click.Group):
@@ -31,7 +36,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"geosr_cli.{cmd_name}").command
+        command: click.Command = import_module(f".{cmd_name}", __package__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -39,45 +44,76 @@ class _Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`geosr COMMAND --help` explains a command. Exit codes: 0 done, 1 a fault of geosr, 2 wrong usage, "
+    "3 a raster was refused, 4 method or device not available, 5 some tiles failed, 6 the output could not be "
+    "written, 130 interrupted.",
+)
 @click.version_option(__version__, prog_name="geosr")
 def cli() -> None:
     """Guided super-resolution of georeferenced rasters.
 
-    A coarse elevation model, canopy height or thermal raster, and a sharp orthophoto of the same ground:
-    geosr writes the coarse raster at a finer resolution, true to its values and in place.
+    Give it a coarse raster (elevations, canopy heights, temperatures) and a sharp image of the same ground:
+    geosr writes the coarse raster at the finer resolution, true to its values and exactly in its place.
 
     \b
       geosr info dsm.tif ortho.tif
       geosr upscale --source dsm.tif --guide ortho.tif --scale 4 -o dsm_x4.tif
-    """
+    """  # noqa: D301
 
 
 def main() -> None:
-    """Run the command; every ending has its exit code.
+    """The script's entry: `run` with the process's arguments, streams and signals, then the end of the process."""
+    _prepare_streams()
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP; nohup ignores it, and that stays
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    _leave(run(sys.argv[1:]))
 
-    0 done, 1 a bug, 2 usage, 3 input refused, 4 method or device unavailable, 5 tiles failed, 6 output
-    not written, 130 interrupted.
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; what goes wrong becomes a line on stderr.
+
+    Returns:
+        0 done, 1 a bug, 2 usage, 3 input refused, 4 method or device unavailable, 5 tiles failed, 6 output
+        not written, 130 interrupted, 141 the reader of stdout has left.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = cli.main(standalone_mode=False)
-        _leave(code if isinstance(code, int) else 0)
+        code = cli.main(list(arguments), prog_name="geosr", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
-        _leave(error.exit_code)
+        context = getattr(error, "ctx", None)
+        hint = f"; see '{context.command_path} --help'" if context else ""
+        say(f"Error: {error.format_message().rstrip('.')}{hint}")
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing was written", err=True)
-        _leave(130)
+        say("interrupted; nothing was written")
+        return 130
     except GeosrError as error:
-        click.echo(f"Error: {error}", err=True)
-        _leave(error.exit_code)
-    except BrokenPipeError:
-        _leave(141)
+        say(f"Error: {error}")
+        return error.exit_code
+    except (BrokenPipeError, SystemExit):  # click makes the second out of the first
+        return _BROKEN_PIPE
     except Exception:
-        traceback.print_exc()
-        click.echo("This is a fault of geosr; please report it with the lines above.", err=True)
-        _leave(1)
+        say(traceback.format_exc())
+        say("This is a fault of geosr; please report it with the lines above.")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _prepare_streams() -> None:
+    """No text of a file can break the printing: what a stream cannot show is escaped, a closed one swallows."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  also keeps its number from a raster
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -86,9 +122,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def _leave(code: int) -> None:
     """Leave at once: tiles still in work on other threads are not waited for; scratch is gone by now."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            code = code or 141
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        code = code or _BROKEN_PIPE
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
     os._exit(code)

@@ -2,114 +2,204 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from geosr.errors import UsageError
-from geosr.options import COMPRESSIONS, DTYPES, Inputs
+from geosr.options import COMPRESSIONS, DEVICES, DTYPES, Inputs
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 
 
-def pair_options(function: Command) -> Command:
-    """What the pair is and what its files forgot to say; becomes `Inputs`."""
-    options = [
-        click.option(
-            "--scale",
-            type=float,
-            default=4,
-            show_default=True,
-            help="Output pixels to one source pixel, along a side: 2 to 32.",
-        ),
-        click.option("--band", type=int, help="Band of a source with several, counted from 1."),
-        click.option(
-            "--source-nodata",
-            type=float,
-            metavar="VALUE",
-            help="Nodata of the source, where the file does not say it.",
-        ),
-        click.option(
-            "--guide-nodata",
-            type=float,
-            metavar="VALUE",
-            help="Nodata of the guide, where the file does not say it.",
-        ),
-        click.option("--assume-crs", metavar="CRS", help="CRS of the raster that has none, e.g. EPSG:32633."),
-        click.option(
-            "--allow-ballpark",
-            is_flag=True,
-            help="Accept a datum shift of unknown accuracy between the two CRS.",
-        ),
-        click.option(
-            "--bounds",
-            type=float,
-            nargs=4,
-            metavar="LEFT BOTTOM RIGHT TOP",
-            help="Work on this part only (in the source's CRS, widened to whole source pixels).",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+class Option(click.Option):
+    """An option that stands under a heading of its own in the help."""
+
+    def __init__(self, *args: Any, section: str = "Other options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose help shows its options by section, in the order in which the sections first appear."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write every section with its options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                sections.setdefault(getattr(parameter, "section", "Other options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def option(section: str, *names: str, **values: Any) -> Callable[[Decorated], Decorated]:
+    """A `click.option` under the heading `section`."""
+    return click.option(*names, cls=Option, section=section, **values)
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
+    def decorate(function: Decorated) -> Decorated:
+        for each in reversed(options):
+            function = each(function)
+        return function
+
+    return decorate
+
+
+_PAIR = "What the job is"
+_MISSING = "What the files do not say"
+_RESULT = "How the result is made"
+_RUN = "How it runs"
+
+scale_option = option(
+    _PAIR,
+    "--scale",
+    type=float,
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="How many times finer: N x N output pixels for each source pixel, a whole number from 2 to 32.",
+)
+part_options = _together(
+    option(
+        _PAIR,
+        "--bounds",
+        type=float,
+        nargs=4,
+        metavar="LEFT BOTTOM RIGHT TOP",
+        help="Only this part, in coordinates of the source's CRS, widened to whole source pixels: for a quick trial.",
+    ),
+    option(_PAIR, "--band", type=int, metavar="N", help="Which band of a source that has several, from 1."),
+)
+missing_options = _together(
+    option(
+        _MISSING,
+        "--source-nodata",
+        type=float,
+        metavar="VALUE",
+        help="The stored value that means 'no data' in the source.",
+    ),
+    option(
+        _MISSING,
+        "--guide-nodata",
+        type=float,
+        metavar="VALUE",
+        help="The same for the guide, e.g. 0 for black borders.",
+    ),
+    option(
+        _MISSING,
+        "--assume-crs",
+        metavar="CRS",
+        help="The coordinate system of a raster that names none, e.g. EPSG:32633.",
+    ),
+    option(
+        _MISSING,
+        "--allow-ballpark",
+        is_flag=True,
+        help="Go on where the way between the two CRS is not known accurately; the output may be metres off.",
+    ),
+)
+pair_options = _together(scale_option, part_options, missing_options)
+"""What the pair is; becomes `Inputs` by `inputs_from`."""
+
+method_options = _together(
+    option(
+        _RESULT,
+        "--method",
+        default="mmsr",
+        show_default=True,
+        metavar="NAME",
+        help="How the detail is found; `geosr methods` lists them.",
+    ),
+    option(
+        _RESULT,
+        "--preset",
+        default="default",
+        show_default=True,
+        metavar="NAME",
+        help="The method's set of settings; paper-depth and paper-dem are MMSR as published (slow).",
+    ),
+)
+recipe_options = _together(
+    method_options,
+    option(
+        _RESULT,
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting of the method, e.g. epochs=200; may be repeated.",
+    ),
+    option(
+        _RESULT,
+        "--consistency",
+        metavar="MODE",
+        help="How true to the source: 'exact' (the mean over each source pixel is that pixel's value), 'soft:SIGMA' "
+        "(within SIGMA of it, for a source with noise), or 'off'.  [default: exact; off in the paper presets]",
+    ),
+    option(
+        _RESULT,
+        "--dtype",
+        type=click.Choice(DTYPES),
+        default="float32",
+        show_default=True,
+        metavar="TYPE",
+        help=f"Data type of the output: {', '.join(DTYPES)}. Integer types keep the source's scale and offset.",
+    ),
+    option(
+        _RESULT,
+        "--compress",
+        type=click.Choice(COMPRESSIONS),
+        default="deflate",
+        show_default=True,
+        metavar="NAME",
+        help=f"Compression of the output, lossless: {' or '.join(COMPRESSIONS)}.",
+    ),
+    option(
+        _RESULT,
+        "--tile",
+        type=int,
+        default=320,
+        show_default=True,
+        metavar="PIXELS",
+        help="Work on tiles of at most this many output pixels a side.",
+    ),
+    option(
+        _RESULT,
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Start of all random numbers: the same seed gives the same output.",
+    ),
+)
+"""What changes the output's bytes; becomes `Recipe`."""
+
+device_option = option(
+    _RUN,
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help=f"Where the work is done: {', '.join(DEVICES)}; auto is a GPU if there is one.",
+)
 
 
 def inputs_from(source: Path, guide: Path, values: dict[str, Any]) -> Inputs:
     """`Inputs` from a command's options, which are taken out of `values`."""
-    scale = values.pop("scale")
-    names = ("band", "source_nodata", "guide_nodata", "assume_crs", "allow_ballpark", "bounds")
     from geosr.grid import check_scale
 
-    return Inputs(source, guide, check_scale(scale), **{name: values.pop(name) for name in names})
-
-
-def recipe_options(function: Command) -> Command:
-    """What changes the output's bytes; becomes `Recipe`."""
-    options = [
-        click.option("--method", default="mmsr", show_default=True, help="See `geosr methods`."),
-        click.option(
-            "--preset",
-            default="default",
-            show_default=True,
-            help="The method's set of settings; paper-depth and paper-dem are MMSR as published.",
-        ),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="One setting of the method, over the preset's; may be repeated.",
-        ),
-        click.option(
-            "--consistency",
-            metavar="MODE",
-            help="exact: the output pools to the source; soft:SIGMA: within SIGMA of it; off.  [default: exact, off in the paper presets]",
-        ),
-        click.option(
-            "--tile",
-            type=int,
-            default=320,
-            show_default=True,
-            help="Side of a tile in output pixels, at most.",
-        ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers."),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            default="float32",
-            show_default=True,
-            help="Of the output; integers keep the source's scale and offset.",
-        ),
-        click.option("--compress", type=click.Choice(COMPRESSIONS), default="deflate", show_default=True),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    scale = check_scale(values.pop("scale"))
+    names = ("band", "source_nodata", "guide_nodata", "assume_crs", "allow_ballpark", "bounds")
+    return Inputs(source, guide, scale, **{name: values.pop(name) for name in names})
 
 
 def read_settings(items: tuple[str, ...]) -> dict[str, Any]:
@@ -118,15 +208,15 @@ def read_settings(items: tuple[str, ...]) -> dict[str, Any]:
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {item!r} is not of the form KEY=VALUE")
+            raise UsageError(f"--set {item!r} is not of the form KEY=VALUE, e.g. --set epochs=200")
         settings[key] = _value(text)
     return settings
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> bool | float | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text

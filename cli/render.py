@@ -1,21 +1,22 @@
-"""What a person sees: progress on a terminal, plain lines elsewhere; notes and the closing words on stderr."""
+"""What a person sees: a bar on a terminal, plain lines elsewhere, all on stderr; what was asked for on stdout."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
-from rich.text import Text
+import click
 
 from geosr.options import Event, Note, Progress, Stage
 
 if TYPE_CHECKING:
-    from geosr.pipeline import Inspection, Report
+    from rich.progress import Progress as Bar
+
+    from geosr.pipeline import Report
 
 _EVERY = 10.0  # seconds between two plain progress lines
 
@@ -23,22 +24,12 @@ _EVERY = 10.0  # seconds between two plain progress lines
 class Screen:
     """Renders events; a context manager, so that the bar is gone when an error is printed."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._bar: Bar | None = None
-        self._started = self._spoke = time.monotonic()
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._quiet, self._verbose = quiet, verbose
+        self._bar = None if quiet else _find_bar()
+        self._began = self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("tiles"),
-            )
-            self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True)
-            self._task = self._bar.add_task("starting", total=None)
-            self._bar.start()
         return self
 
     def __exit__(
@@ -49,21 +40,26 @@ class Screen:
 
     def show(self, event: Event) -> None:
         """One event."""
+        if self._bar:
+            self._bar.start()  # not in __enter__: whatever comes between, __exit__ gives the cursor back
         match event:
             case Note(text):
                 self._print(f"note: {text}")
             case Stage(name) if self._bar:
-                self._bar.update(self._task, description=name)
+                self._bar.update(self._bar.task_ids[0], description=name)
+            case Stage(name) if self._verbose:
+                self._print(f"stage: {name}")
             case Progress(done, total):
                 self._progress(done, total)
 
     def _progress(self, done: int, total: int) -> None:
-        if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
-            return
         now = time.monotonic()
-        if done in (0, total) or now - self._spoke >= _EVERY:
-            left = f", about {clock((now - self._started) / done * (total - done))} left" if 0 < done < total else ""
+        if done == 0:
+            self._began = now
+        left = f", about {clock((now - self._began) / done * (total - done))} left" if 0 < done < total else ""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, left=left)
+        elif done in (0, total) or now - self._spoke >= _EVERY:
             self._print(f"tiles: {done} of {total}{left}")
             self._spoke = now
 
@@ -71,18 +67,54 @@ class Screen:
         """The closing words."""
         found = report.written
         seam = "" if found.seam_ratio is None else f", seams {found.seam_ratio:.3f} (1 = none)"
+        skipped = f", {report.skipped} of them without data" if report.skipped else ""
         self._print(
-            f"wrote {report.output} in {clock(report.seconds)}: {report.tiles} tile(s), {report.skipped} without data; "
+            f"wrote {one_line(report.output)} in {clock(report.seconds)}: {count(report.tiles, 'tile')}{skipped}; "
             f"pooled output - source: at most {found.deviation.largest:.3g}, RMS {found.deviation.rms:.3g}{seam}"
         )
 
+    def table(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and values, as lines."""
+        for line in table_lines(rows):
+            self._print(line)
+
     def _print(self, text: str) -> None:
-        self._console.print(Text(printable(text)))
+        if self._bar:
+            self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        elif not self._quiet:
+            say(text)
+
+
+def _find_bar() -> Bar | None:
+    from .bar import terminal_bar
+
+    return terminal_bar()
+
+
+def say(text: str) -> None:
+    """A line on stderr; nobody there to read it is no reason to stop."""
+    with suppress(OSError):
+        click.echo(printable(text), err=True)
 
 
 def printable(text: str) -> str:
     """`text` with control characters escaped: names and tags of files are not to drive the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def one_line(path: Path) -> str:
+    """A path with its line breaks escaped, too."""
+    return printable(str(path)).replace("\n", "\\n")
+
+
+def table_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Names in one column, values in the next."""
+    return [printable(f"{name:<10}{value}") for name, value in rows]
+
+
+def count(number: int, thing: str) -> str:
+    """`1 tile`, `2 tiles`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def clock(seconds: float) -> str:
@@ -93,21 +125,3 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(number: float) -> str:
-    """Bytes as `512 MB` or `2.1 GB`."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
-
-
-def show_inspection(found: Inspection) -> None:
-    """The table of `geosr info`, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    from geosr.pipeline import rows
-
-    for key, value in rows(found):
-        table.add_row(key, printable(value))
-    console.print(table)
-    for note in found.notes:
-        console.print(Text(printable(f"note: {note}")))

@@ -7,18 +7,34 @@ from typing import Any
 
 import click
 
-from geosr_cli.options import PATH, inputs_from, pair_options
+from .options import PATH, Command, inputs_from, option, pair_options
+from .render import count, one_line
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", type=PATH)
 @click.argument("guide", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+@option("What the job is", "-o", "--output", type=PATH, required=True, metavar="FOLDER", help="The folder to make.")
 @pair_options
-@click.option("--tile", type=int, default=320, show_default=True, help="Side of a tile in high pixels.")
+@option(
+    "How the result is made",
+    "--tile",
+    type=int,
+    default=320,
+    show_default=True,
+    metavar="PIXELS",
+    help="Tiles of at most this many output pixels a side.",
+)
 def command(source: Path, guide: Path, output: Path, tile: int, **values: Any) -> None:
-    """Cut SOURCE and GUIDE into aligned pairs of tiles, with an index as CSV and GeoJSON."""
+    """Cut SOURCE and GUIDE into aligned pairs of tiles, for looking at, labelling or training.
+
+    The folder gets `source/` and `guide/` with GeoTIFFs of the same names, and an index of them as CSV and
+    GeoJSON. Tiles without any valid source pixel are left out.
+
+    \b
+      geosr tile dsm.tif ortho.tif --scale 4 -o pairs
+    """  # noqa: D301
     from geosr.pairs_folder import write_pairs
 
-    count = write_pairs(inputs_from(source, guide, values), output, tile=tile)
-    click.echo(f"wrote {count} pair(s) to {output}")
+    pairs = write_pairs(inputs_from(source, guide, values), output, tile=tile)
+    click.echo(f"wrote {count(pairs, 'pair')} to {one_line(output)}")

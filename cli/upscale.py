@@ -9,23 +9,48 @@ from typing import Any
 import click
 
 from geosr.consistency import Consistency
+from geosr.errors import UsageError
 from geosr.options import Execution, Recipe
-from geosr_cli.options import PATH, inputs_from, pair_options, read_settings, recipe_options
-from geosr_cli.render import Screen, show_inspection
+
+from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
+from .render import Screen, table_lines
+
+_PAIR = "What the job is"
+_RUN = "How it runs"
 
 
-@click.command()
-@click.option("--source", type=PATH, required=True, help="The coarse raster: heights, temperatures, ...")
-@click.option("--guide", type=PATH, required=True, help="The sharp image of the same ground, in any CRS and grid.")
-@click.option("-o", "--output", type=PATH, required=True, help="GeoTIFF to write.")
+@click.command(cls=Command)
+@option(
+    _PAIR,
+    "--source",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="The coarse raster: elevations, canopy heights, temperatures, ...",
+)
+@option(
+    _PAIR,
+    "--guide",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="The sharp image of the same ground, in any CRS, extent and pixel grid.",
+)
+@option(_PAIR, "-o", "--output", type=PATH, required=True, metavar="FILE", help="The GeoTIFF to write.")
 @pair_options
 @recipe_options
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--workers", type=int, help="Tiles in work at once.  [default: by the processors]")
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also the grids and the settings.")
+@device_option
+@option(
+    _RUN,
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Tiles in work at once; does not change the output.  [default: one for each processor; 1 on a GPU]",
+)
+@option(_RUN, "--overwrite", is_flag=True, help="Replace an output that exists; the old one stays until then.")
+@option(_RUN, "--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")
+@option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@option(_RUN, "-v", "--verbose", is_flag=True, help="Print the grids, all settings and the stages as well.")
 def command(
     source: Path,
     guide: Path,
@@ -38,18 +63,23 @@ def command(
     verbose: bool,
     **values: Any,
 ) -> None:
-    """Give a coarse raster the resolution of a sharp image of the same ground.
+    """Make a coarse raster sharper, with a sharp image of the same ground as a guide.
 
-    The output has the source's CRS and corner, pixels SCALE times smaller, and its values: averaged over
-    each source pixel, it is the source. It is a Cloud-Optimized GeoTIFF.
+    The output is a Cloud-Optimized GeoTIFF in the source's CRS, with the source's corner and values, and
+    pixels --scale times smaller: averaged over each source pixel, it gives the source again. It appears
+    under its name only when it is complete.
 
     \b
       geosr upscale --source dsm.tif --guide ortho.tif --scale 4 -o dsm_x4.tif
 
-    Try a part first with --bounds, and see `geosr info` for what will be done and how long it takes.
-    """
-    from geosr.pipeline import check_output, inspect, upscale_file
+    `geosr info dsm.tif ortho.tif --time` tells beforehand whether the two fit and how long it takes;
+    --bounds tries a part.
+    """  # noqa: D301
+    from geosr.pipeline import inspect, rows, upscale_file
+    from geosr.writer import check_output
 
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other; give one of them")
     inputs = inputs_from(source, guide, values)
     consistency = values.pop("consistency")
     recipe = Recipe(
@@ -58,10 +88,11 @@ def command(
         **values,
     )
     execution = Execution(device, workers, overwrite)
-    if dry_run or verbose:
-        check_output(output, [source, guide], overwrite=overwrite)
-        show_inspection(inspect(inputs, recipe, execution))
+    check_output(output, [source, guide], overwrite=overwrite)
     if dry_run:
+        click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
         return
-    with Screen(quiet=quiet) as screen:
+    with Screen(quiet=quiet, verbose=verbose) as screen:
+        if verbose:
+            screen.table(rows(inspect(inputs, recipe, execution), settings=True, notes=False))
         screen.finish(upscale_file(inputs, recipe, replace(execution, on_event=screen.show), output))

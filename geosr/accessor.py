@@ -1,4 +1,7 @@
-"""Arrays in, arrays out: `upscale` for paths and DataArrays, and `DataArray.geosr.upscale`."""
+"""Arrays in, arrays out: `upscale` for paths and DataArrays, and `DataArray.geosr.upscale`.
+
+Loaded as soon as both geosr and xarray are, so the imports at its top are light.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rioxarray
 import xarray as xr
 
-from geosr import pipeline
 from geosr.consistency import Consistency
-from geosr.errors import InputError
+from geosr.errors import InputError, OutputError
 from geosr.options import Bounds, Event, Execution, Inputs, Recipe
 
 Rasterlike = str | os.PathLike[str] | xr.DataArray
@@ -89,6 +90,8 @@ def upscale(
         TileError: a tile failed; nothing was written.
         OutputError: the output could not be written.
     """
+    from geosr import pipeline  # with rasterio: not before there is something to do
+
     recipe = Recipe(
         method=method,
         preset=preset,
@@ -118,23 +121,64 @@ def upscale(
 
 
 def _load(path: Path, *, masked: bool) -> xr.DataArray:
-    with rioxarray.open_rasterio(path, masked=masked) as result:
-        if not isinstance(result, xr.DataArray):
-            raise TypeError(f"{path} was read as {type(result).__name__}")
+    import rioxarray
+
+    result = rioxarray.open_rasterio(path, masked=masked)
+    if not isinstance(result, xr.DataArray):
+        raise TypeError(f"{path} was read as {type(result).__name__}")
+    with result:
         return result.squeeze("band", drop=True).load()
 
 
 def _on_disk(raster: Rasterlike, path: Path) -> Path:
-    """A path as it is; an array as a GeoTIFF at `path`."""
+    """A path as it is; an array as a GeoTIFF at `path`, a chunk at a time where Dask holds it."""
     if not isinstance(raster, xr.DataArray):
         return Path(raster)
-    array = raster.squeeze("band", drop=True) if raster.sizes.get("band") == 1 else raster
-    if array.ndim not in (2, 3):
+    from rioxarray.exceptions import RioXarrayError
+
+    from geosr.raster import GDAL_ERRORS
+
+    if raster.ndim not in (2, 3):
         raise InputError(f"a DataArray with dimensions {raster.dims} is no raster; expected (y, x) or (band, y, x)")
-    if array.dtype.kind in "bc" or array.dtype == object:
-        raise InputError(f"a DataArray of type {array.dtype} is no raster; expected numbers")
-    array.rio.to_raster(path, driver="GTiff", BIGTIFF="IF_SAFER")
+    if raster.dtype.kind not in "iuf":
+        raise InputError(f"a DataArray of type {raster.dtype} is no raster; expected numbers")
+    storing: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
+    try:
+        _check_spacing(raster)
+        # without a lock the whole array would be computed at once
+        _as_stored(raster).rio.to_raster(path, driver="GTiff", BIGTIFF="IF_SAFER", lock=raster.chunks is not None)
+    except RioXarrayError as error:
+        raise InputError(f"the DataArray {raster.name or ''} cannot be used as a raster: {error}") from error
+    except storing as error:
+        raise OutputError(f"cannot store an array in {path.parent}: {error}") from error
     return path
+
+
+def _check_spacing(array: xr.DataArray) -> None:
+    """Refuse coordinates that make no grid: a transform is made of their ends alone."""
+    for name in (array.rio.x_dim, array.rio.y_dim):
+        if name not in array.coords or array.sizes[name] < 2:
+            continue
+        positions = array.coords[name].to_numpy().astype(np.float64)
+        even = np.linspace(positions[0], positions[-1], len(positions))
+        if not np.abs(positions - even).max() < 0.01 * abs(even[1] - even[0]):
+            raise InputError(f"the DataArray's {name} coordinates are not evenly spaced; put it on a regular grid")
+
+
+def _as_stored(array: xr.DataArray) -> xr.DataArray:
+    """The array with an encoding that loses nothing: its file's integers may no longer hold its values."""
+    masked, nodata = array.rio.encoded_nodata, array.rio.nodata
+    scaling = {k: v for k, v in array.encoding.items() if k in ("scale_factor", "add_offset")}
+    small = np.float32 if array.dtype == np.float16 else array.dtype
+    stored = array.astype(np.float64 if scaling else small, copy=False)
+    stored.encoding = scaling
+    if masked is not None:
+        exact = np.isfinite(masked) and float(stored.dtype.type(masked)) == float(masked)
+        stored.encoding["_FillValue"] = masked if exact else np.nan
+    elif nodata is not None:
+        stored.rio.set_nodata(nodata, inplace=True)
+    stored.rio.set_spatial_dims(array.rio.x_dim, array.rio.y_dim, inplace=True)
+    return stored
 
 
 @xr.register_dataarray_accessor("geosr")

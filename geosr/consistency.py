@@ -7,6 +7,7 @@ pixel's block is the scale x scale square of high pixels over one source pixel; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from geosr.errors import UsageError
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Consistency:
 EXACT = Consistency(0.0)
 
 
-def blocks_of(values: NDArray[np.generic], scale: int) -> NDArray[np.generic]:
+def blocks_of(values: NDArray[Number], scale: int) -> NDArray[Number]:
     """View of (h*s, w*s) as (h, s, w, s)."""
     rows, cols = values.shape
     return values.reshape(rows // scale, scale, cols // scale, scale)
 
 
-def spread(low: NDArray[np.generic], scale: int) -> NDArray[np.generic]:
+def spread(low: NDArray[Number], scale: int) -> NDArray[Number]:
     """Every source pixel's value over its block (nearest neighbour)."""
     return np.repeat(np.repeat(low, scale, axis=0), scale, axis=1)
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from affine import Affine
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import InputError, UsageError
@@ -15,7 +16,7 @@ MIN_SCALE, MAX_SCALE = 2, 32
 
 def check_scale(scale: float) -> int:
     """`scale` as an int from 2 to 32; `UsageError` for anything else."""
-    if int(scale) != scale or not MIN_SCALE <= scale <= MAX_SCALE:
+    if not MIN_SCALE <= scale <= MAX_SCALE or int(scale) != scale:
         raise UsageError(f"scale is {scale:g}; it must be a whole number from {MIN_SCALE} to {MAX_SCALE}")
     return int(scale)
 
@@ -46,6 +47,14 @@ class Window:
     def relative_to(self, other: Window) -> Window:
         """This window in the pixel coordinates of `other`'s upper left corner."""
         return Window(self.row - other.row, self.col - other.col, self.height, self.width)
+
+
+def crs_name(crs: CRS | None) -> str:
+    """A CRS in a few words for a person: `EPSG:32633 (WGS 84 / UTM zone 33N)`."""
+    if crs is None:
+        return "no CRS"
+    name = crs.proj.name
+    return f"EPSG:{crs.epsg} ({name})" if crs.epsg else name
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,10 @@ def _reconcile(source: GeoBox, guide: GeoBox) -> tuple[GeoBox, tuple[str, ...]]:
     """The guide's grid in the world of the source's; only a pair without any CRS needs it."""
     if (source.crs is None) != (guide.crs is None):
         which, other = ("source", guide) if source.crs is None else ("guide", source)
-        raise InputError(f"the {which} has no CRS, the other raster has {other.crs}; name it with --assume-crs")
+        raise InputError(
+            f"the {which} has no CRS, the other raster has {crs_name(other.crs)}; "
+            "name the missing one with --assume-crs"
+        )
     if source.crs is not None:
         return guide, ()
     bare = [box.affine.almost_equals(Affine.identity()) for box in (source, guide)]
@@ -137,8 +149,8 @@ def _window(source: GeoBox, bounds: tuple[float, float, float, float] | None) ->
     if bounds is None:
         return Window(0, 0, rows, cols)
     left, bottom, right, top = bounds
-    if not (left < right and bottom < top):
-        raise UsageError(f"bounds {bounds} are empty; give LEFT BOTTOM RIGHT TOP in the source's CRS")
+    if not (-math.inf < left < right < math.inf and -math.inf < bottom < top < math.inf):
+        raise UsageError(f"bounds {bounds} are empty or not finite; give LEFT BOTTOM RIGHT TOP in the source's CRS")
     corners = [~source.affine * corner for corner in ((left, bottom), (left, top), (right, bottom), (right, top))]
     slack = 1e-6  # of a pixel: bounds that lie on pixel edges must not take in one more row
     first_col, first_row = (math.floor(min(c[i] for c in corners) + slack) for i in (0, 1))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from geosr.consistency import Consistency
-from geosr.errors import UsageError
+from geosr.errors import UnavailableError, UsageError
 
 DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
 COMPRESSIONS = ("deflate", "zstd")
+DEVICES = ("auto", "cpu", "cuda")
 
 Bounds = tuple[float, float, float, float]
 
@@ -96,6 +97,8 @@ class Execution:
     on_event: Callable[[Event], None] = lambda event: None
 
     def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise UnavailableError(f"device is {self.device!r}; use one of {', '.join(DEVICES)}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers}; it must be at least 1")
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyproj
 from odc.geo.geobox import GeoBox
 
 from geosr import pipeline
 from geosr.errors import OutputError, UsageError
-from geosr.grid import crop
+from geosr.grid import check_scale, crop
 from geosr.options import Inputs
+from geosr.store import run_folder
 from geosr.tiling import Tile, cut
 from geosr.writer import write_tile
 
@@ -41,21 +41,21 @@ def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
     """
     if folder.exists():
         raise UsageError(f"{folder} exists; give a folder that does not")
-    if tile < inputs.scale:
+    if tile < check_scale(inputs.scale):
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
     scene = pipeline.open_scene(inputs)
-    try:
-        hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    except OSError as error:
-        raise OutputError(f"cannot write in {folder.absolute().parent}: {error.strerror or error}") from error
-    try:
-        rows = [*_write_all(scene, hidden, cut(scene.grids.low.shape, inputs.scale, size=tile, halo=0))]
-        _write_index(hidden, rows)
-        hidden.chmod(0o755)
-        hidden.rename(folder)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
+    tiles = cut(scene.grids.low.shape, scene.grids.scale, size=tile, halo=0)
+    with run_folder(folder.absolute()) as hidden:
+        made = hidden.path / "pairs"
+        try:
+            made.mkdir()
+            rows = [*_write_all(scene, made, tiles)]
+            _write_index(made, rows)
+            made.rename(folder)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{folder} was not written: {error.strerror or error}") from error
     return len(rows)
 
 
@@ -64,12 +64,13 @@ def _write_all(scene: pipeline.Scene, folder: Path, tiles: list[Tile]) -> Iterat
     for name in ("source", "guide"):
         (folder / name).mkdir()
     dtype = scene.guide.dtype if scene.guide.dtype in ("uint8", "uint16") else "float32"
+    largest = None if dtype == "float32" else np.iinfo(dtype).max
     for tile in tiles:
         if (pair := scene.read(tile)) is None:
             continue
         window, name = tile.window.times(scale), f"{tile.index:05d}.tif"
         source = np.where(pair.source_valid, pair.source, np.nan)[None].astype(np.float32)
-        guide = pair.guide if dtype == "float32" else np.rint(pair.guide).astype(dtype)
+        guide = pair.guide if largest is None else np.rint(pair.guide).clip(0, largest).astype(dtype)
         write_tile(folder / "source" / name, source, crop(low, tile.window), scene.source.crs_wkt)
         write_tile(folder / "guide" / name, guide, crop(high, window), scene.source.crs_wkt, valid=pair.guide_valid)
         values = (
@@ -92,10 +93,19 @@ def _write_index(folder: Path, rows: list[dict[str, object]]) -> None:
     for row in rows:
         grid = row.pop("grid")
         assert isinstance(grid, GeoBox)
-        outline = grid.geographic_extent.json if grid.crs else None
-        features.append({"type": "Feature", "geometry": outline, "properties": row})
+        features.append({"type": "Feature", "geometry": _outline(grid), "properties": row})
     with (folder / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, _FIELDS)
         writer.writeheader()
         writer.writerows(rows)
     (folder / "index.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def _outline(grid: GeoBox) -> dict[str, object] | None:
+    """The tile's four corners in degrees, as GeoJSON; None without a CRS."""
+    if grid.crs is None:
+        return None
+    rows, cols = grid.shape
+    corners = [grid.affine * corner for corner in ((0, 0), (0, rows), (cols, rows), (cols, 0), (0, 0))]
+    to_degrees = pyproj.Transformer.from_crs(grid.crs.proj, "EPSG:4326", always_xy=True)
+    return {"type": "Polygon", "coordinates": [[to_degrees.transform(*corner) for corner in corners]]}

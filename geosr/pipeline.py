@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +16,13 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import methods, raster
-from geosr.consistency import Consistency
+from geosr.consistency import Consistency, spread
 from geosr.errors import GeosrError, InputError, TileError
-from geosr.grid import GridPair, Window, crop, plan_grids
+from geosr.grid import GridPair, Window, crop, crs_name, plan_grids
 from geosr.options import Execution, Inputs, Note, Progress, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
 from geosr.raster import Raster
+from geosr.raster_guard import show
 from geosr.runner import run
 from geosr.store import RunFolder, run_folder
 from geosr.tiling import Tile, cut
@@ -114,6 +117,8 @@ def open_scene(inputs: Inputs) -> Scene:
         UsageError: a scale or an option out of range.
         InputError: a raster is refused, or the two do not fit.
     """
+    if inputs.assume_crs is not None:
+        raster.parse_crs(inputs.assume_crs)  # wrong is wrong, also where both files name theirs
     source = raster.describe_source(
         inputs.source, band=inputs.band, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs
     )
@@ -137,8 +142,8 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
     finer = min(raster.guide_ratio(guide, grids.low))
     if finer <= 1.01:
         raise InputError(
-            f"the guide {guide.path.name} is no finer than the source: {finer:.2f} of its pixels to one source pixel; "
-            "a guide with smaller pixels is needed"
+            f"the guide {show(guide.path.name)} is no finer than the source: {finer:.2f} of its pixels to one source "
+            "pixel; a guide with smaller pixels is needed"
         )
     if covered < 0.9995:
         yield f"the guide covers {covered:.1%} of the source"
@@ -149,8 +154,8 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
 
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     """Decide method and tiles; no pixel of the scene has been read after it, and torch is not loaded."""
-    scene = open_scene(inputs)
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
+    scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
     return Plan(scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
 
@@ -185,13 +190,13 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
-    for text in plan.scene.notes:
+    for text in (*plan.scene.notes, *_suspicions(plan.scene)):
         execution.on_event(Note(text))
     with run_folder(output) as folder:
         execution.on_event(Stage("statistics"))
         stats = measure_scene(plan.scene, plan.tiles)
         execution.on_event(Stage("tiles"))
-        results = [*_run_tiles(plan, placement, stats, folder, execution)]
+        results = _run_tiles(plan, placement, stats, folder, execution)
         guided = _guided_share(results)
         if guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
@@ -207,11 +212,34 @@ def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
     Raises:
         InputError: no source pixel is valid, or the guide is missing everywhere.
     """
-    pairs = [pair for tile in _sample(tiles) if (pair := scene.read(tile))]
-    pairs = pairs or [pair for tile in tiles if (pair := scene.read(tile))][:_SAMPLE_TILES]
+    pairs = [*_pairs(scene, _sample(tiles))]
+    if not any(pair.guide_valid.any() for pair in pairs):
+        guided = (pair for pair in _pairs(scene, tiles) if pair.guide_valid.any())
+        pairs = [*islice(guided, _SAMPLE_TILES)]
     if not pairs:
-        raise InputError(f"{scene.source.path} has no valid pixel here; all are nodata")
+        _find_valid(scene, tiles)
+        raise InputError(
+            f"the guide {show(scene.guide.path.name)} has no valid pixel where the source has one; "
+            "check its nodata and the extents with geosr info"
+        )
     return Stats.measure(pairs)
+
+
+def _pairs(scene: Scene, tiles: Iterable[Tile]) -> Iterator[Pair]:
+    """The tiles with a valid source pixel."""
+    return (pair for tile in tiles if (pair := scene.read(tile)))
+
+
+def _find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
+    """The first tile with a valid source pixel, from the middle of the scene onwards.
+
+    Raises:
+        InputError: there is none.
+    """
+    for tile in tiles[len(tiles) // 2 :] + tiles[: len(tiles) // 2]:
+        if pair := scene.read(tile):
+            return tile, pair
+    raise InputError(f"the source {show(scene.source.path.name)} has no valid pixel here; all are nodata")
 
 
 def _sample(tiles: list[Tile]) -> list[Tile]:
@@ -221,15 +249,15 @@ def _sample(tiles: list[Tile]) -> list[Tile]:
 
 def _run_tiles(
     plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, execution: Execution
-) -> Iterator[TileResult]:
-    def work(tile: Tile) -> TileResult:
-        return upscale_tile(plan, placement, stats, folder, tile)
-
+) -> list[TileResult]:
     total = len(plan.tiles)
     execution.on_event(Progress(0, total))
-    for done, (_, result) in enumerate(run(work, plan.tiles, workers=placement.workers), start=1):
-        execution.on_event(Progress(done, total))
-        yield result
+    return run(
+        lambda tile: upscale_tile(plan, placement, stats, folder, tile),
+        plan.tiles,
+        workers=placement.workers,
+        on_done=lambda done: execution.on_event(Progress(done, total)),
+    )
 
 
 def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, tile: Tile) -> TileResult:
@@ -238,13 +266,24 @@ def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFold
     pair = plan.scene.read(tile)
     if pair is None:
         return TileResult(tile, centre=None)
+    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
     try:
         solution = _solve(plan.method, plan, placement, stats, pair, tile)
     except GeosrError as error:
         window = tile.window.times(plan.scene.grids.scale)
         raise TileError(f"tile {tile.index} (row {window.row}, column {window.col}): {error}") from error
     folder.save(tile.index, solution.values)
-    return TileResult(tile, solution.centre, solution.guided, int(pair.source_valid.sum()), time.monotonic() - started)
+    valid, seen = _counts(pair, tile)
+    guided = seen / max(valid, 1) if solution.guided else 0.0
+    return TileResult(tile, solution.centre, guided, valid, time.monotonic() - started)
+
+
+def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
+    """Valid source pixels of the tile's core, and how many of them the guide covers."""
+    core = tile.core.relative_to(tile.window)
+    valid = pair.source_valid[core.slices]
+    covered = pair.guide_valid[core.times(pair.scale).slices] & spread(valid, pair.scale)
+    return int(valid.sum()), float(covered.sum()) / pair.scale**2
 
 
 def _solve(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
@@ -346,8 +385,7 @@ def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> fl
     """About how long a run will take here, from a small part of one tile's work that is done and timed."""
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
-    middle = plan.tiles[len(plan.tiles) // 2 :] + plan.tiles
-    tile, pair = next((tile, pair) for tile in middle if (pair := plan.scene.read(tile)))
+    tile, pair = _find_valid(plan.scene, plan.tiles)
     stats, (method, factor) = Stats.measure([pair]), plan.method.trial()
     _solve(method, plan, placement, stats, pair, tile)  # not counted: loading and first allocations
     started = time.monotonic()
@@ -355,12 +393,13 @@ def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> fl
     return (time.monotonic() - started) * factor * -(-len(plan.tiles) // placement.workers)
 
 
-def rows(found: Inspection) -> list[tuple[str, str]]:
+def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
     """The lines of `geosr info` as (name, text)."""
     plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
     finer = raster.guide_ratio(scene.guide, grids.high)
     height, width = plan.tiles[0].window.times(grids.scale).shape
-    return [
+    chosen = ", ".join(f"{name}={value}" for name, value in asdict(plan.method.settings).items())
+    lines = [
         ("source", _file_row(scene.source)),
         ("guide", _file_row(scene.guide)),
         ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid:.1%} of them valid"),
@@ -373,17 +412,24 @@ def rows(found: Inspection) -> list[tuple[str, str]]:
         ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),
         ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
         ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
-        ("memory", f"about {found.memory / 1e9:.1f} GB"),
+        ("memory", f"about {_size(found.memory)}"),
     ]
+    if settings and chosen:
+        lines.append(("settings", chosen))
+    return lines + [("note", text) for text in found.notes if notes]
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{math.ceil(number / 1e6)} MB"
 
 
 def _file_row(file: Raster) -> str:
     nodata = "none declared" if file.nodata is None else f"{file.nodata:g}"
-    bands = f"{len(file.bands)} band(s)" + (" and alpha" if file.alpha else "")
-    return f"{file.path.name}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
+    bands = f"{len(file.bands)} band" + ("s" if len(file.bands) > 1 else "") + (" and alpha" if file.alpha else "")
+    return f"{show(file.path.name)}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
 
 
 def _grid_row(box: GeoBox) -> str:
     x, y = raster.ground_resolution(box)
     unit = "m" if box.crs else "pixels"
-    return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {box.crs or 'no CRS'}"
+    return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {crs_name(box.crs)}"

@@ -44,6 +44,7 @@ MAX_BLOCK_BYTES = 256 << 20
 MAX_CLAIM = 100_000
 """Times its own size that a file may claim in pixels, beyond a gibibyte: deflate reaches 1032, sparse files more."""
 MAX_TAG_BYTES = 1 << 20
+MAX_LOOKS = 4096
 SMALL = 1 << 24
 """Samples up to which a file is read through to see whether it can be."""
 
@@ -146,7 +147,6 @@ def gdal_environment() -> Iterator[None]:
         GDAL_CACHEMAX=_CACHE_MB,
         CPL_VSIL_CURL_ALLOWED_EXTENSIONS=".none",
         GDAL_HTTP_MAX_RETRY=0,
-        GTIFF_HONOUR_NEGATIVE_SCALEY="NO",
     ):
         yield
 
@@ -166,19 +166,20 @@ def _translated(path: Path, doing: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The innermost text of a chain of exceptions: GDAL's own words sit there."""
-    texts, seen = [], error
+    texts: list[str] = []
+    seen: BaseException | None = error
     while seen is not None:
         texts.append(str(seen))
-        seen = seen.__cause__  # type: ignore[assignment]
+        seen = seen.__cause__
     return show(next((text for text in reversed(texts) if text), type(error).__name__))
 
 
 @contextmanager
 def _opened(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
-    """An open dataset, errors translated."""
-    with gdal_environment(), _translated(path, f"read as {guard.FORMATS[driver]}"):
-        with _opening, warnings.catch_warnings():  # the filters are global: one thread at a time
-            warnings.simplefilter("ignore")
+    """An open dataset, errors of opening translated."""
+    with gdal_environment():
+        with _translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the filters are global: one thread at a time
             dataset = rasterio.open(path, driver=driver, sharing=False, **options)
         with dataset:
             yield dataset
@@ -262,7 +263,7 @@ def _describe(
                 notes += (f"{show(file.name)} has no position of its own: taken from {show(world.name)}",)
             else:
                 notes += (f"{show(world.name)} is not read: {show(file.name)} has a position of its own",)
-    with _opened(file, driver, options) as dataset:
+    with _opened(file, driver, options) as dataset, _translated(file, "described"):
         _check_header(file, dataset, identity[0])
         alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
         bands = _choose_bands(file, dataset, alpha, band, source)
@@ -332,8 +333,8 @@ def _check_header(file: Path, dataset: Any, size: int) -> None:
     pixel = sum(bytes_each) if dataset.interleaving and dataset.interleaving.name == "pixel" else bytes_each[0]
     if rows * cols * pixel > MAX_BLOCK_BYTES:
         raise InputError(
-            f"{show(file)}: is stored in blocks of {cols} x {rows} pixels ({rows * cols * pixel >> 20} MiB); rewrite it "
-            "in tiles: gdal_translate -co TILED=YES"
+            f"{show(file)}: is stored in blocks of {cols} x {rows} pixels ({rows * cols * pixel >> 20} MiB); "
+            "rewrite it in tiles: gdal_translate -co TILED=YES"
         )
 
 
@@ -466,7 +467,7 @@ def check_readable(raster: Raster) -> None:
     Raises:
         InputError: the file is truncated or damaged; the first bad block is named.
     """
-    with _reopened(raster) as dataset:
+    with _reopened(raster) as dataset, _translated(raster.path, "read"):
         if raster.driver == "GTiff":
             _check_blocks(raster, dataset)
         rows, cols = raster.shape
@@ -476,36 +477,49 @@ def check_readable(raster: Raster) -> None:
 
 
 def _check_blocks(raster: Raster, dataset: Any) -> None:
-    """Compare where a TIFF's blocks end with where the file does, reading no pixel."""
+    """Compare where a TIFF's blocks end with where the file does, reading no pixel.
+
+    Of a raster with very many blocks a lattice is looked at, its last row and column included: a file that was
+    cut short lacks the blocks at its end.
+    """
     size = raster.fingerprint[0]
     rows, cols = raster.shape
     height, width = raster.block_shape
     separate = not (dataset.interleaving and dataset.interleaving.name == "pixel")
     for band in raster.bands if separate else raster.bands[:1]:
-        for j in range(-(-rows // height)):
-            for i in range(-(-cols // width)):
+        for j in _lattice(-(-rows // height)):
+            for i in _lattice(-(-cols // width)):
                 offset = dataset.get_tag_item(f"BLOCK_OFFSET_{i}_{j}", "TIFF", bidx=band)
                 if offset is None:
                     continue  # sparse: nothing stored, reads as nodata or 0
-                length = dataset.get_tag_item(f"BLOCK_SIZE_{i}_{j}", "TIFF", bidx=band)
-                if int(offset) + int(length or 0) > size:
+                end = int(offset) + int(dataset.get_tag_item(f"BLOCK_SIZE_{i}_{j}", "TIFF", bidx=band) or 0)
+                if end > size:
                     raise InputError(
-                        f"{show(raster.path)}: truncated: the block at row {j * height}, column {i * width} should end at "
-                        f"byte {int(offset) + int(length or 0)}, the file has {size}; fetch it again"
+                        f"{show(raster.path)}: truncated: the block at row {j * height}, column {i * width} "
+                        f"should end at byte {end}, the file has {size}; fetch it again"
                     )
 
 
+def _lattice(count: int) -> list[int]:
+    """All of `range(count)`, or 256 of it with both ends."""
+    return np.unique(np.linspace(0, count - 1, min(count, 256)).round().astype(int)).tolist()
+
+
 def has_valid(raster: Raster) -> bool:
-    """Whether any pixel is valid: looks until it finds one."""
+    """Whether any pixel is valid: looks until it finds one, and takes it for granted after 4096 windows."""
     with _reopened(raster) as dataset:
-        return any(_read_stored(raster, dataset, window)[1].any() for window in _windows(raster, 1024))
+        for looked, window in enumerate(_windows(raster, 1024)):
+            if looked == MAX_LOOKS or _read_stored(raster, dataset, window)[1].any():
+                return True
+    return False
 
 
 def _windows(raster: Raster, side: int) -> Iterator[Window]:
-    """Windows that cover the raster, whole blocks high where blocks are strips."""
+    """Windows of whole blocks, about `side` x `side` pixels each, that cover the raster."""
     rows, cols = raster.shape
-    height = max(side // raster.block_shape[0], 1) * raster.block_shape[0]
-    width = max(side // raster.block_shape[1], 1) * raster.block_shape[1]
+    block_rows, block_cols = raster.block_shape
+    width = min(max(side // block_cols, 1) * block_cols, cols)
+    height = min(max(side * side // (width * block_rows), 1) * block_rows, rows)
     for row in range(0, rows, height):
         for col in range(0, cols, width):
             yield Window(row, col, min(height, rows - row), min(width, cols - col))
@@ -529,7 +543,8 @@ def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArr
     """
     with _reopened(raster) as dataset:
         stored, valid = _read_stored(raster, dataset, window or Window(0, 0, *raster.shape))
-    values = stored[0].astype(np.float64) * raster.scale + raster.offset
+    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs in files; float64 nodata of 1e308
+        values = stored[0].astype(np.float64) * raster.scale + raster.offset
     valid &= np.isfinite(values)
     values[~valid] = 0.0
     return values, valid
@@ -584,7 +599,7 @@ def _valid(raster: Raster, stored: Array) -> Mask:
     """
     missing = np.stack([_equals(band, nodata) for band, nodata in zip(stored, raster.nodatas, strict=True)])
     ordinary = raster.nodata == 0 or stored.dtype.itemsize == 1
-    valid: Mask = ~(missing.all(axis=0) if ordinary else missing.any(axis=0))
+    valid: Mask = np.logical_not(missing.all(axis=0) if ordinary else missing.any(axis=0))
     if stored.dtype.kind == "f":
         valid &= np.isfinite(stored).all(axis=0)
     return valid
@@ -643,15 +658,15 @@ def extent_text(geobox: GeoBox) -> str:
     x, y = warp.outline(geobox)
     places = 5 if geobox.crs is not None and geobox.crs.geographic else 1
     left, bottom, right, top = (f"{n:.{places}f}" for n in (x.min(), y.min(), x.max(), y.max()))
-    return f"x {left} to {right}, y {bottom} to {top} ({geobox.crs or 'no CRS'})"
+    return f"x {left} to {right}, y {bottom} to {top} ({_crs_name(geobox)})"
 
 
 def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = False) -> str | None:
     """How well the guide's CRS can be brought into the source's: None (exactly), or a warning.
 
     Raises:
-        InputError: only a ballpark transformation or one of unknown accuracy exists here, or one worse than half
-            a source pixel because the grid files of a better one are missing; `allow_ballpark` turns it into the warning.
+        InputError: only a ballpark transformation or one of unknown accuracy can be had here, or one worse than
+            half a source pixel where a better one lacks its grid files; `allow_ballpark` makes a warning of it.
     """
     if source.geobox.crs is None or guide.geobox.crs is None:
         return None
@@ -668,23 +683,27 @@ def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = Fal
                 area_of_interest=warp.area_of(guide.geobox),
             )
         except (CRSError, ProjError) as error:
-            raise InputError(f"no way from {source.geobox.crs} to {guide.geobox.crs}: {show(error)}") from error
-    names = f"from {show(guide.geobox.crs, 40)} to {show(source.geobox.crs, 40)}"
+            raise InputError(
+                f"no way from {_crs_name(guide.geobox)} to {_crs_name(source.geobox)}: {show(error)}"
+            ) from error
+    names = f"from {_crs_name(guide.geobox)} to {_crs_name(source.geobox)}"
     if not group.transformers:
         raise InputError(f"no way {names}; reproject the guide with gdalwarp first")
     best = group.transformers[0]
     ballpark = "ballpark" in best.description.lower() or best.accuracy < 0
-    accuracy = "unknown" if ballpark else f"{best.accuracy:g} m"
     limit = max(ground_resolution(source.geobox)) / 2
-    if not ballpark and (best.accuracy <= 1 or (group.best_available and best.accuracy <= limit)):
-        return None if best.accuracy <= limit else f"the way {names} is accurate to {accuracy} only"
-    missing = "" if group.best_available else "; the grid files of a better way are not installed (projsync)"
-    message = f"accuracy {names}: {accuracy}{missing}"
-    if not allow_ballpark and (ballpark or best.accuracy > limit):
-        raise InputError(
-            f"{message}\nInstall the grids, reproject the guide yourself, or accept it with --allow-ballpark"
-        )
+    if not ballpark and best.accuracy <= limit / 5:
+        return None
+    accuracy = "unknown accuracy" if ballpark else f"an accuracy of {best.accuracy:g} m"
+    missing = "" if group.best_available else " (a better way needs grid files: projsync)"
+    message = f"the guide is brought {names} with {accuracy}{missing}"
+    if not allow_ballpark and (ballpark or (best.accuracy > limit and not group.best_available)):
+        raise InputError(f"{message}; reproject it yourself, or accept that with --allow-ballpark")
     return message
+
+
+def _crs_name(geobox: GeoBox) -> str:
+    return "no CRS" if geobox.crs is None else show(pyproj.CRS.from_wkt(geobox.crs.to_wkt()).name, 60)
 
 
 def suspicious_constant(raster: Raster) -> float | None:
@@ -720,12 +739,11 @@ def _is_collar(alike: Mask, valid: Mask) -> bool:
     """At least 1 % of the pixels, of which 9 in 10 lie in runs that begin at the raster's edge."""
     if alike.sum() < 0.01 * alike.size or alike.sum() > 0.95 * valid.sum():
         return False
-    through = alike | ~valid
     runs = np.zeros_like(alike)
     for axis in (0, 1):
-        runs |= np.logical_and.accumulate(through, axis=axis)
-        runs |= np.flip(np.logical_and.accumulate(np.flip(through, axis), axis=axis), axis)
-    return bool((runs & alike).sum() >= 0.9 * alike.sum())
+        runs |= np.logical_and.accumulate(alike, axis=axis)
+        runs |= np.flip(np.logical_and.accumulate(np.flip(alike, axis), axis=axis), axis)
+    return bool(runs.sum() >= 0.9 * alike.sum())
 
 
 def _glimpse(raster: Raster, dataset: Any) -> tuple[Array, Mask]:

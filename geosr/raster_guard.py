@@ -70,7 +70,7 @@ def show(text: object, limit: int = 200) -> str:
 
 
 def check_environment() -> None:
-    """Refuse to run where GDAL was told to execute code it finds in rasters or plugins.
+    """Refuse to run where GDAL was told to execute code it finds in rasters or plugins, or to misplace rasters.
 
     Raises:
         UsageError: naming the environment variable.
@@ -80,6 +80,9 @@ def check_environment() -> None:
         raise UsageError(f"GDAL_VRT_ENABLE_PYTHON={show(python, 40)} lets rasters run code; unset it")
     if os.environ.get("GDAL_DRIVER_PATH", "disable") not in ("", "disable"):
         raise UsageError("GDAL_DRIVER_PATH loads code into GDAL; unset it")
+    # even NO is harmful: once it is set (GDAL 3.10), world files are read although only INTERNAL is allowed
+    if os.environ.get("GTIFF_POINT_GEO_IGNORE"):
+        raise UsageError("GTIFF_POINT_GEO_IGNORE moves pixel-is-point rasters by half a pixel; unset it")
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -141,7 +144,8 @@ def find_driver(path: Path) -> str:
     named = _EXTENSIONS.get(path.suffix.lower(), driver)
     if named != driver:
         raise InputError(
-            f"{show(path)}: named {path.suffix} but its content is {FORMATS[driver]}; check where it comes from, or rename it"
+            f"{show(path)}: named {path.suffix} but its content is {FORMATS[driver]}; "
+            "check where it comes from, or rename it"
         )
     return driver
 
@@ -162,9 +166,23 @@ def _find_by_text(path: Path, head: bytes) -> str | None:
 
 
 def sidecars(path: Path, driver: str) -> tuple[Path | None, tuple[str, ...]]:
-    """The world file beside `path` (or None), and one warning for each sidecar that is not read."""
-    world = next((p for s in _WORLD_FILES.get(driver, ()) if (p := path.with_suffix(s)).is_file()), None)
+    """The world file beside `path` (or None), and one warning for each sidecar that says more than statistics."""
+    world = next((p for s in _WORLD_FILES.get(driver, ()) if _is_file(p := path.with_suffix(s))), None)
     ignored = path.with_name(path.name + ".aux.xml")
-    if not ignored.is_file():
+    if not _is_file(ignored):
+        return world, ()
+    with ignored.open("rb") as file:
+        text = file.read(1 << 16)
+    if not any(
+        word in text for word in (b"<SRS", b"<GeoTransform", b"<NoDataValue", b"<GCPList", b"<Scale", b"<Offset")
+    ):
         return world, ()
     return world, (f"{show(ignored.name)} is not read: what {show(path.name)} itself says holds",)
+
+
+def _is_file(path: Path) -> bool:
+    """As `Path.is_file`; a name made longer than the file system allows is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

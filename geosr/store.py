@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,13 @@ def run_folder(output: Path) -> Iterator[RunFolder]:
         OutputError: the folder of `output` is missing or cannot be written to.
     """
     try:
-        path = Path(tempfile.mkdtemp(prefix=f".{output.name[:100]}.", suffix=".geosr", dir=output.parent))
+        path = Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}.", suffix=".geosr", dir=output.parent))
     except OSError as error:
         raise OutputError(f"cannot write in {output.parent}: {error.strerror or error}") from error
     try:
         yield RunFolder(path)
     finally:
+        gone = path.with_name(f"{path.name}.gone")
+        with suppress(OSError):  # after it a tile still in work cannot add a file to the folder being emptied
+            path = path.rename(gone)
         shutil.rmtree(path, ignore_errors=True)

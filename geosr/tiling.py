@@ -7,6 +7,7 @@ with a taper that varies inside a block, to 0.03 of the data's range).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -59,12 +60,20 @@ class Tile:
         rows, cols = self.rows, self.cols
         return Window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
 
+    @property
+    def core(self) -> Window:
+        """What the tile answers for: the cores of all tiles cover the scene, none twice."""
+        rows, cols = self.rows, self.cols
+        return Window(
+            rows.core_start, cols.core_start, rows.core_stop - rows.core_start, cols.core_stop - cols.core_start
+        )
+
     def weights(self) -> NDArray[np.float64]:
         """(height, width) of the window: the tile's share of every source pixel."""
         return np.outer(self.rows.taper(), self.cols.taper())
 
 
-def cut(shape: tuple[int, int], scale: int, *, size: int, halo: int) -> list[Tile]:
+def cut(shape: Sequence[int], scale: int, *, size: int, halo: int) -> list[Tile]:
     """Tiles over a low grid of `shape`, row by row.
 
     Args:

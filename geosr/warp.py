@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj.aoi import AreaOfInterest
 from pyproj.exceptions import ProjError
-from pyproj.transformer import Transformer
+from pyproj.transformer import AreaOfInterest, Transformer
 
 from geosr.errors import InputError
 from geosr.grid import Window, crop
@@ -81,7 +80,7 @@ def project(x: Floats, y: Floats, source: GeoBox, target: GeoBox) -> tuple[Float
             raise InputError(f"no way from {source.crs} to {target.crs}: {error}") from error
     if target.crs.geographic:
         turn = 2 * math.pi / pyproj.CRS.from_wkt(b).axis_info[0].unit_conversion_factor
-        middle = (target.affine * (target.shape[1] / 2, target.shape[0] / 2))[0]
+        middle = _centre(target)[0]
         with np.errstate(invalid="ignore"):
             x = x - turn * np.round((x - middle) / turn)
     return x, y
@@ -111,15 +110,25 @@ def outline(geobox: GeoBox, steps: int = 32) -> tuple[Floats, Floats]:
     t = np.arange(steps) / steps
     o, e = np.zeros(steps), np.ones(steps)
     col, row = np.concatenate([t, e, 1 - t, o]) * cols, np.concatenate([o, t, e, 1 - t]) * rows
-    x, y = geobox.affine * (col, row)
-    return x, y
+    return _apply(geobox.affine, col, row)
+
+
+def _apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """`affine` of whole arrays."""
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
+def _centre(geobox: GeoBox) -> tuple[float, float]:
+    """World coordinates of the middle."""
+    rows, cols = geobox.shape
+    x, y = _apply(geobox.affine, np.array(cols / 2), np.array(rows / 2))
+    return float(x), float(y)
 
 
 def pixels_in(grid: GeoBox, other: GeoBox, col: Floats, row: Floats) -> tuple[Floats, Floats]:
     """Columns and rows of `grid` (corners at whole numbers) as columns and rows of `other`."""
-    x, y = grid.affine * (col, row)
-    u, v = ~other.affine * project(x, y, grid, other)
-    return np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    x, y = project(*_apply(grid.affine, col, row), grid, other)
+    return _apply(~other.affine, x, y)
 
 
 def step_ratio(grid: GeoBox, other: GeoBox) -> tuple[float, float]:
@@ -143,8 +152,7 @@ def ground_resolution(geobox: GeoBox) -> tuple[float, float]:
     unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
     if not crs.is_geographic:
         return math.hypot(a.a, a.d) * unit, math.hypot(a.b, a.e) * unit
-    rows, cols = geobox.shape
-    lon, lat = a * (cols / 2, rows / 2)
+    lon, lat = _centre(geobox)
     geod, degrees = crs.get_geod(), math.degrees(unit)
     assert geod is not None
     steps = (
@@ -159,7 +167,7 @@ def overlap_fraction(low: GeoBox, guide: GeoBox) -> float:
     """Share of `low`'s area that lies inside `guide`'s outline, 0 to 1 (validity of pixels aside)."""
     rows, cols = low.shape
     world = outline(guide)
-    u, v = ~low.affine * project(*world, guide, low)
+    u, v = _apply(~low.affine, *project(*world, guide, low))
     seen = np.isfinite(u) & np.isfinite(v)
     left, right, top, bottom = 0.0, float(cols), 0.0, float(rows)
     if seen.all():
@@ -221,16 +229,16 @@ def warp(
     todo = [Window(0, 0, rows, cols)]
     while todo:
         window = todo.pop()
-        if window.height * window.width * plan.across * plan.down * bands > 4 * _SAMPLES_AT_ONCE:
-            if max(window.shape) > 1:
-                todo += _halves(window)
-                continue
+        splittable = max(window.shape) > 1
+        if splittable and window.height * window.width * plan.across * plan.down * bands > 4 * _SAMPLES_AT_ONCE:
+            todo += _halves(window)
+            continue
         corner_u, corner_v = _corners(crop(target, window), guide)
         cell = _whole_cells(corner_u, corner_v, guide)
         source = _source_window(corner_u, corner_v, cell, guide, plan.pool)
         if source is None:
             continue
-        if source.height * source.width * bands > 8 * _SAMPLES_AT_ONCE and max(window.shape) > 1:
+        if splittable and source.height * source.width * bands > 8 * _SAMPLES_AT_ONCE:
             todo += _halves(window)
             continue
         image = _pooled(read, source, guide, plan.pool)
@@ -270,7 +278,7 @@ def _whole_cells(u: Floats, v: Floats, guide: GeoBox) -> npt.NDArray[np.bool_]:
     lo = np.minimum.reduce([u[:-1, :-1], u[:-1, 1:], u[1:, :-1], u[1:, 1:]])
     hi = np.maximum.reduce([u[:-1, :-1], u[:-1, 1:], u[1:, :-1], u[1:, 1:]])
     if guide.crs is None or not guide.crs.geographic:
-        return np.isfinite(lo) & np.isfinite(hi)
+        return np.asarray(np.isfinite(lo) & np.isfinite(hi))
     turn = 2 * math.pi / pyproj.CRS.from_wkt(guide.crs.to_wkt()).axis_info[0].unit_conversion_factor
     step = math.hypot(guide.affine.a, guide.affine.b)
     with np.errstate(invalid="ignore"):
@@ -308,8 +316,9 @@ def _pooled(read: Reader, window: Window, guide: GeoBox, pool: int) -> npt.NDArr
     values, valid = read(Window(top, left, bottom - top, right - left))
     image = np.zeros((*window.shape, values.shape[0] + 1), np.float32)
     part = image[top - window.row : bottom - window.row, left - window.col : right - window.col]
-    part[..., :-1] = np.moveaxis(np.where(valid, values, 0), 0, -1)
+    part[..., :-1] = np.moveaxis(values, 0, -1)
     part[..., -1] = valid
+    part[~valid] = 0
     if pool == 1:
         return image
     mean, counted = _block_mean(image, pool, pool)
@@ -323,9 +332,11 @@ def _block_mean(
     rows, cols, channels = image.shape
     if down == across == 1:
         return image[..., :-1], image[..., -1] > 0.5
-    total = image.reshape(rows // down, down, cols // across, across, channels).sum(axis=(1, 3))
+    strips = image.reshape(rows // down, down, cols, channels)
+    summed = reduce(np.add, (strips[:, j] for j in range(down)))  # several times faster than sum(axis=...)
+    total = reduce(np.add, (summed[:, i::across] for i in range(across)))
     count = total[..., -1:]
-    return total[..., :-1] / np.maximum(count, 1), count[..., 0] * 2 >= down * across
+    return (total[..., :-1] / np.maximum(count, 1)).astype(np.float32), count[..., 0] * 2 >= down * across
 
 
 def _subdivide(corners: Floats, plan: Sampling) -> Floats:
@@ -347,16 +358,28 @@ def _sample(image: npt.NDArray[np.float32], u: Floats, v: Floats, cubic: bool) -
     u, v = np.where(inside, u, 2.0), np.where(inside, v, 2.0)
     flat = image.reshape(rows * cols, -1)
     counted = inside & (flat[v.astype(np.intp) * cols + u.astype(np.intp), -1] > 0)
-    result = _taps(flat, cols, u, v, _linear)
-    weight = result[..., -1:]
-    result /= np.where(weight > 0, weight, 1)
     if cubic:
-        keys = _taps(flat, cols, u, v, _keys)
-        whole = _taps(flat[:, -1:], cols, u, v, _ones)[..., 0] == 16
-        result = np.where(whole[..., None], keys, result)
+        result = _taps(flat, cols, u, v, _keys)
+        gaps = counted & ~_surrounded(image[..., -1], u, v)
+        result[gaps] = _linear_among_valid(flat, cols, u[gaps], v[gaps])
+    else:
+        result = _linear_among_valid(flat, cols, u, v)
     result[..., -1] = 1
     result *= counted[..., None]
     return result
+
+
+def _surrounded(valid: npt.NDArray[np.float32], u: Floats, v: Floats) -> npt.NDArray[np.bool_]:
+    """Whether all 4 x 4 pixels that cubic interpolation takes at (u, v) are valid."""
+    whole = np.asarray(np.lib.stride_tricks.sliding_window_view(valid > 0, (4, 4)).all(axis=(2, 3)))
+    return np.asarray(whole[np.floor(v - 0.5).astype(np.intp) - 1, np.floor(u - 0.5).astype(np.intp) - 1])
+
+
+def _linear_among_valid(flat: npt.NDArray[np.float32], cols: int, u: Floats, v: Floats) -> npt.NDArray[np.float32]:
+    """Linear interpolation among those of the four neighbours that are valid."""
+    result = _taps(flat, cols, u, v, _linear)
+    weight = result[..., -1:]
+    return np.asarray(result / np.where(weight > 0, weight, 1))
 
 
 Kernel = Callable[[Floats], list[npt.NDArray[np.float32]]]
@@ -389,12 +412,3 @@ def _keys(t: Floats) -> list[npt.NDArray[np.float32]]:
         (0.5 * t - 0.5) * t * t,
     )
     return [w.astype(np.float32) for w in weights]
-
-
-def _ones(t: Floats) -> list[npt.NDArray[np.float32]]:
-    return [np.ones(t.shape, np.float32)] * 4
-
-
-def pixel_affine(affine: Affine) -> bool:
-    """Whether `affine` is the identity: no georeferencing."""
-    return bool(affine == Affine.identity())

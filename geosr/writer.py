@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
 from geosr.consistency import Consistency, pool, project, spread
@@ -29,6 +31,7 @@ from geosr.tiling import Tile, core_edges
 _STRIP = 512  # output rows blended at once, about
 _BLOCK = 512  # side of the COG's blocks
 _SAMPLES = 8  # blocks read back from the finished file and compared
+_FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,25 @@ class Encoding:
         """The source's nodata value where it can be kept, else NaN (float) or an end of the range (integer)."""
         info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
         scaled = (source.scale, source.offset) != (1.0, 0.0)
-        declared = source.nodata
-        keep = declared is not None and not np.isnan(declared) and info.min <= declared <= info.max
+        declared = float("nan") if source.nodata is None else source.nodata
+        fits = float(info.min) <= declared <= float(info.max)
         if np.dtype(dtype).kind == "f":
-            return cls(dtype, declared if keep and not scaled else float("nan"))
-        keep = keep and float(declared or 0).is_integer()
+            return cls(dtype, declared if fits and not scaled else float("nan"))
         free = float(info.min if info.min < 0 else info.max)
-        return cls(dtype, declared if keep else free, source.scale, source.offset)
+        return cls(dtype, declared if fits and declared.is_integer() else free, source.scale, source.offset)
 
     def encode(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.generic]:
-        """As stored. A valid value that would read as nodata is moved to the next one."""
+        """As stored. A valid value that would read as nodata is moved just clear of it, towards zero."""
         stored = (values - self.offset) / self.scale
         dtype = np.dtype(self.dtype)
         if dtype.kind != "f":
             info = np.iinfo(dtype)
             stored = np.clip(np.rint(stored), info.min, info.max)
-        encoded: NDArray[np.generic] = stored.astype(dtype)
-        clash = valid & (encoded == dtype.type(self.nodata))
-        if clash.any():
-            encoded[clash] = _beside(self.nodata, dtype)
+        with np.errstate(over="ignore"):
+            encoded: NDArray[np.generic] = stored.astype(dtype)
+        if not np.isfinite(encoded[valid]).all():
+            raise OutputError(f"some values are too large for {self.dtype}")
+        encoded[valid & self._reads_as_nodata(encoded)] = self._beside_nodata()
         encoded[~valid] = self.nodata
         return encoded
 
@@ -71,12 +74,32 @@ class Encoding:
         """The physical values."""
         return stored.astype(np.float64) * self.scale + self.offset
 
+    def check(self, values: NDArray[np.float64]) -> None:
+        """See that the source's values fit the type; what a method adds to them may be cut off.
 
-def _beside(value: float, dtype: np.dtype[np.generic]) -> float:
-    """The nearest other value of the type, towards zero."""
-    if dtype.kind == "f":
-        return float(np.nextafter(dtype.type(value), dtype.type(0 if value else 1)))  # type: ignore[call-overload]
-    return value - 1 if value > 0 else value + 1
+        Raises:
+            UsageError: an integer type would cut them off.
+        """
+        if np.dtype(self.dtype).kind == "f" or not values.size:
+            return
+        info = np.iinfo(self.dtype)
+        low, high = sorted(np.rint((np.array([values.min(), values.max()]) - self.offset) / self.scale))
+        if low < info.min or high > info.max:
+            raise UsageError(
+                f"source values from {values.min():g} to {values.max():g} do not fit --dtype {self.dtype}; "
+                "use a wider one"
+            )
+
+    def _reads_as_nodata(self, encoded: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Readers compare floats with a tolerance: GDAL with 5e-7 of the value for float32."""
+        if np.dtype(self.dtype).kind == "f":
+            return np.isclose(encoded.astype(np.float64), self.nodata, rtol=1e-6, atol=0.0)
+        return np.asarray(encoded == self.nodata)
+
+    def _beside_nodata(self) -> float:
+        if np.dtype(self.dtype).kind == "f":
+            return self.nodata * (1 - 2e-6) if self.nodata else float(np.finfo(self.dtype).tiny)
+        return self.nodata - 1 if self.nodata > 0 else self.nodata + 1
 
 
 @dataclass(frozen=True)
@@ -86,8 +109,8 @@ class TileResult:
     Attributes:
         tile: the tile.
         centre: to be added to the stored values; None where there was no valid source pixel to work on.
-        guided: share of the valid area on which the guide had a say.
-        valid: valid source pixels.
+        guided: share of the core's valid area on which the guide had a say.
+        valid: valid source pixels in the core.
         seconds: that the tile took.
     """
 
@@ -144,7 +167,7 @@ def write(mosaic: Mosaic, output: Path, tags: Mapping[str, str], *, compress: st
     finished = mosaic.folder.path / "output.tif"
     with _reported(output), gdal_environment():
         written = _stage(mosaic, staging, tags)
-        _copy_to_cog(staging, finished, compress, mosaic.encoding)
+        _copy_to_cog(staging, finished, compress)
         _check(finished, staging, mosaic)
         _publish(finished, output, overwrite=overwrite)
     return written
@@ -153,10 +176,12 @@ def write(mosaic: Mosaic, output: Path, tags: Mapping[str, str], *, compress: st
 @contextmanager
 def _reported(output: Path) -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():  # a grid of unit pixels at the origin is as good as any
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
     except OutputError:
         raise
-    except (RasterioError, *GDAL_ERRORS, OSError) as error:
+    except _FAILURES as error:
         reason = error.__cause__ or error
         raise OutputError(f"{output} was not written: {reason}") from error
 
@@ -238,9 +263,10 @@ def _profile(mosaic: Mosaic) -> dict[str, object]:
 def _describe(dataset: rasterio.io.DatasetWriter, mosaic: Mosaic) -> None:
     """The source's metadata, all but what the resampling makes untrue."""
     source, encoding = mosaic.source, mosaic.encoding
-    dataset.update_tags(**source.tags, AREA_OR_POINT=source.area_or_point)
-    dataset.update_tags(1, **source.band_tags)
-    dataset.colorinterp = [ColorInterp.gray]
+    dataset.update_tags(**_own(source.tags), AREA_OR_POINT=source.area_or_point)
+    dataset.update_tags(1, **_own(source.band_tags))
+    colour = source.colorinterp[source.bands[0] - 1]
+    dataset.colorinterp = [ColorInterp.gray if colour in ("alpha", "palette") else ColorInterp[colour]]
     if source.description:
         dataset.descriptions = [source.description]
     if source.units:
@@ -249,7 +275,12 @@ def _describe(dataset: rasterio.io.DatasetWriter, mosaic: Mosaic) -> None:
         dataset.scales, dataset.offsets = [encoding.scale], [encoding.offset]
 
 
-def _copy_to_cog(staging: Path, finished: Path, compress: str, encoding: Encoding) -> None:
+def _own(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags to carry over: not an earlier run's findings, nor names that `update_tags` takes for its arguments."""
+    return {name: text for name, text in tags.items() if name not in ("ns", "bidx") and not name.startswith("GEOSR_")}
+
+
+def _copy_to_cog(staging: Path, finished: Path, compress: str) -> None:
     rasterio.shutil.copy(
         staging,
         finished,
@@ -269,7 +300,7 @@ def _check(finished: Path, staging: Path, mosaic: Mosaic) -> None:
     """The grid contract and a sample of pixels, read back from the file that will be published."""
     high = mosaic.grids.high
     with rasterio.open(finished, driver="GTiff") as made, rasterio.open(staging, driver="GTiff") as meant:
-        if made.shape != high.shape or not made.transform.almost_equals(high.affine, 1e-9 * _size(high.affine)):
+        if made.shape != high.shape or not _same_corners(made.transform, high):
             raise OutputError(f"the finished file has the grid {made.shape} {made.transform[:6]}, not the planned one")
         same = (made.crs == meant.crs, made.dtypes == meant.dtypes, _same(made.nodata, meant.nodata))
         if not all(same):
@@ -279,8 +310,12 @@ def _check(finished: Path, staging: Path, mosaic: Mosaic) -> None:
                 raise OutputError(f"the finished file differs from what was written at {window}")
 
 
-def _size(affine: Iterable[float]) -> float:
-    return max(1.0, *(abs(x) for x in affine))
+def _same_corners(transform: Affine, grid: GeoBox) -> bool:
+    """Whether `transform` puts the corners of `grid` where they belong, to a ten-thousandth of a pixel."""
+    rows, cols = grid.shape
+    corners = np.array([(0, 0), (cols, 0), (0, rows), (cols, rows)])
+    found = np.array([~grid.affine * (transform * corner) for corner in corners.tolist()])
+    return bool(np.abs(found - corners).max() < 1e-4)
 
 
 def _same(a: float | None, b: float | None) -> bool:
@@ -314,27 +349,45 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> Pa
 
 def _publish(finished: Path, output: Path, *, overwrite: bool) -> None:
     """Under its name at once or not at all, and on disk."""
-    with finished.open("rb") as file:
-        os.fsync(file.fileno())
+    _sync(finished)
     if overwrite:
         finished.replace(output)
+        for suffix in (".aux.xml", ".msk", ".ovr"):  # of the file that was replaced; GDAL would read them for this one
+            output.with_name(output.name + suffix).unlink(missing_ok=True)
     else:
         try:
-            os.link(finished, output)  # unlike a rename it never replaces what appeared meanwhile
+            _name(finished, output)
         except FileExistsError as error:
             raise OutputError(f"{output} appeared while this run was at work; it was left alone") from error
-    folder = os.open(output.parent, os.O_RDONLY)
+    with suppress(OSError):  # the file is there; not every system can sync a folder
+        _sync(output.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
+
+
+def _name(finished: Path, output: Path) -> None:
+    """Give `finished` the name `output`; `FileExistsError` if that name is taken."""
+    try:
+        os.link(finished, output)  # unlike a rename it never replaces what appeared meanwhile
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links (FAT, some network shares): a look before is the best there is
+        if os.path.lexists(output):
+            raise FileExistsError(output) from None
+        finished.rename(output)
 
 
 def write_tile(
     path: Path,
     bands: NDArray[np.generic],
     grid: GeoBox,
-    crs_wkt: str,
+    crs_wkt: str | None,
     *,
     valid: NDArray[np.bool_] | None = None,
 ) -> None:
@@ -352,7 +405,8 @@ def write_tile(
     }
     with (
         _reported(path),
-        gdal_environment(GDAL_TIFF_INTERNAL_MASK=True),
+        gdal_environment(),
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
         rasterio.open(path, "w", **profile) as made,
     ):
         made.write(bands)

@@ -33,6 +33,11 @@ _REGISTRY = {
             ("default", "paper-depth", "paper-dem"),
         ),
         Entry(
+            "diffusion",
+            "geosr.methods.diffusion:create",
+            "guided anisotropic diffusion: seconds a tile, for scenes whose edges the guide shows",
+        ),
+        Entry(
             "bicubic",
             "geosr.methods.classic:create",
             "cubic convolution of the source; the guide is not used",

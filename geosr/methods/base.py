@@ -36,7 +36,7 @@ class Patch:
     @property
     def scale(self) -> int:
         """High pixels to one source pixel along a side."""
-        return self.guide.shape[1] // self.source.shape[0]
+        return int(self.guide.shape[1] // self.source.shape[0])
 
 
 @dataclass(frozen=True)

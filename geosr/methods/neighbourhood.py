@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,8 @@ def neighbourhood_filter(values: Tensor, target: Tensor, size: int) -> Tensor:
         raise ValueError(f"values {tuple(values.shape)} and target {tuple(target.shape)} differ in shape")
     if size < 1 or size % 2 == 0:
         raise ValueError(f"neighbourhood size is {size}; it must be odd")
-    filtered = _Filter.apply(values.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1), size)  # type: ignore[no-untyped-call]
-    return cast(Tensor, filtered).permute(0, 3, 1, 2)
+    apply: Callable[[Tensor, Tensor, int], Tensor] = _Filter.apply
+    return apply(values.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2)
 
 
 class _Filter(torch.autograd.Function):
@@ -59,7 +59,7 @@ class _Filter(torch.autograd.Function):
         return out[:, : values.shape[1], : values.shape[2]]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         values, target = ctx.saved_tensors
         size, height, width = ctx.size, values.shape[1], values.shape[2]

@@ -63,13 +63,14 @@ def solve(
 def _predict(patch: Patch, method: Method, seed: int, device: str) -> tuple[FloatArray, float]:
     known = patch.source[patch.source_valid]
     inside = spread(patch.source_valid, patch.scale)
-    if known.max() == known.min() or not (patch.guide_valid & inside).any():
-        return interpolate(patch.source, patch.scale), 0.0
+    guided = float(patch.guide_valid[inside].mean())
+    if known.max() == known.min() or not guided:
+        return interpolate(patch.source, patch.scale), guided
     state = method.fit([patch], seed, device)
     values = method.predict(patch, state, device).values
     if values.shape != patch.guide_valid.shape or not np.isfinite(values).all():
         raise TileError(f"{method.name} returned {values.shape} values, some of them not finite")
-    return _feather(values, patch), float(patch.guide_valid[inside].mean())
+    return _feather(values, patch), guided
 
 
 def _feather(values: FloatArray, patch: Patch) -> FloatArray:
@@ -91,7 +92,5 @@ def _guide_share(valid: BoolArray, reach: int) -> FloatArray:
 def interpolate(source: FloatArray, scale: int) -> FloatArray:
     """Cubic convolution (a = -0.75, edges repeated) of a filled source (h, w) to (scale*h, scale*w)."""
     low = torch.from_numpy(np.ascontiguousarray(source))[None, None]
-    high: FloatArray = F.interpolate(low, scale_factor=scale, mode="bicubic", align_corners=False)[
-        0, 0
-    ].numpy()
+    high: FloatArray = F.interpolate(low, scale_factor=scale, mode="bicubic", align_corners=False)[0, 0].numpy()
     return high

@@ -1,0 +1,132 @@
+"""RMSE on the Middlebury pairs, beside cubic convolution (a = -0.75) and the MMSR authors' own run.
+
+    python benchmarks/middlebury.py --data ../shared/data/middlebury --scale 4 --preset default
+
+The source is the true disparity's block mean in float64; the error is over all pixels, in disparity values.
+`raw` is the method's answer, `projected` the same made consistent with the source (the refined answer is so
+already). Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from geosr_cli.options import read_settings
+from numpy.typing import NDArray
+
+from geosr import methods
+from geosr.consistency import blocks_of, project
+from geosr.device import torch_threads
+from geosr.methods import mmsr_network
+from geosr.methods.base import FloatArray, Method, Patch, State
+from geosr.methods.mmsr import Mmsr
+from geosr.methods.solve import interpolate
+
+Array = NDArray[np.float64]
+
+
+class Sample:
+    """One image: the patch that a method sees, and the truth."""
+
+    def __init__(self, data: Path, name: str, scale: int) -> None:
+        guide = _read(data / "guide" / f"{name}.png")[:3]
+        truth = _read(data / "source_hr" / f"{name}.png")[0]
+        rows, cols = (side // scale * scale for side in truth.shape)
+        self.name, self.truth = name, truth[:rows, :cols]
+        self.source = np.asarray(blocks_of(self.truth, scale).mean(axis=(1, 3)), dtype=np.float64)
+        self.valid = np.ones(self.source.shape, bool)
+        self.centre, self.spread = self.source.mean(), self.source.std()
+        guide = guide[:, :rows, :cols]
+        normal = (guide - guide.mean((1, 2), keepdims=True)) / guide.std((1, 2), keepdims=True)
+        source = ((self.source - self.centre) / self.spread).astype(np.float32)
+        self.patch = Patch(normal.astype(np.float32), np.ones((rows, cols), bool), source, self.valid)
+
+    def errors(self, values: FloatArray) -> tuple[float, float]:
+        """RMSE of a normalised answer as it is, and projected onto the source."""
+        raw = values.astype(np.float64) * self.spread + self.centre
+        exact = project(raw, np.ones(raw.shape, bool), self.source, self.valid)
+        return _rmse(raw, self.truth), _rmse(exact, self.truth)
+
+
+def _read(path: Path) -> Array:
+    with rasterio.open(path) as image:
+        return np.asarray(image.read(), dtype=np.float64)
+
+
+def _rmse(values: Array, truth: Array) -> float:
+    return float(np.sqrt(np.mean((values - truth) ** 2)))
+
+
+def authors(data: Path, scale: int) -> dict[str, float]:
+    """The authors' RMSE by image, published for x4."""
+    if scale != 4:
+        return {}
+    with (data / "mmsr_authors_x4.csv").open() as file:
+        return {row["name"]: float(row["rmse"]) for row in csv.DictReader(file)}
+
+
+def run(sample: Sample, method: Method, seed: int, trace: int) -> tuple[float, float, float]:
+    """RMSE as answered and projected, and seconds for fit and prediction."""
+    start = time.perf_counter()
+    if trace and isinstance(method, Mmsr):
+        state = _traced(sample, method, seed, trace)
+    else:
+        state = method.fit([sample.patch], seed, "cpu")
+    values = method.predict(sample.patch, state, "cpu").values
+    seconds = time.perf_counter() - start
+    return *sample.errors(values), seconds
+
+
+def _traced(sample: Sample, method: Mmsr, seed: int, every: int) -> State:
+    start = time.perf_counter()
+
+    def on_epoch(epoch: int, loss: float, predict: Callable[[], list[FloatArray]]) -> None:
+        if epoch % every == 0:
+            raw, exact = sample.errors(predict()[0])
+            seconds = time.perf_counter() - start
+            print(f"{sample.name} {epoch}: loss {loss:.4f} network {raw:.3f} projected {exact:.3f} {seconds:.0f} s")
+
+    return mmsr_network.fit([sample.patch], method.settings, seed, "cpu", on_epoch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="folder with guide/ and source_hr/")
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--method", default="mmsr")
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting")
+    parser.add_argument("--only", nargs="*", help="names of images")
+    parser.add_argument("--trace", type=int, default=0, help="print MMSR's errors every so many epochs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    names = arguments.only or sorted(path.stem for path in (arguments.data / "source_hr").glob("*.png"))
+    method = methods.create(arguments.method, arguments.preset, read_settings(tuple(arguments.set)))
+    published = authors(arguments.data, arguments.scale)
+    print("| image | bicubic | authors | raw | projected | seconds |\n|---|---|---|---|---|---|")
+    rows = []
+    with torch_threads(arguments.threads):
+        for name in names:
+            sample = Sample(arguments.data, name, arguments.scale)
+            bicubic = sample.errors(interpolate(sample.patch.source, arguments.scale))[0]
+            result = run(sample, method, arguments.seed, arguments.trace)
+            rows.append((bicubic, published.get(name, np.nan), *result))
+            print(_line(name, rows[-1]), flush=True)
+    print(_line("mean", np.mean(rows, axis=0)))
+
+
+def _line(name: str, row: object) -> str:
+    bicubic, published, raw, exact, seconds = np.asarray(row, dtype=np.float64).tolist()
+    return f"| {name} | {bicubic:.3f} | {published:.3f} | {raw:.3f} | {exact:.3f} | {seconds:.0f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The diffusion's steady state among the values that pool to the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geosr.consistency import spread
+from geosr.methods.base import FloatArray, Patch
+from geosr.methods.solve import interpolate
+
+if TYPE_CHECKING:
+    from geosr.methods.diffusion import DiffusionSettings
+
+_SMALLEST, _LARGEST = 0.02, 2.0
+"""Eigenvalues that the iteration damps. Of 0.02, 0.05, 0.1 and 0.2 below, the first gave the least error."""
+
+
+def diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatArray | None = None) -> FloatArray:
+    """Values that pool to the source and are smooth where guide, hint and they themselves have no edge.
+
+    Minimises the sum over neighbouring pixels of `conductivity * difference^2` under the constraint that each
+    valid source pixel is the mean of its block, with the conductivities recomputed from the result in
+    every round. 16 rounds of 10 steps reach what 16 rounds of 150 explicit ones do (RMSE 1.407 against 1.421
+    on the seven Middlebury samples, x4) in a sixth of the time.
+
+    Args:
+        patch: guide and source. Where the guide is invalid it says nothing about edges.
+        settings: see there.
+        device: as torch names it.
+        hint: (s*h, s*w) another method's prediction: the start, and a further guide. None starts from the
+            interpolated source.
+
+    Returns:
+        (s*h, s*w) float32. Values over invalid source pixels keep their start and have no influence.
+    """
+    start = interpolate(patch.source, patch.scale) if hint is None else hint
+    known = torch.from_numpy(spread(patch.source_valid, patch.scale)).to(device)
+    source = torch.from_numpy(patch.source.copy()).to(device)
+    values = torch.from_numpy(start.copy()).to(device)
+    fixed = _fixed_edges(patch, settings, hint, device, known)
+    blocks = _Blocks(patch.scale)
+    values = torch.where(known, values + blocks.up(source - blocks.mean(values)), values)
+    for _ in range(settings.rounds):
+        moving = _edges(values[None], settings.value_contrast, settings.value_power)
+        values = _relax(values, fixed * moving, known, blocks, settings.iterations)
+    result: FloatArray = torch.where(known, values + blocks.up(source - blocks.mean(values)), values).cpu().numpy()
+    return result
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """One number for each edge between two pixels: (H-1, W) between rows, (H, W-1) between columns."""
+
+    down: Tensor
+    right: Tensor
+
+    def __mul__(self, other: _Edges) -> _Edges:
+        return _Edges(self.down * other.down, self.right * other.right)
+
+
+def _edges(bands: Tensor, contrast: float, power: float) -> _Edges:
+    """Conductivities `(1 + (d / contrast)^2)^-power`, d the largest difference over the bands (C, H, W)."""
+    down = (bands[:, 1:] - bands[:, :-1]).abs().amax(0)
+    right = (bands[:, :, 1:] - bands[:, :, :-1]).abs().amax(0)
+    return _Edges(*((1 + (d / contrast) ** 2) ** -power for d in (down, right)))
+
+
+def _fixed_edges(
+    patch: Patch, settings: DiffusionSettings, hint: FloatArray | None, device: str, known: Tensor
+) -> _Edges:
+    """What does not change from round to round: guide, hint, and no flow to or from invalid source pixels."""
+    guide = torch.from_numpy(np.ascontiguousarray(patch.guide)).to(device)
+    edges = _edges(guide, settings.guide_contrast, settings.guide_power)
+    seen = torch.from_numpy(patch.guide_valid.copy()).to(device)
+    edges = _Edges(
+        torch.where(seen[1:] & seen[:-1], edges.down, 1.0),
+        torch.where(seen[:, 1:] & seen[:, :-1], edges.right, 1.0),
+    )
+    if hint is not None:
+        further = torch.from_numpy(hint.copy()).to(device)[None]
+        edges = edges * _edges(further, settings.hint_contrast, settings.hint_power)
+    return edges * _Edges(1.0 * (known[1:] & known[:-1]), 1.0 * (known[:, 1:] & known[:, :-1]))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Means over source pixels and back."""
+
+    scale: int
+
+    def mean(self, high: Tensor) -> Tensor:
+        return F.avg_pool2d(high[None, None], self.scale)[0, 0]
+
+    def up(self, low: Tensor) -> Tensor:
+        return low.repeat_interleave(self.scale, 0).repeat_interleave(self.scale, 1)
+
+
+def _flow(values: Tensor, edges: _Edges) -> Tensor:
+    """Half the gradient of the sum of `conductivity * difference^2`."""
+    down = edges.down * (values[1:] - values[:-1])
+    right = edges.right * (values[:, 1:] - values[:, :-1])
+    flow = torch.zeros_like(values)
+    flow[:-1] -= down
+    flow[1:] += down
+    flow[:, :-1] -= right
+    flow[:, 1:] += right
+    return flow
+
+
+def _relax(values: Tensor, edges: _Edges, known: Tensor, blocks: _Blocks, iterations: int) -> Tensor:
+    """Chebyshev's semi-iteration towards the least energy, by steps that never change a block's mean.
+
+    The preconditioner is the diagonal, followed by the projection along it onto steps whose block means are
+    zero (the constraint preconditioner of Gould, Hribar and Nocedal 2001). Its largest eigenvalue is at most 2.
+    Conjugate gradients need no such bound and are as fast, but their step lengths are sums over the tile:
+    then a pixel depends on all others (measured: 0.01 of a standard deviation at any distance, here 2e-4 at
+    four source pixels and nothing beyond six).
+    """
+    inverse = 1 / (_degree(edges) + 1e-6) * known
+    inverse_means = blocks.mean(inverse).clamp(min=1e-12)
+
+    def precondition(residual: Tensor) -> Tensor:
+        step = inverse * residual
+        return step - inverse * blocks.up(blocks.mean(step) / inverse_means)
+
+    centre, radius = (_LARGEST + _SMALLEST) / 2, (_LARGEST - _SMALLEST) / 2
+    ratio = radius / centre
+    residual = -_flow(values, edges)
+    step = precondition(residual) / centre
+    for _ in range(iterations):
+        values = values + step
+        residual = residual - _flow(step, edges)
+        following = 1 / (2 * centre / radius - ratio)
+        step = following * ratio * step + 2 * following / radius * precondition(residual)
+        ratio = following
+    return values
+
+
+def _degree(edges: _Edges) -> Tensor:
+    """Sum of the conductivities around each pixel."""
+    degree = torch.zeros(edges.right.shape[0], edges.down.shape[1], dtype=edges.down.dtype, device=edges.down.device)
+    degree[:-1] += edges.down
+    degree[1:] += edges.down
+    degree[:, :-1] += edges.right
+    degree[:, 1:] += edges.right
+    return degree

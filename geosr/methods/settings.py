@@ -1,0 +1,38 @@
+"""A method's settings from its presets and what the user asks for on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from geosr.errors import UsageError
+
+Settings = TypeVar("Settings")
+
+
+def apply_settings(method: str, presets: Mapping[str, Settings], preset: str, changes: Mapping[str, Any]) -> Settings:
+    """A preset with some settings replaced, each converted to the type it has there.
+
+    Raises:
+        UsageError: no such preset or setting, or a value of another kind.
+    """
+    if preset not in presets:
+        raise UsageError(f"{method} has no preset {preset!r}; there are: {', '.join(presets)}")
+    base = presets[preset]
+    known = {field.name: type(getattr(base, field.name)) for field in fields(base)}  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise UsageError(f"{method} has no setting {name!r}; there are: {', '.join(known) or 'none'}")
+    values = {name: _convert(name, value, known[name]) for name, value in changes.items()}
+    return replace(base, **values)  # type: ignore[type-var]
+
+
+def _convert(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise UsageError(f"{name} is {value!r}; it must be of type {kind.__name__}")

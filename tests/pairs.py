@@ -1,0 +1,77 @@
+"""Small pairs of source and guide, and the command line called on them in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasters
+from geosr_cli.main import run
+
+
+def make_pair(folder, *, size=24, scale=4, crs=rasters.UTM, guide_crs=..., step=None, shift=0.0, bands=3, **profile):
+    """`source.tif` (size x size pixels of 4 m, a tilted plane with steps) and `guide.tif` in `folder`.
+
+    Args:
+        folder: where to write.
+        size: source pixels a side.
+        scale: guide pixels to one source pixel along a side.
+        crs: of the source.
+        guide_crs: of the guide; the source's when left away.
+        step: guide's pixel size in metres, 4 / scale when None.
+        shift: metres by which the guide lies further east.
+        bands: of the guide.
+        profile: further rasterio settings of the source.
+    """
+    step = 4 / scale if step is None else step
+    row, col = np.mgrid[:size, :size]
+    source = (100 + 0.1 * row + 0.01 * col + 3.0 * (col > size // 2)).astype("float32")
+    side = round(4 * size / step)
+    noise = np.random.default_rng(0).integers(0, 100, (bands, side, side), dtype="uint8")
+    noise[:, :, side // 2 :] += 100
+    folder = Path(folder)
+    return (
+        rasters.write(folder / "source.tif", source, rasters.grid(500000, 5000000, 4), crs, **profile),
+        rasters.write(
+            folder / "guide.tif",
+            noise,
+            rasters.grid(500000 + shift, 5000000, step),
+            crs if guide_crs is ... else guide_crs,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+def geosr(*arguments) -> Outcome:
+    """The command line, up to its exit code, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run([str(a) for a in arguments])
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def upscale(folder, *more, source="source.tif", guide="guide.tif", output="out.tif", method="bicubic") -> Outcome:
+    """`geosr upscale` on files of `folder`."""
+    paths = ("--source", folder / source, "--guide", folder / guide, "-o", folder / output)
+    return geosr("upscale", *paths, *(("--method", method) if method else ()), *more)
+
+
+def contents(folder) -> dict[str, str]:
+    """Every name below `folder`, hidden ones too, with the digest of what it holds."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(Path(folder).rglob("*"))
+        if not path.is_fifo()
+    }

@@ -1,0 +1,217 @@
+"""DataArrays in and out: the same numbers as with files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+
+import dask
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import xarray as xr
+from outputs import block_means, check_cog, physical
+from rasters import grid, write
+
+import geosr
+from geosr.errors import InputError, OutputError, UsageError
+
+AFFINE = grid(461_200, 5_211_400, 2)
+SHAPE = (24, 30)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """Temporary files go to a folder of their own, which is empty in the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert not [*folder.iterdir()]
+
+
+@pytest.fixture
+def source(tmp_path):
+    values = np.random.default_rng(1).normal(100, 9, SHAPE)
+    values[3:5, 4:9] = -9999
+    return write(tmp_path / "source.tif", values.astype("float32"), AFFINE, "EPSG:32633", nodata=-9999)
+
+
+@pytest.fixture
+def scaled(tmp_path):
+    values = np.random.default_rng(2).integers(2500, 3300, SHAPE)
+    values[6, 7:12] = -1
+    return write(tmp_path / "scaled.tif", values.astype("int16"), AFFINE, "EPSG:32633", nodata=-1, scale=0.1,
+                 offset=-273.15)  # fmt: skip
+
+
+@pytest.fixture
+def guide(tmp_path):
+    image = np.random.default_rng(3).integers(1, 255, (3, 80, 90), "uint8")
+    image[:, :10] = 0
+    return write(tmp_path / "guide.tif", image, grid(461_195, 5_211_405, 0.8), "EPSG:32633", nodata=0)
+
+
+def upscale(source, guide, **options):
+    return geosr.upscale(source, guide, **({"scale": 4, "method": "bicubic", "device": "cpu"} | options))
+
+
+def same(a, b, atol=0.0):
+    np.testing.assert_allclose(a.to_numpy(), b.to_numpy(), rtol=0, atol=atol, equal_nan=True)
+    assert a.rio.crs == b.rio.crs
+    assert a.rio.transform().almost_equals(b.rio.transform(), 1e-6)
+
+
+def test_paths_give_an_array_with_crs_nodata_and_gaps(source, guide):
+    result = upscale(source, guide)
+    assert result.dims == ("y", "x")
+    assert result.shape == (96, 120)
+    assert result.dtype == np.float32
+    assert result.rio.crs == rasterio.CRS.from_epsg(32633)
+    assert result.rio.transform().almost_equals(AFFINE * AFFINE.scale(0.25), 1e-9)
+    assert result.rio.encoded_nodata == -9999
+    assert result.attrs["GEOSR_METHOD"] == "bicubic"
+    expected = physical(source)
+    assert np.array_equal(np.isnan(result), np.kron(np.isnan(expected), np.ones((4, 4), bool)))
+    np.testing.assert_allclose(block_means(result.to_numpy(), 4), expected, atol=2e-5)
+
+
+def test_integer_results_keep_their_nodata_value(scaled, guide):
+    result = upscale(scaled, guide, dtype="int16")
+    assert result.dtype == np.int16
+    assert result.rio.nodata == -1
+    assert (result.to_numpy()[24:28, 28:48] == -1).all()
+    assert (result.attrs["scale_factor"], result.attrs["add_offset"]) == (0.1, -273.15)
+
+
+@pytest.mark.parametrize("chunks", [None, 11, {"x": 7, "y": 9}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_arrays_are_files_by_another_name(source, guide, masked, chunks):
+    expected = upscale(source, guide)
+    arrays = [rioxarray.open_rasterio(path, masked=masked, chunks=chunks) for path in (source, guide)]
+    assert (arrays[0].chunks is None) == (chunks is None)
+    same(upscale(*arrays), expected)
+    same(upscale(source, arrays[1]), expected)
+    same(upscale(arrays[0].squeeze("band", drop=True), guide), expected)
+    assert upscale(arrays[0], guide).rio.encoded_nodata == -9999
+
+
+@pytest.mark.parametrize("reading", [{}, {"masked": True}, {"mask_and_scale": True}], ids=str)
+def test_scale_and_offset_are_applied_once(scaled, guide, reading):
+    expected = upscale(scaled, guide)
+    same(upscale(rioxarray.open_rasterio(scaled, **reading), guide), expected, atol=5e-5)  # float32 about -273
+
+
+def test_what_was_computed_is_not_rounded_to_the_integers_of_the_file(scaled, guide):
+    """An array keeps its file's encoding through some operations; its values need not fit it any more."""
+    array = rioxarray.open_rasterio(scaled, mask_and_scale=True)
+    moved = array.copy(data=array.to_numpy() + 0.013)
+    moved.encoding = array.encoding
+    difference = upscale(moved, guide) - upscale(array, guide)
+    np.testing.assert_allclose(difference.to_numpy()[np.isfinite(difference)], 0.013, atol=2e-4)
+
+
+def test_the_accessor(source, guide, tmp_path):
+    array = rioxarray.open_rasterio(source, masked=True, chunks=10)
+    result = array.geosr.upscale(guide, 4, method="bicubic", device="cpu", output=tmp_path / "out.tif")
+    same(result, upscale(source, guide))
+    check_cog(tmp_path / "out.tif")
+    same(rioxarray.open_rasterio(tmp_path / "out.tif", masked=True).squeeze("band"), result)
+
+
+def test_dask_arrays_are_computed_once_and_in_chunks(source, guide):
+    shapes = []
+
+    def look(block):
+        shapes.append(block.shape)
+        return block
+
+    array = rioxarray.open_rasterio(source, masked=True, chunks={"band": 1, "y": 8, "x": 10})
+    watched = array.copy(data=array.data.map_blocks(look, dtype=array.dtype, meta=np.empty((0, 0, 0), array.dtype)))
+    with dask.config.set(scheduler="threads"):
+        same(upscale(watched, guide), upscale(source, guide))
+    assert len(shapes) == 9
+    assert max(shapes) == (1, 8, 10)
+
+
+def test_south_up_point_and_unnamed_arrays(tmp_path, guide):
+    values = np.random.default_rng(1).normal(100, 9, SHAPE).astype("float32")
+    path = write(tmp_path / "up.tif", values, grid(461_200, 5_211_352, 2, south_up=True), "EPSG:32633",
+                 tags={"AREA_OR_POINT": "Point"})  # fmt: skip
+    same(upscale(rioxarray.open_rasterio(path), guide), upscale(path, guide))
+
+
+def test_the_array_is_not_changed(scaled, guide):
+    array = rioxarray.open_rasterio(scaled, mask_and_scale=True)
+    before, encoding = array.copy(deep=True), dict(array.encoding)
+    upscale(array, guide)
+    xr.testing.assert_identical(array, before)
+    assert array.encoding == encoding
+
+
+def test_an_array_made_by_hand(guide):
+    x, y = 461_201 + 2.0 * np.arange(30), 5_211_399 - 2.0 * np.arange(24)
+    values = np.random.default_rng(1).normal(100, 9, SHAPE).astype("float16")
+    array = xr.DataArray(values, {"y": y, "x": x}, ("y", "x")).rio.write_crs(32633)
+    result = upscale(array, guide)
+    np.testing.assert_allclose(block_means(result.to_numpy(), 4), values, atol=2e-5)
+    assert result.rio.transform().almost_equals(AFFINE * AFFINE.scale(0.25), 1e-6)
+    named = array.rename(x="lon", y="lat").rio.set_spatial_dims("lon", "lat")
+    same(upscale(named, guide), result)
+
+
+def by_hand(values, dims=("y", "x"), x=None):
+    coords = {"y": 5_211_399 - 2.0 * np.arange(24), "x": 461_201 + 2.0 * np.arange(30) if x is None else x}
+    return xr.DataArray(values, coords if set(dims) >= {"y", "x"} else {}, dims).rio.write_crs(32633)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (by_hand(np.zeros(SHAPE, bool)), "type bool"),
+        (by_hand(np.zeros(SHAPE, "complex64")), "type complex64"),
+        (by_hand(np.zeros(SHAPE, "datetime64[ns]")), "type datetime64"),
+        (by_hand(np.zeros((2, 2, *SHAPE)), ("time", "band", "y", "x")), "dimensions"),
+        (by_hand(np.ones(SHAPE), ("a", "b")), "spatial|dimension"),
+        (by_hand(np.ones(SHAPE), x=461_201 + np.arange(30.0) ** 1.1), "evenly spaced"),
+        (by_hand(np.full(SHAPE, np.nan)), "no pixel is valid"),
+    ],
+    ids=lambda value: "" if isinstance(value, xr.DataArray) else value,
+)
+def test_arrays_that_are_no_raster_are_refused(guide, array, message):
+    with pytest.raises(InputError, match=message):
+        upscale(array, guide)
+
+
+def test_an_array_without_crs_is_refused_or_assumed(source, guide):
+    array = rioxarray.open_rasterio(source).drop_vars("spatial_ref")
+    with pytest.raises(InputError, match="no CRS"):
+        upscale(array, guide)
+    same(upscale(array, guide, assume_crs="EPSG:32633"), upscale(source, guide))
+
+
+def test_errors_are_those_of_the_file_route(source, guide, tmp_path):
+    array = rioxarray.open_rasterio(source)
+    with pytest.raises(UsageError, match="scale"):
+        upscale(array, guide, scale=1)
+    with pytest.raises(UsageError, match="dtype"):
+        upscale(array, guide, dtype="complex64")
+    with pytest.raises(UsageError, match="exists"):
+        upscale(array, guide, output=source)
+    with pytest.raises(OutputError, match="does not exist"):
+        upscale(array, guide, output=tmp_path / "nowhere" / "out.tif")
+
+
+@pytest.mark.parametrize("order", ["import geosr, xarray as xr", "import xarray as xr, geosr"])
+def test_the_accessor_is_there_after_plain_imports(order):
+    code = (
+        f"{order}\nimport sys\nxr.DataArray([1.0]).geosr.upscale\nassert not {{'torch', 'rasterio'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_importing_geosr_alone_loads_nothing_heavy():
+    code = "import geosr, sys\nassert not {'torch', 'rasterio', 'xarray', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

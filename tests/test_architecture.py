@@ -1,0 +1,101 @@
+"""Imports point one way, and heavy libraries stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module may import only modules above it; `methods` stands for the registry alone.
+LAYERS = [
+    ["version", "errors"],
+    ["grid", "consistency", "methods", "raster_guard"],
+    ["options", "tiling", "warp", "seams"],
+    ["raster", "runner", "store", "device"],
+    ["methods.base", "methods.settings", "methods.neighbourhood"],
+    ["pair"],
+    ["methods.solve", "methods.mmsr_network"],
+    ["methods.diffusion_solver"],
+    ["methods.classic", "methods.diffusion"],
+    ["methods.mmsr"],
+    ["writer"],
+    ["pipeline"],
+    ["pairs_folder", "accessor"],
+    ["__init__", "__main__"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# A module may import such a library, at its top or inside functions.
+HOMES = {
+    "rasterio": {"raster", "writer"},
+    "torch": {"device", "methods.solve", "methods.neighbourhood", "methods.mmsr_network", "methods.diffusion_solver"},
+    "dask": {"runner"},
+    "click": set(),
+    "rich": set(),
+    "xarray": {"accessor"},
+    "rioxarray": {"accessor"},
+}
+
+
+def modules():
+    for path in sorted((ROOT / "geosr").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "geosr").with_suffix("").parts)
+        yield (name.removesuffix(".__init__") if name != "__init__" else name), path
+
+
+def imports(path):
+    """Every module imported anywhere in the file, but those for type checking only."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = node.module in ("geosr", "geosr.methods")
+            yield from (f"{node.module}.{a.name}" for a in node.names) if inside else (node.module,)
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_point_one_way(name, path):
+    assert name in LEVEL, f"geosr/{name} has no place in LAYERS"
+    for imported in imports(path):
+        if imported.startswith("geosr"):
+            inner = imported.removeprefix("geosr").removeprefix(".")
+            while inner and inner not in LEVEL:
+                inner = inner.rpartition(".")[0]
+            below = LEVEL[inner] if inner else LEVEL["version"]
+            lazily = (name, inner) in {("__init__", "accessor")}
+            assert below < LEVEL[name] or lazily, f"geosr.{name} imports geosr.{inner}"
+        library = imported.partition(".")[0]
+        assert name in HOMES.get(library, {name}), f"geosr.{name} imports {library}"
+
+
+def test_the_command_line_imports_no_heavy_library_and_the_library_not_the_command_line():
+    for path in (ROOT / "cli").glob("*.py"):
+        assert not {name.partition(".")[0] for name in imports(path)} & {"torch", "rasterio", "dask", "distributed"}
+    for name, path in modules():
+        used = [module for module in imports(path) if module.startswith("geosr_cli")]
+        assert name == "__main__" or not used
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import geosr",
+        "import geosr.pipeline",
+        "import geosr.methods; geosr.methods.create('mmsr'); geosr.methods.create('bicubic')",
+    ],
+)
+def test_torch_is_not_loaded_before_it_is_needed(code):
+    check = f"{code}\nimport sys\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)

@@ -1,0 +1,97 @@
+"""The diffusion's solver against a dense minimiser, and what it does at edges, masks and far away."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from geosr.methods import diffusion_solver as solver
+from geosr.methods.base import Patch
+from geosr.methods.diffusion import DiffusionSettings
+
+
+def make_patch(rows=4, cols=3, scale=3, bands=2, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = rows * scale, cols * scale
+    return Patch(
+        rng.normal(size=(bands, *shape)).astype(np.float32),
+        np.ones(shape, bool),
+        rng.normal(size=(rows, cols)).astype(np.float32),
+        np.ones((rows, cols), bool),
+    )
+
+
+def pooled(values, scale):
+    rows, cols = values.shape
+    return values.reshape(rows // scale, scale, cols // scale, scale).mean(axis=(1, 3))
+
+
+def dense_minimum(start, down, right, scale):
+    """Least energy with the block means of `start`, by the normal equations with multipliers, in float64."""
+    rows, cols = start.shape
+    index = np.arange(rows * cols).reshape(rows, cols)
+    matrix = np.zeros((rows * cols,) * 2)
+    for a, b, weight in [
+        *zip(index[:-1].ravel(), index[1:].ravel(), down.ravel(), strict=True),
+        *zip(index[:, :-1].ravel(), index[:, 1:].ravel(), right.ravel(), strict=True),
+    ]:
+        matrix[np.ix_([a, b], [a, b])] += weight * np.array([[1, -1], [-1, 1]])
+    blocks = np.arange(rows // scale * (cols // scale)).reshape(rows // scale, cols // scale)
+    member = np.kron(blocks, np.ones((scale, scale), int)).ravel()
+    pool = np.zeros((blocks.size, rows * cols))
+    pool[member, np.arange(rows * cols)] = 1 / scale**2
+    system = np.block([[matrix, pool.T], [pool, np.zeros((blocks.size,) * 2)]])
+    right_side = np.concatenate([np.zeros(rows * cols), pool @ start.ravel()])
+    return np.linalg.lstsq(system, right_side, rcond=None)[0][: rows * cols].reshape(rows, cols)
+
+
+def test_the_iteration_ends_at_the_dense_minimum():
+    rng, scale = np.random.default_rng(1), 3
+    start, down, right = rng.normal(size=(12, 9)), rng.uniform(0.2, 1, (11, 9)), rng.uniform(0.2, 1, (12, 8))
+    edges = solver._Edges(torch.from_numpy(down), torch.from_numpy(right))
+    known = torch.ones(12, 9, dtype=torch.bool)
+    values = solver._relax(torch.from_numpy(start), edges, known, solver._Blocks(scale), 400).numpy()
+    np.testing.assert_allclose(values, dense_minimum(start, down, right, scale), atol=1e-4)
+    np.testing.assert_allclose(pooled(values, scale), pooled(start, scale), atol=1e-12)
+
+
+def test_a_step_that_the_guide_shows_comes_out_sharp_and_where_it_is():
+    truth = np.where(np.arange(40)[None] < 18, -1.0, 1.0).repeat(40, 0)
+    patch = Patch(
+        truth[None].astype(np.float32),
+        np.ones((40, 40), bool),
+        pooled(truth, 4).astype(np.float32),
+        np.ones((10, 10), bool),
+    )
+    values = solver.diffuse(patch, DiffusionSettings(), "cpu")
+    assert np.abs(values - truth).max() < 0.02
+
+
+def test_the_result_pools_to_the_source_and_what_the_masks_hide_has_no_influence():
+    patch = make_patch(8, 7)
+    patch.source_valid[2:4, 3:] = False
+    hidden = replace(patch, source=np.where(patch.source_valid, patch.source, np.float32(1e6)))
+    hint = np.random.default_rng(2).normal(size=(24, 21)).astype(np.float32)
+    one, other = (solver.diffuse(p, DiffusionSettings(), "cpu", hint) for p in (patch, hidden))
+    inside = np.kron(patch.source_valid, np.ones((3, 3), bool)).astype(bool)
+    np.testing.assert_array_equal(one[inside], other[inside])
+    np.testing.assert_allclose(pooled(one, 3)[patch.source_valid], patch.source[patch.source_valid], atol=1e-5)
+
+
+def test_an_invalid_guide_says_nothing_of_edges():
+    patch = make_patch(8, 7)
+    patch.guide_valid[:, :] = False
+    blind = replace(patch, guide=np.zeros_like(patch.guide))
+    results = [solver.diffuse(p, DiffusionSettings(), "cpu") for p in (patch, blind)]
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_far_surroundings_have_no_influence(seed):
+    rng, scale = np.random.default_rng(seed), 4
+    guide = rng.normal(size=(1, 160, 32)).cumsum(axis=1).astype(np.float32)
+    patch = Patch(guide, np.ones((160, 32), bool), rng.normal(size=(40, 8)).astype(np.float32), np.ones((40, 8), bool))
+    part = Patch(guide[:, :120], patch.guide_valid[:120], patch.source[:30], patch.source_valid[:30])
+    full, cropped = (solver.diffuse(p, DiffusionSettings(), "cpu") for p in (patch, part))
+    assert np.abs(full[: 30 * scale - 16 * scale] - cropped[: 30 * scale - 16 * scale]).max() < 1e-3

@@ -1,0 +1,153 @@
+"""MMSR: settings, sizes, masks, seeds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from geosr import device
+from geosr.errors import TileError, UnavailableError, UsageError
+from geosr.methods import mmsr_network
+from geosr.methods.base import Patch
+from geosr.methods.mmsr import CHOICES, PRESETS, Mmsr, MmsrSettings, create
+
+SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3}
+
+
+def make_patch(scale=4, rows=6, cols=7, bands=3, seed=0, guide=None, source=None):
+    rng = np.random.default_rng(seed)
+    shape = rows * scale, cols * scale
+    return Patch(
+        guide=(rng.normal(size=(bands, *shape)) if guide is None else guide).astype(np.float32),
+        guide_valid=np.ones(shape, bool),
+        source=(rng.normal(size=(rows, cols)) if source is None else source).astype(np.float32),
+        source_valid=np.ones((rows, cols), bool),
+    )
+
+
+def answer(method, patch, seed=0):
+    state = method.fit([patch], seed, "cpu")
+    return state, method.predict(patch, state, "cpu").values
+
+
+def test_paper_presets_are_the_papers_numbers():
+    depth = PRESETS["paper-depth"]
+    assert (depth.source_to_guide, depth.guide_to_source, depth.epochs, depth.channels) == (11, 5, 1000, 64)
+    assert (depth.learning_rate, depth.lr_decay, depth.lr_decay_every) == (0.002, 0.9998, 5)
+    assert (depth.weight_decay, depth.schedule, depth.refine, depth.variant) == (0.0005, "step", "none", "mutual")
+    assert (depth.statistics, depth.consistency, depth.fusion) == ("tile", "off", "conv")
+    assert PRESETS["paper-dem"] == replace(depth, source_to_guide=5, guide_to_source=3)
+
+
+def test_learning_rate_of_the_paper():
+    rates = [0.002 * PRESETS["paper-depth"].rate(epoch) for epoch in (0, 4, 5, 999)]
+    assert rates == pytest.approx([0.002, 0.002, 0.002 * 0.9998, 0.002 * 0.9998**199])
+
+
+@pytest.mark.parametrize("bands", [1, 3, 8])
+def test_the_papers_network_has_the_papers_weights(bands):
+    net = mmsr_network._build(bands, PRESETS["paper-depth"], seed=0)
+    guide = (9 * bands * 64 + 64) + 5 * (9 * 64 * 64 + 64)
+    source = (64 + 64) + 5 * (64 * 64 + 64)
+    rest = 2 * (64 * 64 + 64) + (128 * 64 + 64) + 6 * (64 * 64 + 64) + (64 + 1)
+    assert sum(p.numel() for p in net.parameters()) == guide + source + rest
+
+
+def test_initial_weights_are_torchs_usual_ones():
+    weight = mmsr_network._build(3, PRESETS["paper-depth"], seed=0).guide[2].weight.detach()
+    bound = 1 / np.sqrt(9 * 64)
+    assert weight.abs().max() <= bound
+    assert float(weight.std()) == pytest.approx(bound / np.sqrt(3), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["variant", "fusion"])
+def test_every_choice_runs(name):
+    patch = make_patch()
+    for choice in CHOICES[name]:
+        _, values = answer(create("paper-dem", SMALL | {name: choice}), patch)
+        assert values.shape == (24, 28)
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_same_seed_same_bits_and_the_global_generator_is_left_alone(preset):
+    method, patch = create(preset, SMALL), make_patch()
+    before = torch.get_rng_state()
+    first, values = answer(method, patch, seed=5)
+    again, same = answer(method, patch, seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert values.tobytes() == same.tobytes()
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert values.tobytes() != answer(method, patch, seed=6)[1].tobytes()
+
+
+@pytest.mark.parametrize(("scale", "rows", "cols"), [(2, 3, 5), (8, 3, 2), (4, 1, 1), (3, 9, 4)])
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_any_scale_and_size(preset, scale, rows, cols):
+    patch = make_patch(scale, rows, cols)
+    assert answer(create(preset, SMALL), patch)[1].shape == (rows * scale, cols * scale)
+
+
+def test_fits_several_patches_of_different_sizes():
+    patches = [make_patch(seed=1), make_patch(rows=4, cols=5, seed=2)]
+    method = create("default", SMALL)
+    state = method.fit(patches, 0, "cpu")
+    assert method.predict(patches[1], state, "cpu").values.shape == (16, 20)
+    with pytest.raises(UsageError, match="guide bands"):
+        method.fit([patches[0], make_patch(bands=2)], 0, "cpu")
+
+
+def test_the_loss_falls():
+    losses = []
+    settings = create("paper-dem", SMALL | {"epochs": 40}).settings
+    mmsr_network.fit([make_patch()], settings, 0, "cpu", lambda epoch, loss, predict: losses.append(loss))
+    assert len(losses) == 40
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_divergence_is_one_clear_error():
+    with pytest.raises(TileError, match="diverged"):
+        answer(create("paper-dem", SMALL | {"epochs": 50, "learning_rate": 1e12}), make_patch())
+
+
+def test_halo_is_whole_blocks():
+    assert create("paper-depth", {}).halo(4) == 16
+    assert create("paper-dem", {}).halo(8) == 16
+    assert create("paper-depth", {}).halo(32) == 64
+
+
+def test_trial_is_a_small_part():
+    trial, times = create("paper-depth", {}).trial()
+    assert trial.settings.epochs * times == pytest.approx(1000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"epochs": -1}, {"source_to_guide": 4}, {"variant": "model7"}, {"nonsense": 1}, {"epochs": "many"}, {"warmup": 1}],
+)
+def test_refuses_settings(settings):
+    with pytest.raises(UsageError, match=next(iter(settings))):
+        create("default", settings)
+    with pytest.raises(UsageError, match="preset"):
+        create("fastest", {})
+
+
+def test_device():
+    assert device.pick_device("cpu") == "cpu"
+    assert device.pick_device("auto") in ("cpu", "cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(UnavailableError, match="--device cpu"):
+            device.pick_device("cuda")
+    with pytest.raises(UnavailableError, match="tpu"):
+        device.pick_device("tpu")
+    before = torch.get_num_threads()
+    with device.torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_settings_are_the_papers_by_default():
+    assert MmsrSettings() == PRESETS["paper-depth"]
+    assert Mmsr().settings == PRESETS["default"]

@@ -1,0 +1,94 @@
+"""The adaptive filter against the paper's formula, pixel by pixel."""
+
+import numpy as np
+import pytest
+import torch
+
+from geosr.methods.neighbourhood import neighbourhood_filter
+
+
+def one_pixel_at_a_time(values, target, size):
+    """Eq. 1 and 2 in float64: softmax of (neighbours . target), weighted sum of the neighbours."""
+    batch, channels, height, width = values.shape
+    reach = size // 2
+    padded = np.pad(values, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    out = np.empty_like(values)
+    for b, i, j in np.ndindex(batch, height, width):
+        neighbours = padded[b, :, i : i + size, j : j + size].reshape(channels, -1)
+        logits = neighbours.T @ target[b, :, i, j]
+        weights = np.exp(logits - logits.max())
+        out[b, :, i, j] = neighbours @ (weights / weights.sum())
+    return out
+
+
+def by_unfolding(values, target, size):
+    """The same as one softmax over all neighbourhoods, for gradients."""
+    batch, channels, height, width = values.shape
+    unfolded = torch.nn.functional.unfold(values, size, padding=size // 2)
+    neighbours = unfolded.view(batch, channels, size * size, height, width)
+    weights = (neighbours * target[:, :, None]).sum(1, keepdim=True).softmax(2)
+    return (neighbours * weights).sum(2)
+
+
+def random_pair(shape, seed=0, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=draw, dtype=dtype) for _ in range(2))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11])
+@pytest.mark.parametrize("shape", [(1, 5, 16, 24), (2, 3, 13, 9), (1, 4, 3, 5)])
+def test_forward_is_the_formula(size, shape):
+    values, target = random_pair(shape)
+    expected = one_pixel_at_a_time(values.numpy(), target.numpy(), size)
+    np.testing.assert_allclose(neighbourhood_filter(values, target, size).numpy(), expected, rtol=0, atol=1e-12)
+    single = neighbourhood_filter(values.float(), target.float(), size)
+    np.testing.assert_allclose(single.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 5, 7, 9, 11])
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (2, 3, 19, 9)])
+def test_gradients_are_those_of_the_formula(size, shape):
+    values, target = (x.float().requires_grad_() for x in random_pair(shape))
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad((neighbourhood_filter(values, target, size) * weight).sum(), (values, target))
+    exact_inputs = [x.detach().double().requires_grad_() for x in (values, target)]
+    exact = torch.autograd.grad((by_unfolding(*exact_inputs, size) * weight).sum(), exact_inputs)
+    for mine, other in zip(ours, exact, strict=True):
+        assert (mine - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_gradcheck(size):
+    values, target = (x.requires_grad_() for x in random_pair((2, 2, 5, 9)))
+    assert torch.autograd.gradcheck(lambda v, t: neighbourhood_filter(v, t, size), (values, target))
+
+
+def test_rows_in_several_chunks(monkeypatch):
+    values, target = (x.requires_grad_() for x in random_pair((2, 3, 30, 21)))
+    whole = neighbourhood_filter(values, target, 7)
+    whole_gradients = torch.autograd.grad(whole.square().sum(), (values, target))
+    monkeypatch.setattr("geosr.methods.neighbourhood.CHUNK_PIXELS", {"cpu": 1})
+    rows = neighbourhood_filter(values, target, 7)
+    torch.testing.assert_close(rows, whole, rtol=0, atol=1e-12)
+    for mine, other in zip(torch.autograd.grad(rows.square().sum(), (values, target)), whole_gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+
+
+def test_layout_does_not_matter():
+    values, target = random_pair((1, 8, 17, 20), dtype=torch.float32)
+    other = [x.contiguous(memory_format=torch.channels_last) for x in (values, target)]
+    assert torch.equal(neighbourhood_filter(values, target, 5), neighbourhood_filter(*other, 5))
+
+
+def test_far_apart_logits_stay_finite():
+    values, target = random_pair((1, 8, 9, 9), dtype=torch.float32)
+    out = neighbourhood_filter(1e3 * values, 1e3 * target, 11)
+    assert torch.isfinite(out).all()
+
+
+def test_refuses_even_sizes_and_different_shapes():
+    values, target = random_pair((1, 2, 4, 4))
+    with pytest.raises(ValueError, match="odd"):
+        neighbourhood_filter(values, target, 4)
+    with pytest.raises(ValueError, match="differ"):
+        neighbourhood_filter(values, target[..., :3], 3)

@@ -1,0 +1,77 @@
+"""Items run once each, several at a time, and the first error ends the run."""
+
+import threading
+import time
+
+import pytest
+
+from geosr.errors import TileError
+from geosr.runner import run
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_item_once_and_results_in_order(workers):
+    counts = []
+    assert run(lambda item: item * item, range(7), workers=workers, on_done=counts.append) == [0, 1, 4, 9, 16, 25, 36]
+    assert counts == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_items_overlap_in_time():
+    both = threading.Barrier(2, timeout=20)
+    assert sorted(run(lambda item: both.wait(), range(2), workers=2)) == [0, 1]
+
+
+def test_no_more_than_the_workers_are_started():
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def work(item):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.005)
+        with lock:
+            busy -= 1
+
+    run(work, range(30), workers=3)
+    assert most == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("error", [TileError, ZeroDivisionError, KeyboardInterrupt])
+def test_the_first_error_ends_the_run_as_it_is(workers, error):
+    started = []
+
+    def work(item):
+        started.append(item)
+        if item % 5 == 3:
+            raise error("three")
+        time.sleep(0.02)
+
+    with pytest.raises(error, match="three"):
+        run(work, range(50), workers=workers)
+    time.sleep(0.2)
+    assert any(item % 5 == 3 for item in started)
+    assert len(started) < 10
+
+
+def test_an_interruption_does_not_wait_for_what_is_in_work():
+    release, started = threading.Event(), time.monotonic()
+
+    def work(item):
+        if item == 1:
+            raise TileError("one")
+        release.wait(20)
+
+    with pytest.raises(TileError):
+        run(work, range(2), workers=2)
+    assert time.monotonic() - started < 10
+    release.set()
+
+
+def test_items_that_look_like_keys_are_items():
+    assert run(lambda item: item, ["item-1", "item-0", ("item-1",)], workers=2) == [
+        "item-1",
+        "item-0",
+        ("item-1",),
+    ]
