@@ -53,7 +53,7 @@ def draw(path: Path, files: dict[str, Path], errors: tuple[float, float]) -> Non
 
 def main() -> None:
     """Make the scene, run the command, print the errors, draw the picture."""
-    options = parse("Run the main job on a made-up scene and show how it did.", size=384)
+    options = parse("Run the main job on a made-up scene and show how it did.", size=320)
     folder: Path = options.folder
     start = time.perf_counter()
     print(f"Making a scene in {folder} ...", flush=True)

@@ -33,9 +33,7 @@ def open_raster(path: Path) -> xr.DataArray:
 def main() -> None:
     """Upscale from paths, then from DataArrays with the accessor, and compare with the truth."""
     options = parse("Upscale with the Python API.", size=128)
-    settings: dict[str, Any] = {
-        key: to_value(value) for key, _, value in (s.partition("=") for s in options.settings)
-    }
+    settings: dict[str, Any] = {key: to_value(value) for key, _, value in (s.partition("=") for s in options.settings)}
     scene = make_scene(options.folder, seed=options.seed, size=options.size)
 
     # From file to file; the DataArray that comes back is the written raster.

@@ -277,9 +277,7 @@ class Block:
             self.box(*at, wing, "gable", roof_colour, heat, eaves, low, turn + math.pi / 2, ground)
         if rng.random() < 0.4:
             self.box(u - 1.5, v - width / 4, (5.2, 2.4), "paint", (38, 46, 66), 24, turn=turn)
-        self.box(
-            u + 2.2, v + 0.8, (0.9, 0.9), "plain", (120, 84, 70), 16, eaves + ridge + 0.7, 0, turn, ground
-        )
+        self.box(u + 2.2, v + 0.8, (0.9, 0.9), "plain", (120, 84, 70), 16, eaves + ridge + 0.7, 0, turn, ground)
         self.garden(u, v + back * 11, back)
 
     def garden(self, u: float, v: float, back: int) -> None:
@@ -316,9 +314,7 @@ class Block:
         height = float(rng.uniform(6.5, 12.5))
         ground = self.box(u, v, size, "flat", colour, roof_heat(colour), height)
         for k in range(4):
-            self.box(
-                u - size[0] / 2 + 6 + k * (size[0] - 12) / 3, v + 4, (1.6, 6), "paint", (206, 216, 220), 12
-            )
+            self.box(u - size[0] / 2 + 6 + k * (size[0] - 12) / 3, v + 4, (1.6, 6), "paint", (206, 216, 220), 12)
         for _ in range(4):
             at = u + rng.uniform(-0.4, 0.4) * size[0], v + rng.uniform(-0.38, 0.1) * size[1]
             self.box(*at, (2.6, 1.9), "plain", (176, 178, 178), 15, height + 1.6, 0, 0, ground)
@@ -365,9 +361,7 @@ def paint_ground(world: World, grid: Grid) -> Layers:
     x, y = grid.x, grid.y
     fine, coarse = world.noise(x, y, 0.7), world.noise(x + 40, y - 20, 9.0)
     tone = 0.62 + 0.35 * fine + 0.45 * coarse
-    layers = Layers(
-        world.terrain(x, y) + 0.12 * fine, np.empty((3, *tone.shape), np.float32), np.empty_like(tone)
-    )
+    layers = Layers(world.terrain(x, y) + 0.12 * fine, np.empty((3, *tone.shape), np.float32), np.empty_like(tone))
     layers.paint(np.ones(tone.shape, bool), GRASS, 6.0, tone)
     u, v = world.street(x, y)
     kind = (np.floor(v / BLOCK_V) + 2 * np.floor(u / BLOCK_U)).astype(np.int64) % 4
@@ -471,9 +465,7 @@ def shadows(height: Array, step: float) -> Mask:
     for distance in np.arange(1.5 * step, SHADOW_REACH, 1.5 * step):
         row = -round(distance * math.cos(SUN_AZIMUTH) / step)
         col = round(distance * math.sin(SUN_AZIMUTH) / step)
-        here, there = zip(
-            *(shifted(k, n) for k, n in ((row, height.shape[0]), (col, height.shape[1]))), strict=True
-        )
+        here, there = zip(*(shifted(k, n) for k, n in ((row, height.shape[0]), (col, height.shape[1]))), strict=True)
         needed = np.float32(distance * math.tan(SUN_HEIGHT) + 0.05)
         shaded[here] |= height[there] > height[here] + needed
     return shaded
@@ -543,9 +535,7 @@ def survey_masks(size: int) -> tuple[Mask, Mask]:
     return (row - 0.5 * col) > 0.93, np.hypot((row - 0.3) / 0.045, (col - 0.72) / 0.07) < 1
 
 
-def write(
-    path: Path, bands: npt.NDArray[np.generic], grid: Grid, unit: str = "", nodata: float | None = None
-) -> None:
+def write(path: Path, bands: npt.NDArray[np.generic], grid: Grid, unit: str = "", nodata: float | None = None) -> None:
     """Write bands (count, rows, cols) as a GeoTIFF."""
     count, rows, cols = bands.shape
     profile = {
@@ -558,9 +548,7 @@ def write(
     }
     transform = Affine(grid.step, 0, CENTRE[0] + grid.left, 0, -grid.step, CENTRE[1] + grid.top)
     colours = {"photometric": "RGB"} if count == 3 else {}
-    with rasterio.open(
-        path, "w", **profile, transform=transform, nodata=nodata, compress="deflate", **colours
-    ) as out:
+    with rasterio.open(path, "w", **profile, transform=transform, nodata=nodata, compress="deflate", **colours) as out:
         out.write(bands)
         out.units = (unit,) * count
 
@@ -578,9 +566,7 @@ def make_scene(
         gsd: metres a side of the truth's pixels.
     """
     if size % scale or size // scale < 8:
-        raise ValueError(
-            f"size is {size}; it must be a multiple of the scale {scale}, and at least 8 times it"
-        )
+        raise ValueError(f"size is {size}; it must be a multiple of the scale {scale}, and at least 8 times it")
     names = ("truth_dsm", "dsm", "truth_thermal", "thermal", "ortho")
     paths = {name: Path(folder) / f"{name}.tif" for name in names}
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -628,9 +614,7 @@ def add_scene_options(parser: argparse.ArgumentParser, size: int) -> None:
     """The options that all examples share."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the files go")
     parser.add_argument("--seed", type=int, default=7, help="another seed is another place (default: 7)")
-    parser.add_argument(
-        "--size", type=int, default=size, help=f"pixels a side of the truth (default: {size})"
-    )
+    parser.add_argument("--size", type=int, default=size, help=f"pixels a side of the truth (default: {size})")
 
 
 def main() -> None:

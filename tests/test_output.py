@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from outputs import check_cog, run
+from outputs import SMALL_NETWORK, check_cog, run
 from rasterio.enums import ColorInterp
 from rasters import grid, write
 
@@ -164,12 +164,7 @@ def test_provenance(tmp_path, pair):
     assert str(tmp_path) not in str(tags)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [{"tile": 96}, {"method": "mmsr", "settings": {"epochs": 2, "channels": 4}, "tile": 160, "bounds":
-                    (461_200, 5_211_320, 461_300, 5_211_400)}],
-    ids=["bicubic", "mmsr"],
-)  # fmt: skip
+@pytest.mark.parametrize("recipe", [{"tile": 96}, SMALL_NETWORK | {"tile": 112}], ids=["bicubic", "mmsr"])
 def test_same_bytes_every_time_and_for_any_number_of_workers(tmp_path, pair, recipe):
     digests = set()
     for number, workers in enumerate((1, 1, 2, 3)):
@@ -282,7 +277,7 @@ def test_a_finished_file_that_differs_is_not_published(tmp_path, pair, monkeypat
 FULL_DISK = """
 import resource, signal, sys
 sys.path.insert(0, {tests!r})
-from outputs import check_cog, run
+from outputs import SMALL_NETWORK, check_cog, run
 from geosr.errors import OutputError
 import torch, rasterio  # their caches are no matter of the limit
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -315,7 +310,7 @@ def test_a_full_disk_leaves_the_old_output_and_nothing_else(tmp_path, pair, limi
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from outputs import check_cog, run
+from outputs import SMALL_NETWORK, check_cog, run
 from geosr import writer
 
 def die(*arguments, **options):

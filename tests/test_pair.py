@@ -41,7 +41,9 @@ def test_a_patch_has_zero_mean_and_unit_deviation_where_valid():
 
 
 def test_constant_bands_become_zeros():
-    pair = Pair(np.full((1, 8, 8), 255, np.float32), np.ones((8, 8), bool), np.full((2, 2), 4.5e6), np.ones((2, 2), bool))
+    pair = Pair(
+        np.full((1, 8, 8), 255, np.float32), np.ones((8, 8), bool), np.full((2, 2), 4.5e6), np.ones((2, 2), bool)
+    )
     patch = normalise(pair, Stats.measure([pair]))
     assert not patch.guide.any()
     assert not patch.source.any()

@@ -116,9 +116,7 @@ def test_photo_lies_on_the_truth(scene, name):
     edges, seen = (np.minimum(e, np.percentile(e, 97)) for e in (edges, seen))
     edges, seen = edges - edges.mean(), seen - seen.mean()
     lags = range(-4, 5)
-    score = np.array(
-        [[(np.roll(seen, (i, j), (0, 1)) * edges)[8:-8, 8:-8].mean() for j in lags] for i in lags]
-    )
+    score = np.array([[(np.roll(seen, (i, j), (0, 1)) * edges)[8:-8, 8:-8].mean() for j in lags] for i in lags])
     assert np.unravel_index(score.argmax(), score.shape) == (4, 4)
     for low, best, high in (score[3:6, 4], score[4, 3:6]):
         assert abs((high - low) / (2 * best - low - high) / 2) < 0.2

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geosr.consistency import spread
+from geosr.device import torch_threads
 from geosr.methods.base import FloatArray, Patch
 from geosr.methods.solve import interpolate
 
@@ -39,6 +40,11 @@ def diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatA
     Returns:
         (s*h, s*w) float32. Values over invalid source pixels keep their start and have no influence.
     """
+    with torch_threads(1):  # the maps are small: with two threads on a busy machine, waiting cost ten times the work
+        return _diffuse(patch, settings, device, hint)
+
+
+def _diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatArray | None) -> FloatArray:
     start = interpolate(patch.source, patch.scale) if hint is None else hint
     known = torch.from_numpy(spread(patch.source_valid, patch.scale)).to(device)
     source = torch.from_numpy(patch.source.copy()).to(device)
