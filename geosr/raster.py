@@ -502,7 +502,7 @@ def _check_blocks(raster: Raster, dataset: Any) -> None:
 
 def _lattice(count: int) -> list[int]:
     """All of `range(count)`, or 256 of it with both ends."""
-    return np.unique(np.linspace(0, count - 1, min(count, 256)).round().astype(int)).tolist()
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, 256)).round())]
 
 
 def has_valid(raster: Raster) -> bool:

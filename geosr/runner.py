@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import dask.threaded
+from dask.callbacks import Callback
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -31,9 +34,6 @@ def run(
     Returns:
         The results in the order of the items.
     """
-    import dask.threaded
-    from dask.callbacks import Callback
-
     done = 0
 
     def count(*_: Any) -> None:

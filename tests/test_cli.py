@@ -109,7 +109,7 @@ def test_version():
 
 def test_methods_lists_names_and_presets():
     lines = geosr("methods").out.splitlines()
-    assert [line.split()[0] for line in lines] == ["mmsr", "bicubic"]
+    assert [line.split()[0] for line in lines] == ["mmsr", "diffusion", "bicubic"]
     assert "presets: default, paper-depth, paper-dem" in lines[0]
 
 

@@ -40,7 +40,7 @@ def start(folder):
     started = []
 
     def begin(*more, by=()):
-        options = ["--tile", "96", "--set", "epochs=1000000", "--set", "stop_window=0", *more]
+        options = ["--tile", "96", "--set", "epochs=1000000", *more]
         pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
         run = subprocess.Popen(
             [*by, sys.executable, "-m", "geosr", "upscale", *pair, *options],
