@@ -21,9 +21,10 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
 from geosr.consistency import Consistency, pool, project, spread
-from geosr.errors import OutputError, UsageError
+from geosr.errors import GeosrError, OutputError, UsageError
 from geosr.grid import GridPair, Window
 from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
+from geosr.raster_guard import show
 from geosr.seams import SeamMeter
 from geosr.store import RunFolder
 from geosr.tiling import Tile, core_edges
@@ -331,19 +332,27 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> Pa
     """Where the output will really lie, links resolved, before any work is done.
 
     Raises:
-        UsageError: it is one of the inputs, or exists and `overwrite` is not given.
-        OutputError: its folder does not exist or it is a folder itself.
+        UsageError: it is no name for a GeoTIFF, is one of the inputs, or exists and `overwrite` is not given.
+        OutputError: its folder does not exist, it is a folder itself, or the system cannot have such a name.
     """
-    path = Path(os.path.realpath(output))
-    if path.is_dir():
-        raise OutputError(f"{output} is a folder; give the name of a file to write")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path.parent} does not exist; make the folder first")
-    if path.exists():
-        if any(other.exists() and os.path.samefile(path, other) for other in inputs):
-            raise UsageError(f"the output {output} is one of the inputs; give it another name")
-        if not overwrite:
-            raise UsageError(f"{output} exists; use --overwrite to replace it")
+    name = show(output)
+    try:
+        path = Path(os.path.realpath(output))
+        if path.is_dir():
+            raise OutputError(f"{name} is a folder; give the name of a file to write")
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            raise UsageError(f"{name}: a GeoTIFF is written; give a name that ends in .tif")
+        if not path.parent.is_dir():
+            raise OutputError(f"{show(path.parent)} does not exist; make the folder first")
+        exists = path.exists()
+        if exists and any(other.exists() and os.path.samefile(path, other) for other in inputs):
+            raise UsageError(f"the output {name} is one of the inputs; give it another name")
+    except GeosrError:
+        raise
+    except (OSError, ValueError) as error:  # too long a name, a NUL in it, no right to look
+        raise OutputError(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    if exists and not overwrite:
+        raise UsageError(f"{name} exists; use --overwrite to replace it")
     return path
 
 
