@@ -28,7 +28,7 @@ def command(source: Path, guide: Path, method: str, preset: str, device: str, ti
     \b
       geosr info dsm.tif ortho.tif --scale 4 --time
     """  # noqa: D301
-    from geosr.pipeline import estimate_seconds, inspect, rows
+    from geosr.inspection import estimate_seconds, inspect, rows
 
     inputs, recipe, execution = inputs_from(source, guide, values), Recipe(method, preset), Execution(device)
     click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution)))))

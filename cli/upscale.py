@@ -75,7 +75,8 @@ def command(
     `geosr info dsm.tif ortho.tif --time` tells beforehand whether the two fit and how long it takes;
     --bounds tries a part.
     """  # noqa: D301
-    from geosr.pipeline import inspect, rows, upscale_file
+    from geosr.inspection import inspect, rows
+    from geosr.pipeline import upscale_file
     from geosr.writer import check_output
 
     if quiet and verbose:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
 
 from geosr import methods, raster
 from geosr.consistency import Consistency, spread
 from geosr.errors import GeosrError, InputError, TileError
-from geosr.grid import GridPair, Window, crop, crs_name, plan_grids
+from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import Execution, Inputs, Note, Progress, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
 from geosr.raster import Raster
@@ -111,7 +109,7 @@ class Placement:
 
 
 def open_scene(inputs: Inputs) -> Scene:
-    """Look at both rasters and plan the grids, reading no more than headers.
+    """Look at both rasters, see that they can be read, and plan the grids.
 
     Raises:
         UsageError: a scale or an option out of range.
@@ -153,7 +151,7 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
 
 
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
-    """Decide method and tiles; no pixel of the scene has been read after it, and torch is not loaded."""
+    """Decide method and tiles; torch is not loaded."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
@@ -190,7 +188,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
-    for text in (*plan.scene.notes, *_suspicions(plan.scene)):
+    for text in (*plan.scene.notes, *suspicions(plan.scene)):
         execution.on_event(Note(text))
     with run_folder(output) as folder:
         execution.on_event(Stage("statistics"))
@@ -206,18 +204,26 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     return Report(output, len(results), skipped, guided, written, time.monotonic() - started)
 
 
+def suspicions(scene: Scene) -> Iterator[str]:
+    """Constants in the files that look like nodata which nobody declared."""
+    for role, file in (("source", scene.source), ("guide", scene.guide)):
+        constant = raster.suspicious_constant(file)
+        if constant is not None:
+            yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
+
+
 def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
     """Statistics over a fixed, evenly spread sample of the tiles that hold valid pixels.
 
     Raises:
         InputError: no source pixel is valid, or the guide is missing everywhere.
     """
-    pairs = [*_pairs(scene, _sample(tiles))]
+    pairs = [*_pairs(scene, sample(tiles))]
     if not any(pair.guide_valid.any() for pair in pairs):
         guided = (pair for pair in _pairs(scene, tiles) if pair.guide_valid.any())
         pairs = [*islice(guided, _SAMPLE_TILES)]
     if not pairs:
-        _find_valid(scene, tiles)
+        find_valid(scene, tiles)
         raise InputError(
             f"the guide {show(scene.guide.path.name)} has no valid pixel where the source has one; "
             "check its nodata and the extents with geosr info"
@@ -230,7 +236,7 @@ def _pairs(scene: Scene, tiles: Iterable[Tile]) -> Iterator[Pair]:
     return (pair for tile in tiles if (pair := scene.read(tile)))
 
 
-def _find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
+def find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
     """The first tile with a valid source pixel, from the middle of the scene onwards.
 
     Raises:
@@ -242,7 +248,8 @@ def _find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
     raise InputError(f"the source {show(scene.source.path.name)} has no valid pixel here; all are nodata")
 
 
-def _sample(tiles: list[Tile]) -> list[Tile]:
+def sample(tiles: list[Tile]) -> list[Tile]:
+    """Tiles spread evenly over the scene, always the same."""
     step = max(len(tiles) // _SAMPLE_TILES, 1)
     return tiles[step // 2 :: step]
 
@@ -268,7 +275,7 @@ def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFold
         return TileResult(tile, centre=None)
     Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
     try:
-        solution = _solve(plan.method, plan, placement, stats, pair, tile)
+        solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
     except GeosrError as error:
         window = tile.window.times(plan.scene.grids.scale)
         raise TileError(f"tile {tile.index} (row {window.row}, column {window.col}): {error}") from error
@@ -286,7 +293,8 @@ def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
     return int(valid.sum()), float(covered.sum()) / pair.scale**2
 
 
-def _solve(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
+def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
+    """`method` on one tile as the plan has it, with the threads and the seed that the tile gets."""
     from geosr.device import torch_threads
     from geosr.methods.solve import solve
 
@@ -336,100 +344,3 @@ def _write(
         "GEOSR_GUIDED_PERCENT": f"{100 * guided:.2f}",
     }
     return write(mosaic, output, tags, compress=recipe.compress, overwrite=overwrite)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What `geosr info` says of a pair.
-
-    Attributes:
-        plan: what would be done.
-        source_valid: share of the source that is valid, on a sample of the tiles.
-        guide_valid: share of the sampled area that the guide covers.
-        memory: bytes at the peak, about.
-        notes: what the user should know.
-    """
-
-    plan: Plan
-    source_valid: float
-    guide_valid: float
-    memory: int
-    notes: tuple[str, ...]
-
-
-def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
-    """Look at a pair as a run would, without working on it; torch is not loaded."""
-    plan = make_plan(inputs, recipe)
-    scene, tiles = plan.scene, plan.tiles
-    source, guide, pixels = 0, 0, 0
-    for tile in _sample(tiles):
-        source_valid = scene.read_source(tile.window)[1]
-        pair = scene.read(tile)
-        source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
-        guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
-    workers = execution.workers or min(processors(), len(tiles))
-    rows, cols = tiles[0].window.times(scene.grids.scale).shape
-    memory = workers * plan.method.memory(scene.guide.channels, (rows, cols))
-    notes = (*scene.notes, *(_suspicions(scene)))
-    return Inspection(plan, source / pixels, guide / pixels, memory, notes)
-
-
-def _suspicions(scene: Scene) -> Iterator[str]:
-    for role, file in (("source", scene.source), ("guide", scene.guide)):
-        constant = raster.suspicious_constant(file)
-        if constant is not None:
-            yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
-
-
-def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> float:
-    """About how long a run will take here, from a small part of one tile's work that is done and timed."""
-    plan = make_plan(inputs, recipe)
-    placement = place(len(plan.tiles), execution)
-    tile, pair = _find_valid(plan.scene, plan.tiles)
-    stats, (method, factor) = Stats.measure([pair]), plan.method.trial()
-    _solve(method, plan, placement, stats, pair, tile)  # not counted: loading and first allocations
-    started = time.monotonic()
-    _solve(method, plan, placement, stats, pair, tile)
-    return (time.monotonic() - started) * factor * -(-len(plan.tiles) // placement.workers)
-
-
-def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
-    """The lines of `geosr info` as (name, text)."""
-    plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
-    finer = raster.guide_ratio(scene.guide, grids.high)
-    height, width = plan.tiles[0].window.times(grids.scale).shape
-    chosen = ", ".join(f"{name}={value}" for name, value in asdict(plan.method.settings).items())
-    lines = [
-        ("source", _file_row(scene.source)),
-        ("guide", _file_row(scene.guide)),
-        ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid:.1%} of them valid"),
-        (
-            "overlap",
-            f"{raster.overlap_fraction(grids.low, scene.guide):.1%} inside the guide's outline, "
-            f"{found.guide_valid:.1%} with valid guide pixels",
-        ),
-        ("output", f"{_grid_row(grids.high)}, scale {grids.scale}"),
-        ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),
-        ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
-        ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
-        ("memory", f"about {_size(found.memory)}"),
-    ]
-    if settings and chosen:
-        lines.append(("settings", chosen))
-    return lines + [("note", text) for text in found.notes if notes]
-
-
-def _size(number: float) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{math.ceil(number / 1e6)} MB"
-
-
-def _file_row(file: Raster) -> str:
-    nodata = "none declared" if file.nodata is None else f"{file.nodata:g}"
-    bands = f"{len(file.bands)} band" + ("s" if len(file.bands) > 1 else "") + (" and alpha" if file.alpha else "")
-    return f"{show(file.path.name)}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
-
-
-def _grid_row(box: GeoBox) -> str:
-    x, y = raster.ground_resolution(box)
-    unit = "m" if box.crs else "pixels"
-    return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {crs_name(box.crs)}"

@@ -23,7 +23,7 @@ LAYERS = [
     ["methods.mmsr"],
     ["writer"],
     ["pipeline"],
-    ["pairs_folder", "accessor"],
+    ["inspection", "pairs_folder", "accessor"],
     ["__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,107 @@
+"""What `geosr info` says of a pair: what is in it, how it fits, what would be done and how long it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+
+from odc.geo.geobox import GeoBox
+
+from geosr import raster
+from geosr.grid import crs_name
+from geosr.options import Execution, Inputs, Recipe, processors
+from geosr.pair import Stats
+from geosr.pipeline import Plan, find_valid, make_plan, place, sample, solve_tile, suspicions
+from geosr.raster import Raster
+from geosr.raster_guard import show
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `geosr info` says of a pair.
+
+    Attributes:
+        plan: what would be done.
+        source_valid: share of the source that is valid, on a sample of the tiles.
+        guide_valid: share of the sampled area that the guide covers.
+        memory: bytes at the peak, about.
+        notes: what the user should know.
+    """
+
+    plan: Plan
+    source_valid: float
+    guide_valid: float
+    memory: int
+    notes: tuple[str, ...]
+
+
+def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
+    """Look at a pair as a run would, without working on it; torch is not loaded."""
+    plan = make_plan(inputs, recipe)
+    scene, tiles = plan.scene, plan.tiles
+    source, guide, pixels = 0, 0, 0
+    for tile in sample(tiles):
+        source_valid = scene.read_source(tile.window)[1]
+        pair = scene.read(tile)
+        source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
+        guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
+    workers = execution.workers or min(processors(), len(tiles))
+    rows, cols = tiles[0].window.times(scene.grids.scale).shape
+    memory = workers * plan.method.memory(scene.guide.channels, (rows, cols))
+    notes = (*scene.notes, *(suspicions(scene)))
+    return Inspection(plan, source / pixels, guide / pixels, memory, notes)
+
+
+def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> float:
+    """About how long a run will take here, from a small part of one tile's work that is done and timed."""
+    plan = make_plan(inputs, recipe)
+    placement = place(len(plan.tiles), execution)
+    tile, pair = find_valid(plan.scene, plan.tiles)
+    stats, (method, factor) = Stats.measure([pair]), plan.method.trial()
+    solve_tile(method, plan, placement, stats, pair, tile)  # not counted: loading and first allocations
+    started = time.monotonic()
+    solve_tile(method, plan, placement, stats, pair, tile)
+    return (time.monotonic() - started) * factor * -(-len(plan.tiles) // placement.workers)
+
+
+def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
+    """The lines of `geosr info` as (name, text)."""
+    plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
+    finer = raster.guide_ratio(scene.guide, grids.high)
+    height, width = plan.tiles[0].window.times(grids.scale).shape
+    chosen = ", ".join(f"{name}={value}" for name, value in asdict(plan.method.settings).items())
+    lines = [
+        ("source", _file_row(scene.source)),
+        ("guide", _file_row(scene.guide)),
+        ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid:.1%} of them valid"),
+        (
+            "overlap",
+            f"{raster.overlap_fraction(grids.low, scene.guide):.1%} inside the guide's outline, "
+            f"{found.guide_valid:.1%} with valid guide pixels",
+        ),
+        ("output", f"{_grid_row(grids.high)}, scale {grids.scale}"),
+        ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),
+        ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
+        ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
+        ("memory", f"about {_size(found.memory)}"),
+    ]
+    if settings and chosen:
+        lines.append(("settings", chosen))
+    return lines + [("note", text) for text in found.notes if notes]
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{math.ceil(number / 1e6)} MB"
+
+
+def _file_row(file: Raster) -> str:
+    nodata = "none declared" if file.nodata is None else f"{file.nodata:g}"
+    bands = f"{len(file.bands)} band" + ("s" if len(file.bands) > 1 else "") + (" and alpha" if file.alpha else "")
+    return f"{show(file.path.name)}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
+
+
+def _grid_row(box: GeoBox) -> str:
+    x, y = raster.ground_resolution(box)
+    unit = "m" if box.crs else "pixels"
+    return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {crs_name(box.crs)}"
