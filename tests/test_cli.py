@@ -411,3 +411,14 @@ def test_settings_are_numbers_truth_values_or_text():
 )
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_tile_that_fails_is_named_and_nothing_is_written(tmp_path, monkeypatch):
+    make_pair(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
+    ended = geosr("upscale", *pair, "--set", "learning_rate=1e12", "--set", "epochs=5", "--quiet")
+    assert ended.code == 5
+    assert "tile 0 (row 0, column 0): the fit diverged" in ended.err
+    assert contents(tmp_path) == before
