@@ -9,13 +9,9 @@ import torch
 
 from geosr.errors import TileError, UnavailableError
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 def pick_device(name: str) -> str:
-    """'cpu' or 'cuda' for 'auto', 'cpu' or 'cuda'; `UnavailableError` where it does not exist here."""
-    if name not in DEVICES:
-        raise UnavailableError(f"device is {name!r}; it must be one of {', '.join(DEVICES)}")
+    """'cpu' or 'cuda' for one of `options.DEVICES`; `UnavailableError` where it does not exist here."""
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise UnavailableError(

@@ -269,7 +269,6 @@ def _run_tiles(
 
 def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, tile: Tile) -> TileResult:
     """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile."""
-    started = time.monotonic()
     pair = plan.scene.read(tile)
     if pair is None:
         return TileResult(tile, centre=None)
@@ -281,8 +280,7 @@ def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFold
         raise TileError(f"tile {tile.index} (row {window.row}, column {window.col}): {error}") from error
     folder.save(tile.index, solution.values)
     valid, seen = _counts(pair, tile)
-    guided = seen / max(valid, 1) if solution.guided else 0.0
-    return TileResult(tile, solution.centre, guided, valid, time.monotonic() - started)
+    return TileResult(tile, solution.centre, seen / max(valid, 1), valid)
 
 
 def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:

@@ -112,14 +112,12 @@ class TileResult:
         centre: to be added to the stored values; None where there was no valid source pixel to work on.
         guided: share of the core's valid area on which the guide had a say.
         valid: valid source pixels in the core.
-        seconds: that the tile took.
     """
 
     tile: Tile
     centre: float | None
     guided: float = 0.0
     valid: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

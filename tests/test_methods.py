@@ -44,7 +44,6 @@ def test_any_size_pools_to_the_source(method, rows, cols, scale):
     assert solution.values.shape == (rows * scale, cols * scale)
     pooled, _ = pool(solution.values, np.ones(solution.values.shape, bool), scale)
     np.testing.assert_allclose(pooled + solution.centre, pair.source, atol=1e-9)
-    assert solution.guided == 1
 
 
 def test_inputs_are_left_alone_and_the_seed_decides_the_bits(method):
@@ -89,7 +88,6 @@ def test_without_a_guide_the_source_is_interpolated(method):
     solution = run(pair, method, consistency=OFF)
     expected = interpolate((pair.source - solution.centre).astype(np.float32), 4)
     np.testing.assert_allclose(solution.values, expected, atol=1e-3)
-    assert solution.guided == 0
 
 
 def test_in_a_gap_of_the_guide_the_source_is_interpolated_and_beyond_its_rim_the_method_holds(method):
@@ -99,7 +97,6 @@ def test_in_a_gap_of_the_guide_the_source_is_interpolated_and_beyond_its_rim_the
     solution = run(pair, method, stats=stats, consistency=OFF)
     plain = run(replace(pair, guide_valid=np.zeros_like(pair.guide_valid)), method, stats=stats, consistency=OFF)
     np.testing.assert_allclose(solution.values[:, :20], plain.values[:, :20], atol=1e-9)
-    assert 0.5 < solution.guided < 0.6
     if method.name != "bicubic":
         assert np.abs(solution.values - plain.values)[:, 24:].max() > 0
 
@@ -158,6 +155,16 @@ def test_soft_consistency_bounds_every_block(method):
     pooled, _ = pool(solution.values, np.ones(solution.values.shape, bool), 4)
     assert np.abs(pooled + solution.centre - pair.source).max() <= 0.05 + 1e-9
     assert spread(pooled, 4).shape == solution.values.shape
+
+
+@pytest.mark.parametrize("mode", ["soft:1", "off"])
+def test_what_is_not_exact_makes_a_difference(method, mode):
+    pair = make_pair()
+    exact, other = (run(pair, method, consistency=Consistency.parse(text)).values for text in ("exact", mode))
+    assert (
+        np.abs(pool(exact, np.ones(exact.shape, bool), 4)[0] - pool(other, np.ones(exact.shape, bool), 4)[0]).max()
+        > 0.01
+    )
 
 
 def test_unknown_names_say_what_there_is():

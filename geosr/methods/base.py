@@ -26,12 +26,14 @@ class Patch:
         guide_valid: (scale*h, scale*w) bool.
         source: (h, w) float32, about zero mean and unit standard deviation; filled where invalid.
         source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
+        tolerance: how far the pooled answer may lie from the source; 0 exact, inf unbounded.
     """
 
     guide: FloatArray
     guide_valid: BoolArray
     source: FloatArray
     source_valid: BoolArray
+    tolerance: float = 0.0
 
     @property
     def scale(self) -> int:

@@ -33,8 +33,6 @@ class DiffusionSettings:
         guide_power: a.
         value_contrast: K_Y.
         value_power: b.
-        hint_contrast: K_H.
-        hint_power: e.
     """
 
     rounds: int = 24
@@ -43,17 +41,15 @@ class DiffusionSettings:
     guide_power: float = 0.35
     value_contrast: float = 0.02
     value_power: float = 0.5
-    hint_contrast: float = 0.05
-    hint_power: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("rounds", "iterations"):
             if not 1 <= getattr(self, name) <= 100_000:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 1 to 100000")
-        for name in ("guide_contrast", "value_contrast", "hint_contrast"):
+        for name in ("guide_contrast", "value_contrast"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("guide_power", "value_power", "hint_power"):
+        for name in ("guide_power", "value_power"):
             if not 0 <= getattr(self, name) <= 10:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 10")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,12 +23,10 @@ class Solution:
         values: (s*h, s*w) float64 in the source's units, minus `centre`.
         centre: what to add; kept apart so that the values survive float32 however far they lie from zero
             (float32 loses up to 0.49 at 4.5 million).
-        guided: share of the valid output that the guide had a say in, 0 to 1.
     """
 
     values: NDArray[np.float64]
     centre: float
-    guided: float
 
 
 def solve(
@@ -51,26 +49,25 @@ def solve(
         TileError: the method's answer has the wrong shape or is not finite.
     """
     stats = stats or Stats.measure([pair])
-    patch = normalise(pair, stats)
-    values, guided = _predict(patch, method, seed, device)
+    patch = replace(normalise(pair, stats), tolerance=consistency.tolerance / stats.source_spread)
+    values = _predict(patch, method, seed, device)
     physical = values.astype(np.float64) * stats.source_spread
     source = pair.source - stats.source_centre
     everywhere = np.ones(values.shape, dtype=bool)
     projected = project(physical, everywhere, source, pair.source_valid, consistency)
-    return Solution(projected, stats.source_centre, guided)
+    return Solution(projected, stats.source_centre)
 
 
-def _predict(patch: Patch, method: Method, seed: int, device: str) -> tuple[FloatArray, float]:
+def _predict(patch: Patch, method: Method, seed: int, device: str) -> FloatArray:
     known = patch.source[patch.source_valid]
     inside = spread(patch.source_valid, patch.scale)
-    guided = float(patch.guide_valid[inside].mean())
-    if known.max() == known.min() or not guided:
-        return interpolate(patch.source, patch.scale), guided
+    if known.max() == known.min() or not patch.guide_valid[inside].any():
+        return interpolate(patch.source, patch.scale)
     state = method.fit([patch], seed, device)
     values = method.predict(patch, state, device).values
     if values.shape != patch.guide_valid.shape or not np.isfinite(values).all():
         raise TileError(f"{method.name} returned {values.shape} values, some of them not finite")
-    return _feather(values, patch), guided
+    return _feather(values, patch)
 
 
 def _feather(values: FloatArray, patch: Patch) -> FloatArray:
