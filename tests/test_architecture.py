@@ -15,8 +15,8 @@ LAYERS = [
     ["grid", "consistency", "methods", "raster_guard"],
     ["options", "tiling", "warp", "seams"],
     ["raster", "runner", "store", "device"],
-    ["methods.base", "methods.settings", "methods.neighbourhood"],
-    ["pair"],
+    ["methods.base", "methods.settings", "methods.compiled"],
+    ["pair", "methods.neighbourhood"],
     ["methods.solve", "methods.mmsr_network"],
     ["methods.diffusion_solver"],
     ["methods.classic", "methods.diffusion"],
@@ -31,7 +31,14 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # A module may import such a library, at its top or inside functions.
 HOMES = {
     "rasterio": {"raster", "writer"},
-    "torch": {"device", "methods.solve", "methods.neighbourhood", "methods.mmsr_network", "methods.diffusion_solver"},
+    "torch": {
+        "device",
+        "methods.solve",
+        "methods.compiled",
+        "methods.neighbourhood",
+        "methods.mmsr_network",
+        "methods.diffusion_solver",
+    },
     "dask": {"runner"},
     "click": set(),
     "rich": set(),

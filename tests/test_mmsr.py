@@ -99,6 +99,35 @@ def test_fits_several_patches_of_different_sizes():
         method.fit([patches[0], make_patch(bands=2)], 0, "cpu")
 
 
+def plainly(net, guide, bilinear):
+    """The network as the paper writes it: every layer on every pixel, neighbourhoods unfolded."""
+
+    def filtered(values, target, size):
+        neighbours = torch.nn.functional.unfold(values, size, padding=size // 2)
+        neighbours = neighbours.view(1, values.shape[1], size * size, *values.shape[2:])
+        return (neighbours * (neighbours * target[:, :, None]).sum(1, keepdim=True).softmax(2)).sum(2)
+
+    g, s = net.guide_in(net.guide(guide)), net.source_in(net.source(bilinear))
+    return net.head(net.fuse(filtered(s, g, net.sizes[0]), filtered(g, s, net.sizes[1])))
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(26, 24), (9, 7)])
+def test_the_fast_network_is_the_papers(rows, cols):
+    settings = replace(PRESETS["paper-depth"], channels=16)
+    patch = mmsr_network._Tensors.of(make_patch(rows=rows, cols=cols), "cpu")
+    net = mmsr_network._build(3, settings, seed=3)
+    exact = mmsr_network._build(3, settings, seed=3).double()
+    bilinear = torch.nn.functional.interpolate(patch.source.double(), scale_factor=4, mode="bilinear")
+    weight = torch.randn(1, 1, 4 * rows, 4 * cols, generator=torch.Generator().manual_seed(0))
+    ours, expected = net(patch.guide, patch.levels), plainly(exact, patch.guide.double(), bilinear)
+    assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max()
+    (ours * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for (name, mine), other in zip(net.named_parameters(), exact.parameters(), strict=True):
+        near = 3e-3 if name.startswith("source.") else 1e-4  # interpolated between 8192 levels, see _Levels
+        assert (mine.grad - other.grad).abs().max() <= near * other.grad.abs().max() + 1e-6, name
+
+
 def test_the_loss_falls():
     losses = []
     settings = create("paper-dem", SMALL | {"epochs": 40}).settings

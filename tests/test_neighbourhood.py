@@ -1,10 +1,29 @@
 """The adaptive filter against the paper's formula, pixel by pixel."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from geosr.device import torch_threads
+from geosr.methods import compiled
 from geosr.methods.neighbourhood import neighbourhood_filter
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def kernel(request, monkeypatch):
+    """Both ways of working; what is not float32 always goes through torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    elif compiled.library() is None:
+        pytest.skip("the kernels were not built: no C compiler at installation")
+    return request.param
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_kernels_are_built_where_there_is_a_compiler():
+    assert compiled.library() is not None
 
 
 def one_pixel_at_a_time(values, target, size):
@@ -35,9 +54,9 @@ def random_pair(shape, seed=0, dtype=torch.float64):
     return (torch.randn(shape, generator=draw, dtype=dtype) for _ in range(2))
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11])
-@pytest.mark.parametrize("shape", [(1, 5, 16, 24), (2, 3, 13, 9), (1, 4, 3, 5)])
-def test_forward_is_the_formula(size, shape):
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11, 13])
+@pytest.mark.parametrize("shape", [(1, 5, 16, 24), (2, 3, 19, 9), (1, 4, 3, 5), (1, 3, 35, 81)])
+def test_forward_is_the_formula(size, shape, kernel):
     values, target = random_pair(shape)
     expected = one_pixel_at_a_time(values.numpy(), target.numpy(), size)
     np.testing.assert_allclose(neighbourhood_filter(values, target, size).numpy(), expected, rtol=0, atol=1e-12)
@@ -45,9 +64,9 @@ def test_forward_is_the_formula(size, shape):
     np.testing.assert_allclose(single.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [3, 5, 7, 9, 11])
-@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (2, 3, 19, 9)])
-def test_gradients_are_those_of_the_formula(size, shape):
+@pytest.mark.parametrize("size", [3, 5, 7, 9, 11, 13, 19])
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (2, 3, 19, 9), (1, 3, 53, 83)])
+def test_gradients_are_those_of_the_formula(size, shape, kernel):
     values, target = (x.float().requires_grad_() for x in random_pair(shape))
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     ours = torch.autograd.grad((neighbourhood_filter(values, target, size) * weight).sum(), (values, target))
@@ -61,6 +80,17 @@ def test_gradients_are_those_of_the_formula(size, shape):
 def test_gradcheck(size):
     values, target = (x.requires_grad_() for x in random_pair((2, 2, 5, 9)))
     assert torch.autograd.gradcheck(lambda v, t: neighbourhood_filter(v, t, size), (values, target))
+
+
+def test_threads_change_no_bit():
+    values, target = (x.requires_grad_() for x in random_pair((2, 8, 100, 70), dtype=torch.float32))
+    answers = []
+    for threads in (1, 2, 3):
+        with torch_threads(threads):
+            out = neighbourhood_filter(values, target, 11)
+            answers.append((out, *torch.autograd.grad(out.square().sum(), (values, target))))
+    for answer in answers[1:]:
+        assert all(torch.equal(mine, first) for mine, first in zip(answer, answers[0], strict=True))
 
 
 def test_rows_in_several_chunks(monkeypatch):
@@ -80,10 +110,11 @@ def test_layout_does_not_matter():
     assert torch.equal(neighbourhood_filter(values, target, 5), neighbourhood_filter(*other, 5))
 
 
-def test_far_apart_logits_stay_finite():
-    values, target = random_pair((1, 8, 9, 9), dtype=torch.float32)
-    out = neighbourhood_filter(1e3 * values, 1e3 * target, 11)
-    assert torch.isfinite(out).all()
+def test_far_apart_logits_stay_finite(kernel):
+    values, target = ((1e3 * x).requires_grad_() for x in random_pair((1, 8, 9, 9), dtype=torch.float32))
+    out = neighbourhood_filter(values, target, 11)
+    slopes = torch.autograd.grad(out.sum(), (values, target))
+    assert all(torch.isfinite(x).all() for x in (out, *slopes))
 
 
 def test_refuses_even_sizes_and_different_shapes():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from geosr.device import deterministic, generator
 from geosr.errors import TileError, UsageError
@@ -18,6 +20,12 @@ from geosr.methods.neighbourhood import neighbourhood_filter
 
 if TYPE_CHECKING:
     from geosr.methods.mmsr import MmsrSettings
+
+_LEVELS = 8192
+"""Source values at which the source branch is evaluated; see `_Levels`."""
+
+_PIXELS = 8192
+"""Pixels at a time in the pointwise tail of the network: its layers of 64 channels then stay in the cache."""
 
 OnEpoch = Callable[[int, float, Callable[[], list[FloatArray]]], None]
 """Called after every epoch with its number, its mean loss and a function that predicts all patches."""
@@ -54,7 +62,7 @@ class _Tensors:
     """A patch on the device, with the leading batch axis, and its source interpolated to the guide's size."""
 
     guide: Tensor
-    bilinear: Tensor
+    levels: _Levels
     source: Tensor
     valid: Tensor
 
@@ -64,7 +72,77 @@ class _Tensors:
         source = torch.from_numpy(patch.source.copy())[None, None]
         bilinear = F.interpolate(source, size=guide.shape[2:], mode="bilinear", align_corners=False)
         valid = torch.from_numpy(patch.source_valid.copy())[None, None]
-        return cls(*(part.to(device) for part in (guide, bilinear, source, valid)))
+        levels = _Levels.of(bilinear.to(device), _LEVELS)
+        return cls(guide.to(device), levels, source.to(device), valid.to(device))
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """An image (1, 1, H, W) as a few levels, and between which two of them each pixel lies.
+
+    The source branch is a function of one number a pixel, piecewise linear: evaluated at 8192 levels and interpolated
+    it differs only next to a kink (features below 1e-4, its weights' gradients by 1e-3 of the largest) at a twelfth of
+    the work. An image of fewer pixels is its own levels.
+
+    Attributes:
+        values: (1, 1, levels, 1).
+        shape: (H, W).
+        bags: for each pixel two levels, then for each level its pixels; None where the image is its own levels.
+    """
+
+    values: Tensor
+    shape: tuple[int, int]
+    bags: tuple[_Bags, _Bags] | None
+
+    @classmethod
+    def of(cls, image: Tensor, count: int) -> _Levels:
+        shape = (image.shape[2], image.shape[3])
+        low, high = image.amin(), image.amax()
+        if image.numel() <= count:
+            return cls(image.reshape(1, 1, -1, 1), shape, None)
+        place = (image.flatten() - low) / (high - low).clamp(min=1e-12) * (count - 1)
+        below = place.floor().clamp(0, count - 2).long()
+        levels = torch.stack((below, below + 1), 1).flatten()
+        weights = torch.stack((1 - (place - below), place - below), 1).flatten()
+        order = levels.argsort(stable=True)
+        begins = torch.bincount(levels, minlength=count).cumsum(0).roll(1)
+        begins[0] = 0
+        each_pixel = _Bags(levels, torch.arange(0, 2 * len(place), 2, device=image.device), weights)
+        each_level = _Bags(order // 2, begins, weights[order])
+        values = low + (high - low) * torch.linspace(0, 1, count, device=image.device)
+        return cls(values.reshape(1, 1, -1, 1), shape, (each_pixel, each_level))
+
+    def spread(self, features: Tensor) -> Tensor:
+        """(1, C, levels, 1) features of the levels to (1, C, H, W) features of the pixels."""
+        rows = features[0, :, :, 0].t()
+        pixels = rows if self.bags is None else _Interpolate.apply(rows, *self.bags)
+        return cast(Tensor, pixels).reshape(1, *self.shape, -1).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """Weighted sums of some of the rows of a matrix."""
+
+    rows: Tensor
+    begins: Tensor
+    weights: Tensor
+
+    def sum(self, matrix: Tensor) -> Tensor:
+        return F.embedding_bag(self.rows, matrix, self.begins, mode="sum", per_sample_weights=self.weights)
+
+
+class _Interpolate(torch.autograd.Function):
+    """Rows of pixels from rows of levels; the transpose is a sum over each level's pixels, in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, each_pixel: _Bags, each_level: _Bags) -> Tensor:
+        ctx.each_level = each_level
+        return each_pixel.sum(rows.contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.each_level.sum(grad.contiguous()), None, None
 
 
 def _optimise(
@@ -78,7 +156,7 @@ def _optimise(
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(patches))
             optimiser.zero_grad()
-            loss = _loss(net(patches[index].guide, patches[index].bilinear), patches[index])
+            loss = _loss(net(patches[index].guide, patches[index].levels), patches[index])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += float(loss.detach())
@@ -109,7 +187,7 @@ def _loss(prediction: Tensor, patch: _Tensors) -> Tensor:
 
 @torch.no_grad()
 def _answer(net: _Network, patch: _Tensors) -> FloatArray:
-    return cast(FloatArray, net(patch.guide, patch.bilinear)[0, 0].cpu().numpy())
+    return cast(FloatArray, net(patch.guide, patch.levels)[0, 0].cpu().numpy())
 
 
 class _ResBlock(nn.Module):
@@ -162,9 +240,12 @@ class _Network(nn.Module):
         blocks = [_ResBlock(width, 1) for _ in range(3)]
         self.head = nn.Sequential(*blocks, _conv(width, 1, 1))
 
-    def forward(self, guide: Tensor, source: Tensor) -> Tensor:
-        g, s = self.guide_in(self.guide(guide)), self.source_in(self.source(source))
-        return cast(Tensor, self.head(self.fuse(*self.modulate(s, g))))
+    def forward(self, guide: Tensor, source: _Levels) -> Tensor:
+        g, s = self.guide_in(self.guide(guide)), source.spread(self.source_in(self.source(source.values)))
+        s, g = self.modulate(s, g)
+        if isinstance(self.fuse, _Fusion) and self.fuse.pointwise:
+            return _by_rows(lambda s, g: self.head(self.fuse(s, g)), s, g)
+        return _by_rows(self.head, self.fuse(s, g))
 
     def modulate(self, s: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Source and guide features, each filtered with the other as its target (Eq. 1 to 4)."""
@@ -187,6 +268,7 @@ class _Fusion(nn.Module):
         attended = kind.startswith("attention")
         self.attend = nn.ModuleList(_Attention(width) if attended else nn.Identity() for _ in range(2))
         self.mix = _conv(2 * width, width, 1) if kind.endswith("conv") else None
+        self.pointwise = not attended
 
     def forward(self, s: Tensor, g: Tensor) -> Tensor:
         s, g = self.attend[0](s), self.attend[1](g)
@@ -200,6 +282,17 @@ class _Joined(nn.Module):
 
     def forward(self, s: Tensor, g: Tensor) -> Tensor:
         return cast(Tensor, self.mix(torch.cat((s, g), 1)))
+
+
+def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """A pointwise function of images (B, C, H, W) some rows at a time, evaluated again in the backward pass."""
+    rows = max(1, _PIXELS // (images[0].shape[0] * images[0].shape[3]))
+    parts = zip(*(image.split(rows, dim=2) for image in images), strict=True)
+    return torch.cat([_recomputed(pointwise, *part) for part in parts], 2)
+
+
+def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:

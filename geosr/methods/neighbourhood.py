@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from geosr.methods import compiled
+
 BLOCK = 8
 """Side of a block of queries: of 4x8 to 16x16, 8x8 was fastest forward and backward together for n = 11."""
 
@@ -36,14 +38,31 @@ def neighbourhood_filter(values: Tensor, target: Tensor, size: int) -> Tensor:
         raise ValueError(f"values {tuple(values.shape)} and target {tuple(target.shape)} differ in shape")
     if size < 1 or size % 2 == 0:
         raise ValueError(f"neighbourhood size is {size}; it must be odd")
-    apply: Callable[[Tensor, Tensor, int], Tensor] = _Filter.apply
+    kernel = _Compiled if compiled.fits(values) else _Blocked
+    apply: Callable[[Tensor, Tensor, int], Tensor] = kernel.apply
     return apply(values.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2)
 
 
-class _Filter(torch.autograd.Function):
-    """The filter on (B, H, W, C) as attention of 8x8 blocks of queries over their (8+size-1)^2 keys.
+class _Compiled(torch.autograd.Function):
+    """The filter on (B, H, W, C) by the compiled kernel, which recomputes the weights in the backward pass."""
 
-    Only the two inputs are kept for the backward pass, which attends again chunk by chunk.
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, target: Tensor, size: int) -> Tensor:
+        values, target = values.contiguous(), target.contiguous()
+        ctx.save_for_backward(values, target)
+        ctx.size = size
+        return compiled.filter_forward(values, target, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *compiled.filter_backward(*ctx.saved_tensors, grad.contiguous(), ctx.size), None
+
+
+class _Blocked(torch.autograd.Function):
+    """The same in torch, on any device and in any precision: the filter as attention of 8x8 blocks of queries.
+
+    Each block sees its (8+size-1)^2 keys. Only the two inputs are kept for the backward pass, which attends again chunk by chunk.
     """
 
     @staticmethod
