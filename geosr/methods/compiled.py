@@ -53,7 +53,7 @@ def _bands(values: Tensor, size: int) -> list[tuple[int, int]]:
 
 
 def _run(name: str, images: tuple[Tensor, ...], size: int, passes: Iterable[list[tuple[int, int]]]) -> None:
-    """One kernel over all bands, on torch's number of threads; one pass after the other, so that sums have one order."""
+    """One kernel over all bands on torch's threads; one pass after the other, so that sums have one order."""
     if size > _LARGEST:
         raise ValueError(f"neighbourhood size is {size}; {_LARGEST} is the largest")
     kernel = getattr(library(), name)

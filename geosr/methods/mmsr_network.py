@@ -115,8 +115,9 @@ class _Levels:
     def spread(self, features: Tensor) -> Tensor:
         """(1, C, levels, 1) features of the levels to (1, C, H, W) features of the pixels."""
         rows = features[0, :, :, 0].t()
-        pixels = rows if self.bags is None else _Interpolate.apply(rows, *self.bags)
-        return cast(Tensor, pixels).reshape(1, *self.shape, -1).permute(0, 3, 1, 2)
+        interpolate: Callable[..., Tensor] = _Interpolate.apply
+        pixels = rows if self.bags is None else interpolate(rows, *self.bags)
+        return pixels.reshape(1, *self.shape, -1).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ class _Joined(nn.Module):
 def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
     """A pointwise function of images (B, C, H, W) some rows at a time, evaluated again in the backward pass."""
     rows = max(1, _PIXELS // (images[0].shape[0] * images[0].shape[3]))
-    parts = zip(*(image.split(rows, dim=2) for image in images), strict=True)
+    parts = zip(*(torch.split(image, rows, dim=2) for image in images), strict=True)
     return torch.cat([_recomputed(pointwise, *part) for part in parts], 2)
 
 

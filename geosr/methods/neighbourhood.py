@@ -56,13 +56,15 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *compiled.filter_backward(*ctx.saved_tensors, grad.contiguous(), ctx.size), None
+        values, target = ctx.saved_tensors
+        return *compiled.filter_backward(values, target, grad.contiguous(), ctx.size), None
 
 
 class _Blocked(torch.autograd.Function):
     """The same in torch, on any device and in any precision: the filter as attention of 8x8 blocks of queries.
 
-    Each block sees its (8+size-1)^2 keys. Only the two inputs are kept for the backward pass, which attends again chunk by chunk.
+    Each block sees its (8+size-1)^2 keys. Only the two inputs are kept for the backward pass, which attends again
+    chunk by chunk.
     """
 
     @staticmethod
