@@ -27,7 +27,7 @@ class Screen:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet, self._verbose = quiet, verbose
         self._bar = None if quiet else _find_bar()
-        self._began = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -49,18 +49,16 @@ class Screen:
                 self._bar.update(self._bar.task_ids[0], description=name)
             case Stage(name) if self._verbose:
                 self._print(f"stage: {name}")
-            case Progress(done, total):
-                self._progress(done, total)
+            case Progress():
+                self._progress(event)
 
-    def _progress(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done == 0:
-            self._began = now
-        left = f", about {clock((now - self._began) / done * (total - done))} left" if 0 < done < total else ""
+    def _progress(self, event: Progress) -> None:
+        now, ended = time.monotonic(), event.done == event.total
+        left = "" if event.left is None or ended else f", about {clock(event.left)} left"
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, left=left)
-        elif done in (0, total) or now - self._spoke >= _EVERY:
-            self._print(f"tiles: {done} of {total}{left}")
+            self._bar.update(self._bar.task_ids[0], completed=event.done, total=event.total, left=left)
+        elif event.rate is None or ended or now - self._spoke >= _EVERY:
+            self._print(f"tiles: {event.done} of {event.total}{left}")
             self._spoke = now
 
     def finish(self, report: Report) -> None:

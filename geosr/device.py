@@ -21,6 +21,18 @@ def pick_device(name: str) -> str:
     return "cuda" if has_cuda and name != "cpu" else "cpu"
 
 
+def torch_version() -> str:
+    """With its build, as in 2.13.0+cpu."""
+    return str(torch.__version__)
+
+
+def device_kind(device: str) -> str:
+    """What of `device` changes bits: the GPU's model, or the instructions that the CPU is used with."""
+    if device == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device} {torch.cuda.get_device_name(device)}"
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Run the body with `count` intra-op threads, then restore what was set before.

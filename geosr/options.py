@@ -124,10 +124,22 @@ class Stage(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """Tiles finished so far."""
+    """How far the tiles are.
+
+    Attributes:
+        done: tiles that have an answer, those of an earlier run included.
+        total: tiles of the scene.
+        rate: tiles a second since the run began; None before the first.
+    """
 
     done: int
     total: int
+    rate: float | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, about."""
+        return (self.total - self.done) / self.rate if self.rate else None
 
 
 def processors() -> int:
