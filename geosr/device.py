@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from geosr.errors import TileError, UnavailableError
+from geosr.errors import OutOfMemoryError, UnavailableError
 
 
 def pick_device(name: str) -> str:
@@ -66,10 +66,10 @@ def deterministic(device: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TileError(
+        raise OutOfMemoryError(
             f"the {device} ran out of memory on one tile; use fewer workers, a smaller tile or --device cpu"
         ) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise TileError("out of memory on one tile; use fewer workers or a smaller tile") from error
+        raise OutOfMemoryError("out of memory on one tile; use fewer workers or a smaller tile") from error

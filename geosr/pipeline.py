@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from geosr import methods, raster
 from geosr.consistency import Consistency, spread
-from geosr.errors import GeosrError, InputError, TileError
+from geosr.errors import InputError, OutOfMemoryError, TileError
 from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import Execution, Inputs, Note, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from geosr.methods.solve import Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+_NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Report:
         tiles: how many tiles the scene was cut into, `skipped` of them without any valid source pixel.
         skipped: tiles skipped.
         resumed: tiles that an earlier run had done.
+        interpolated: tiles that failed and hold the interpolated source, with the reasons.
         guided: share of the valid area on which the guide had a say, 0 to 1.
         written: consistency and seams, as measured on the output.
         seconds: of the whole run.
@@ -87,6 +90,7 @@ class Report:
     tiles: int
     skipped: int
     resumed: int
+    interpolated: tuple[TileResult, ...]
     guided: float
     written: Written
     seconds: float
@@ -186,8 +190,8 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
 
     Raises:
         UsageError, InputError, UnavailableError: before any work.
-        TileError: a tile failed; nothing was written.
-        OutputError: the output could not be written; nothing is left under its name.
+        TileError: tiles failed; the others are kept for the next run, and nothing was written.
+        OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
     started = time.monotonic()
     output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
@@ -210,10 +214,12 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
         execution.on_event(Stage("mosaic"))
         mosaic = _mosaic(plan, made.results, store, folder.path)
-        tags = _tags(plan, placement, guided)
+        interpolated = tuple(result for result in made.results if result.interpolated)
+        tags = _tags(plan, placement, guided, interpolated)
         written = write(mosaic, output, tags, compress=recipe.compress, overwrite=execution.overwrite)
     skipped = sum(result.skipped for result in made.results)
-    return Report(output, len(plan.tiles), skipped, made.resumed, guided, written, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Report(output, len(plan.tiles), skipped, made.resumed, interpolated, guided, written, seconds)
 
 
 def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
@@ -245,9 +251,10 @@ def _statistics(plan: Plan, folder: RunFolder) -> Stats:
 def suspicions(scene: Scene) -> Iterator[str]:
     """Constants in the files that look like nodata which nobody declared."""
     for role, file in (("source", scene.source), ("guide", scene.guide)):
-        constant = raster.suspicious_constant(file)
-        if constant is not None:
-            yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
+        with suppress(InputError):  # what cannot be read will be named by its tile
+            constant = raster.suspicious_constant(file)
+            if constant is not None:
+                yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
 
 
 def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
@@ -270,8 +277,11 @@ def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
 
 
 def _pairs(scene: Scene, tiles: Iterable[Tile]) -> Iterator[Pair]:
-    """The tiles with a valid source pixel."""
-    return (pair for tile in tiles if (pair := scene.read(tile)))
+    """The tiles with a valid source pixel; what cannot be read will fail as a tile, by its name."""
+    for tile in tiles:
+        with suppress(InputError):
+            if pair := scene.read(tile):
+                yield pair
 
 
 def find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
@@ -293,23 +303,75 @@ def sample(tiles: list[Tile]) -> list[Tile]:
 
 
 def _run_tiles(plan: Plan, placement: Placement, stats: Stats, store: TileStore, execution: Execution) -> TileRun:
-    work = partial(upscale_tile, replace(plan, tiles=[]), placement, stats, store)
-    return run_tiles(work, plan.tiles, store, workers=placement.workers, on_event=execution.on_event)
+    """Every tile, failed ones interpolated if that is asked for.
+
+    Raises:
+        TileError: naming the tiles that have no answer; the others are stored.
+    """
+    job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
+    scale, total = plan.scene.grids.scale, len(plan.tiles)
+    made = run_tiles(
+        partial(upscale_tile, *job),
+        plan.tiles,
+        store,
+        scale=scale,
+        workers=placement.workers,
+        on_event=execution.on_event,
+    )
+    if execution.on_tile_error == "interpolate":
+        results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
+        made = replace(made, results=results)
+    failed = [result for result in made.results if result.failed]
+    if failed:
+        lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
+        more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+        raise TileError("\n".join([f"{len(failed)} of {total} tiles failed; nothing was written", *lines, *more]))
+    return made
 
 
 def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStore, tile: Tile) -> TileResult:
-    """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile."""
-    pair = plan.scene.read(tile)
-    if pair is None:
-        return store.save(TileResult(tile))
-    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
+    """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile.
+
+    What is wrong with the tile alone (it cannot be read, the fit diverges, memory runs out) becomes its failure.
+
+    Raises:
+        UsageError, OutputError: what would fail for every tile.
+    """
     try:
+        pair = plan.scene.read(tile)
+        if pair is None:
+            return store.save(TileResult(tile))
+        Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
         solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
-    except GeosrError as error:
-        window = tile.window.times(plan.scene.grids.scale)
-        raise TileError(f"tile {tile.index} (row {window.row}, column {window.col}): {error}") from error
+    except (InputError, TileError, MemoryError) as error:
+        # a fit that diverged would do so again: it has the same seed
+        passing = isinstance(error, InputError | OutOfMemoryError | MemoryError)
+        return TileResult(tile, failure=str(error) or "out of memory", retry=passing)
     valid, seen = _counts(pair, tile)
     return store.save(TileResult(tile, solution.centre, seen / max(valid, 1), valid), solution.values)
+
+
+def interpolate_tile(
+    plan: Plan, placement: Placement, stats: Stats, store: TileStore, failed: TileResult
+) -> TileResult:
+    """The source interpolated, as where there is no guide, in place of a tile that failed; it keeps its failure.
+
+    A tile whose source cannot be read stays failed.
+    """
+    tile, scale = failed.tile, plan.scene.grids.scale
+    try:
+        source, valid = plan.scene.read_source(tile.window)
+    except InputError:
+        return failed
+    if not valid.any():
+        return store.save(TileResult(tile))
+    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
+    rows, cols = tile.window.times(scale).shape
+    no_guide = np.zeros((plan.scene.guide.channels, rows, cols), np.float32), np.zeros((rows, cols), bool)
+    pair = Pair(*no_guide, source, valid)
+    solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
+    interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0])
+    return store.save(interpolated, solution.values)
 
 
 def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
@@ -350,9 +412,10 @@ def _mosaic(plan: Plan, results: list[TileResult], store: TileStore, folder: Pat
     )
 
 
-def _tags(plan: Plan, placement: Placement, guided: float) -> dict[str, str]:
+def _tags(plan: Plan, placement: Placement, guided: float, interpolated: tuple[TileResult, ...]) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
-    return {
+    names = "; ".join(result.tile.name(scene.grids.scale) for result in interpolated)
+    return ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | {
         "GEOSR_VERSION": __version__,
         "GEOSR_METHOD": plan.method.name,
         "GEOSR_PRESET": recipe.preset,

@@ -51,7 +51,7 @@ class TileResult:
         guided: share of the core's valid area on which the guide had a say.
         valid: valid source pixels in the core.
         failure: why the method has no answer; what is stored then, if anything, is interpolated.
-        passing: whether the failure may be gone at another attempt.
+        retry: whether another attempt may go better.
     """
 
     tile: Tile
@@ -59,7 +59,7 @@ class TileResult:
     guided: float = 0.0
     valid: int = 0
     failure: str | None = None
-    passing: bool = False
+    retry: bool = False
 
     @property
     def skipped(self) -> bool:
