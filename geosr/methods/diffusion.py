@@ -28,7 +28,7 @@ class Diffusion:
     consistency: str = "exact"
 
     def halo(self, scale: int) -> int:
-        """Block means keep influences near: of a noisy source 4e-3 of its spread at four source pixels, 1e-3 at five."""
+        """Block means keep influences near: 4e-3 of a noisy source's spread at four source pixels, 1e-3 at five."""
         return HALO_BLOCKS * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
