@@ -42,9 +42,9 @@ class Diffusion:
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """How far the patches' own test one step down lets the guide be believed."""
-        from geosr.methods.judgement import judge
+        from geosr.methods.judgement import judge_edges
 
-        return {"belief": judge(patches, self.settings, device)}
+        return {"belief": judge_edges(patches, self.settings, device)}
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The diffused values."""

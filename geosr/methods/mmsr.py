@@ -57,7 +57,8 @@ class MmsrSettings:
         weight_decay: L2 penalty in Adam, on the guide branch only.
         refine: `diffusion` makes the network's prediction the start and a further guide of the guided
             diffusion, which decides on which side of an edge a pixel lies; `none` in the paper.
-        belief: of that diffusion, see its settings; a network that would have no say is not fitted.
+        belief: of that diffusion, see its settings. Where its edges are not believed, the network's own detail is
+            taken over as far as it proves itself one step down.
         statistics: normalise by the `scene`'s or, as in the paper, by the `tile`'s own.
         consistency: what is done to the output when nothing else is asked for; `off` in the paper.
     """
@@ -169,22 +170,23 @@ class Mmsr:
             TileError: the loss is not finite, or the memory does not suffice.
         """
         from geosr.methods import mmsr_network
-        from geosr.methods.judgement import judge
+        from geosr.methods.judgement import judge_edges, judge_prediction
 
+        network = mmsr_network.fit(patches, self.settings, seed, device)
         if self.settings.refine == "none":
-            return mmsr_network.fit(patches, self.settings, seed, device)
-        belief = judge(patches, DiffusionSettings(belief=self.settings.belief), device)
-        network = mmsr_network.fit(patches, self.settings, seed, device) if belief > 0 else {}
-        return {"belief": belief, **network}
+            return network
+        belief = judge_edges(patches, DiffusionSettings(belief=self.settings.belief), device)
+        share = judge_prediction(patches, lambda low: mmsr_network.predict(low, network, self.settings, device), device)
+        return {"belief": belief, "share": share, **network}
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The network's answer, refined if the settings say so."""
         from geosr.methods import mmsr_network
         from geosr.methods.judgement import answer
 
-        network = {name: array for name, array in state.items() if name != "belief"}
-        values = mmsr_network.predict(patch, network, self.settings, device) if network else None
+        network = {name: array for name, array in state.items() if name not in ("belief", "share")}
+        values = mmsr_network.predict(patch, network, self.settings, device)
         if self.settings.refine == "diffusion":
-            values = answer(patch, DiffusionSettings(), float(state["belief"]), device, hint=values)
-        assert values is not None
+            belief, share = float(state["belief"]), float(state["share"])
+            values = answer(patch, DiffusionSettings(), belief, device, values, share)
         return Prediction(values)
