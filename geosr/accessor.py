@@ -38,6 +38,7 @@ def upscale(
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
     tile: int = 320,
+    fit: str = "tile",
     seed: int = 0,
     dtype: str = "float32",
     compress: str = "deflate",
@@ -71,6 +72,7 @@ def upscale(
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
         tile: side of a tile in output pixels at most, halo included.
+        fit: the method on each `tile`, or once on some tiles of the `scene`.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
         compress: of `output`: deflate or zstd.
@@ -101,6 +103,7 @@ def upscale(
         settings=dict(settings or {}),
         consistency=None if consistency is None else Consistency.parse(consistency),
         tile=tile,
+        fit=fit,
         seed=seed,
         dtype=dtype,
         compress=compress,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geosr import methods, raster
 from geosr.consistency import Consistency, spread
-from geosr.errors import InputError, OutOfMemoryError, TileError
+from geosr.errors import InputError, OutOfMemoryError, TileError, UsageError
 from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import Execution, Inputs, Note, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
@@ -31,10 +31,11 @@ from geosr.version import __version__
 from geosr.writer import Encoding, Mosaic, Written, check_output, write
 
 if TYPE_CHECKING:
-    from geosr.methods.base import Method
+    from geosr.methods.base import Method, State
     from geosr.methods.solve import Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+_FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
 
@@ -98,7 +99,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything decided before the first tile is worked on."""
+    """Everything decided before the first tile is worked on.
+
+    `state` is that of the method fitted on the scene; None where it is fitted on each tile.
+    """
 
     inputs: Inputs
     scene: Scene
@@ -106,6 +110,7 @@ class Plan:
     method: Method
     consistency: Consistency
     tiles: list[Tile]
+    state: State | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,11 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     """Decide method and tiles; torch is not loaded."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
+    if recipe.fit == "scene" and method.statistics == "tile":
+        raise UsageError(
+            f"{method.name} with preset {recipe.preset} normalises each tile by itself and cannot be fitted once for "
+            "a scene; use --fit tile, or --set statistics=scene"
+        )
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
     return Plan(inputs, scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
@@ -206,6 +216,10 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         check_room(folder.path, scratch_bytes(plan))
         execution.on_event(Stage("statistics"))
         stats = _statistics(plan, folder)
+        if recipe.fit == "scene" and len(plan.tiles) > 1:
+            execution.on_event(Stage("fit"))
+            state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
+            plan = replace(plan, state=state or None)
         execution.on_event(Stage("tiles"))
         store = folder.tiles()
         made = _run_tiles(plan, placement, stats, store, execution)
@@ -246,6 +260,26 @@ def _statistics(plan: Plan, folder: RunFolder) -> Stats:
     stored = folder.remember("statistics", lambda: asdict(measure_scene(plan.scene, plan.tiles)))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     return Stats(**values)
+
+
+def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
+    """The method fitted on a few tiles drawn from the scene; empty if none tells anything.
+
+    It has the machine to itself, so it takes all threads.
+
+    Raises:
+        TileError: the fit failed.
+    """
+    from geosr.device import torch_threads
+    from geosr.methods.solve import prepare, tells
+
+    drawn = [plan.tiles[place] for place in np.random.default_rng(plan.recipe.seed).permutation(len(plan.tiles))]
+    patches = (prepare(pair, stats, plan.consistency) for pair in _pairs(plan.scene, drawn))
+    telling = [*islice((patch for patch in patches if tells(patch)), _FIT_TILES)]
+    if not telling:
+        return {}
+    with torch_threads(processors()):
+        return plan.method.fit(telling, plan.recipe.seed, placement.device)
 
 
 def suspicions(scene: Scene) -> Iterator[str]:
@@ -390,7 +424,15 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
     seed = int(np.random.SeedSequence([plan.recipe.seed, tile.index]).generate_state(1, np.uint64)[0] >> 1)
     own = stats if method.statistics == "scene" else None
     with torch_threads(placement.threads):
-        return solve(pair, method, stats=own, consistency=plan.consistency, seed=seed, device=placement.device)
+        return solve(
+            pair,
+            method,
+            stats=own,
+            consistency=plan.consistency,
+            seed=seed,
+            device=placement.device,
+            state=plan.state,
+        )
 
 
 def _guided_share(results: list[TileResult]) -> float:
@@ -423,6 +465,7 @@ def _tags(plan: Plan, placement: Placement, guided: float, interpolated: tuple[T
         "GEOSR_SCALE": str(scene.grids.scale),
         "GEOSR_CONSISTENCY": str(plan.consistency),
         "GEOSR_TILE": str(recipe.tile),
+        "GEOSR_FIT": recipe.fit,
         "GEOSR_SEED": str(recipe.seed),
         "GEOSR_DEVICE": placement.device,
         "GEOSR_THREADS_PER_TILE": str(placement.threads),
