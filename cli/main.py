@@ -21,6 +21,7 @@ from .render import say
 _COMMANDS = {
     "upscale": "Make the coarse raster sharper, with the image as a guide.",
     "info": "Look at a pair first: do the two fit, and what would be done?",
+    "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
     "methods": "List the methods and their presets.",
 }

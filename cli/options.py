@@ -116,7 +116,7 @@ method_options = _together(
         default="mmsr",
         show_default=True,
         metavar="NAME",
-        help="How the detail is found; `geosr methods` lists them.",
+        help="How the detail is found; `geosr methods` lists them, and 'auto' takes what does best one step down.",
     ),
     option(
         _RESULT,

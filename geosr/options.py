@@ -13,6 +13,9 @@ from geosr.errors import UnavailableError, UsageError
 
 DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
 COMPRESSIONS = ("deflate", "zstd")
+AUTO = "auto"
+"""In place of a method's name: the one that does best one step down."""
+
 FITS = ("tile", "scene")
 DEVICES = ("auto", "cpu", "cuda")
 ON_TILE_ERROR = ("fail", "interpolate")
@@ -52,7 +55,7 @@ class Recipe:
     """Everything else that changes the output's bytes.
 
     Attributes:
-        method: name of a method.
+        method: name of a method, or `auto`.
         preset: one of the method's sets of settings.
         settings: single settings on top of the preset.
         consistency: how near the pooled output must come to the source; the preset's own when None.

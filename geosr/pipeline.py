@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr import methods, raster
+from geosr.assess import Assessment, assess
 from geosr.consistency import Consistency, spread
 from geosr.errors import InputError, OutOfMemoryError, TileError, UsageError
 from geosr.grid import GridPair, Window, crop, plan_grids
-from geosr.options import Execution, Inputs, Note, Recipe, Stage, processors
+from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
 from geosr.provenance import fingerprint
 from geosr.raster import Raster
@@ -31,11 +32,12 @@ from geosr.version import __version__
 from geosr.writer import Encoding, Mosaic, Written, check_output, write
 
 if TYPE_CHECKING:
-    from geosr.methods.base import Method, State
+    from geosr.methods.base import Method, Patch, State
     from geosr.methods.solve import Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
 _FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
+_ASSESS_TILES = 2  # tiles that methods are tried on one step down
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
 
@@ -205,6 +207,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     """
     started = time.monotonic()
     output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
+    recipe = decide(inputs, recipe, execution)
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
     for text in (*plan.scene.notes, *suspicions(plan.scene)):
@@ -271,15 +274,51 @@ def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
         TileError: the fit failed.
     """
     from geosr.device import torch_threads
+
+    patches = _draw_patches(plan, stats, _FIT_TILES)
+    if not patches:
+        return {}
+    with torch_threads(processors()):
+        return plan.method.fit(patches, plan.recipe.seed, placement.device)
+
+
+def _draw_patches(plan: Plan, stats: Stats, count: int) -> list[Patch]:
+    """As many patches of the scene in which there is anything to be made out, drawn by the recipe's seed."""
     from geosr.methods.solve import prepare, tells
 
     drawn = [plan.tiles[place] for place in np.random.default_rng(plan.recipe.seed).permutation(len(plan.tiles))]
     patches = (prepare(pair, stats, plan.consistency) for pair in _pairs(plan.scene, drawn))
-    telling = [*islice((patch for patch in patches if tells(patch)), _FIT_TILES)]
-    if not telling:
-        return {}
-    with torch_threads(processors()):
-        return plan.method.fit(telling, plan.recipe.seed, placement.device)
+    return [*islice((patch for patch in patches if tells(patch)), count)]
+
+
+def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Sequence[str]) -> Assessment:
+    """Methods one step down on a few tiles of the pair; their default presets, nothing is written.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as `upscale_file`.
+        TileError: a fit failed.
+    """
+    from geosr.device import torch_threads
+
+    plan = make_plan(inputs, replace(recipe, method=names[0]))
+    placement, stats = place(1, execution), measure_scene(plan.scene, plan.tiles)
+    patches = _draw_patches(plan, stats, _ASSESS_TILES)
+    with torch_threads(placement.threads):
+        chosen = [methods.create(name) for name in names]
+        return assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
+
+
+def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
+    """With `auto`, the method that does best one step down; where nothing can be told, the default one."""
+    if recipe.method != AUTO:
+        return recipe
+    if recipe.preset != "default" or recipe.settings:
+        raise UsageError(f"--method {AUTO} chooses among default presets; a preset or settings need a method's name")
+    execution.on_event(Stage("assessment"))
+    found = assess_file(inputs, recipe, execution, methods.names())
+    chosen = found.best.method if found.best else methods.names()[0]
+    execution.on_event(Note(f"{found.verdict}; method {chosen}"))
+    return replace(recipe, method=chosen)
 
 
 def suspicions(scene: Scene) -> Iterator[str]:
