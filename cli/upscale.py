@@ -49,6 +49,15 @@ _RUN = "How it runs"
 )
 @option(
     _RUN,
+    "--scheduler",
+    default="threads",
+    show_default=True,
+    metavar="NAME",
+    help="What tiles are worked on by: 'threads'; 'processes', of which one may die at the cost of its tile; or "
+    "'tcp://HOST:PORT', a Dask scheduler whose workers see the same files. Does not change the output.",
+)
+@option(
+    _RUN,
     "--on-tile-error",
     type=click.Choice(ON_TILE_ERROR),
     default="fail",
@@ -67,6 +76,7 @@ def command(
     output: Path,
     device: str,
     workers: int | None,
+    scheduler: str,
     on_tile_error: str,
     overwrite: bool,
     dry_run: bool,
@@ -99,7 +109,7 @@ def command(
         consistency=None if consistency is None else Consistency.parse(consistency),
         **values,
     )
-    execution = Execution(device, workers, overwrite, on_tile_error)
+    execution = Execution(device, workers, scheduler, overwrite, on_tile_error)
     check_output(output, [source, guide], overwrite=overwrite)
     if dry_run:
         click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))

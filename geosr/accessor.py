@@ -43,6 +43,7 @@ def upscale(
     compress: str = "deflate",
     device: str = "auto",
     workers: int | None = None,
+    scheduler: str = "threads",
     overwrite: bool = False,
     on_tile_error: str = "fail",
     on_event: Callable[[Event], None] = lambda event: None,
@@ -76,6 +77,8 @@ def upscale(
         compress: of `output`: deflate or zstd.
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; never changes the result.
+        scheduler: `threads`; `processes`, which survive each other (call from under `if __name__ == "__main__"`);
+            or `tcp://HOST:PORT` of a Dask scheduler whose workers see the same files.
         overwrite: replace an existing `output`.
         on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
             GEOSR_INTERPOLATED_TILES names them then.
@@ -105,7 +108,7 @@ def upscale(
         dtype=dtype,
         compress=compress,
     )
-    execution = Execution(device, workers, overwrite, on_tile_error, on_event)
+    execution = Execution(device, workers, scheduler, overwrite, on_tile_error, on_event)
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),

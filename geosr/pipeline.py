@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -24,6 +24,7 @@ from geosr.pair import Pair, Stats
 from geosr.provenance import fingerprint
 from geosr.raster import Raster
 from geosr.raster_guard import show
+from geosr.runner import Pool, Threads
 from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.tile_run import TileRun, run_tiles
 from geosr.tiling import Tile, cut
@@ -208,7 +209,8 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         stats = _statistics(plan, folder)
         execution.on_event(Stage("tiles"))
         store = folder.tiles()
-        made = _run_tiles(plan, placement, stats, store, execution)
+        with _pool(plan, placement, folder.path, execution) as pool:
+            made = _run_tiles(plan, placement, stats, store, pool, execution)
         guided = _guided_share(made.results)
         if guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
@@ -302,7 +304,32 @@ def sample(tiles: list[Tile]) -> list[Tile]:
     return tiles[step // 2 :: step]
 
 
-def _run_tiles(plan: Plan, placement: Placement, stats: Stats, store: TileStore, execution: Execution) -> TileRun:
+@contextmanager
+def _pool(plan: Plan, placement: Placement, folder: Path, execution: Execution) -> Iterator[Pool]:
+    """What the tiles are worked on by.
+
+    Raises:
+        UnavailableError: it cannot be had.
+    """
+    if execution.scheduler == "threads":
+        yield Threads(placement.workers)
+        return
+    from geosr import cluster  # takes a while
+
+    if execution.scheduler == "processes":
+        with cluster.start_processes(min(placement.workers, len(plan.tiles)), folder / "workers") as pool:
+            yield pool
+        return
+    files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
+    with cluster.connect(execution.scheduler, execution.workers, files, folder) as pool:
+        if address := cluster.dashboard(pool.client):
+            execution.on_event(Note(f"Dask's dashboard: {address}"))
+        yield pool
+
+
+def _run_tiles(
+    plan: Plan, placement: Placement, stats: Stats, store: TileStore, pool: Pool, execution: Execution
+) -> TileRun:
     """Every tile, failed ones interpolated if that is asked for.
 
     Raises:
@@ -315,7 +342,7 @@ def _run_tiles(plan: Plan, placement: Placement, stats: Stats, store: TileStore,
         plan.tiles,
         store,
         scale=scale,
-        workers=placement.workers,
+        pool=pool,
         on_event=execution.on_event,
     )
     if execution.on_tile_error == "interpolate":

@@ -14,7 +14,7 @@ LAYERS = [
     ["version", "errors"],
     ["grid", "consistency", "methods", "raster_guard"],
     ["options", "tiling", "warp", "seams"],
-    ["raster", "runner", "store", "device"],
+    ["raster", "runner", "cluster", "store", "device"],
     ["methods.base", "methods.settings", "methods.neighbourhood"],
     ["pair"],
     ["methods.solve", "methods.mmsr_network"],
@@ -32,7 +32,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HOMES = {
     "rasterio": {"raster", "writer"},
     "torch": {"device", "methods.solve", "methods.neighbourhood", "methods.mmsr_network", "methods.diffusion_solver"},
-    "dask": {"runner"},
+    "dask": {"runner", "cluster"},
+    "distributed": {"cluster"},
     "click": set(),
     "rich": set(),
     "xarray": {"accessor"},
@@ -97,5 +98,5 @@ def test_the_command_line_imports_no_heavy_library_and_the_library_not_the_comma
     ],
 )
 def test_torch_is_not_loaded_before_it_is_needed(code):
-    check = f"{code}\nimport sys\nassert 'torch' not in sys.modules"
+    check = f"{code}\nimport sys\nassert not {{'torch', 'distributed'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
