@@ -92,6 +92,7 @@ class Execution:
         overwrite: replace an existing output.
         on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
             interpolated source.
+        report: a JSON file that says what was done, also where tiles fail; one that exists is replaced.
         on_event: called in the caller's thread with every `Event`.
     """
 
@@ -100,6 +101,7 @@ class Execution:
     scheduler: str = "threads"
     overwrite: bool = False
     on_tile_error: str = "fail"
+    report: Path | None = None
     on_event: Callable[[Event], None] = lambda event: None
 
     def __post_init__(self) -> None:
