@@ -44,8 +44,10 @@ def upscale(
     compress: str = "deflate",
     device: str = "auto",
     workers: int | None = None,
+    scheduler: str = "threads",
     overwrite: bool = False,
     on_tile_error: str = "fail",
+    report: str | os.PathLike[str] | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> xr.DataArray:
     """The source at `scale` times its resolution, sharpened with the guide.
@@ -78,9 +80,12 @@ def upscale(
         compress: of `output`: deflate or zstd.
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; never changes the result.
+        scheduler: `threads`; `processes`, which survive each other (call from under `if __name__ == "__main__"`);
+            or `tcp://HOST:PORT` of a Dask scheduler whose workers see the same files.
         overwrite: replace an existing `output`.
         on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
             GEOSR_INTERPOLATED_TILES names them then.
+        report: a JSON file to write that says what was done; one that exists is replaced.
         on_event: called with notes and progress (`geosr.options.Event`).
 
     Returns:
@@ -108,7 +113,15 @@ def upscale(
         dtype=dtype,
         compress=compress,
     )
-    execution = Execution(device, workers, overwrite, on_tile_error, on_event)
+    execution = Execution(
+        device,
+        workers,
+        scheduler,
+        overwrite,
+        on_tile_error,
+        None if report is None else Path(report),
+        on_event,
+    )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),

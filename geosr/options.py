@@ -96,16 +96,20 @@ class Execution:
     Attributes:
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; as many as there are processors (on a GPU: one) when None.
+        scheduler: `threads` of this process, worker `processes`, or `tcp://HOST:PORT` of a Dask scheduler.
         overwrite: replace an existing output.
         on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
             interpolated source.
+        report: a JSON file that says what was done, also where tiles fail; one that exists is replaced.
         on_event: called in the caller's thread with every `Event`.
     """
 
     device: str = "auto"
     workers: int | None = None
+    scheduler: str = "threads"
     overwrite: bool = False
     on_tile_error: str = "fail"
+    report: Path | None = None
     on_event: Callable[[Event], None] = lambda event: None
 
     def __post_init__(self) -> None:
@@ -113,6 +117,8 @@ class Execution:
             raise UnavailableError(f"device is {self.device!r}; use one of {', '.join(DEVICES)}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers}; it must be at least 1")
+        if self.scheduler not in ("threads", "processes") and not self.scheduler.startswith("tcp://"):
+            raise UsageError(f"scheduler is {self.scheduler!r}; use threads, processes or tcp://HOST:PORT")
         if self.on_tile_error not in ON_TILE_ERROR:
             raise UsageError(f"on_tile_error is {self.on_tile_error!r}; use one of {', '.join(ON_TILE_ERROR)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -22,9 +22,11 @@ from geosr.errors import InputError, OutOfMemoryError, TileError, UsageError
 from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
-from geosr.provenance import fingerprint
+from geosr.provenance import fingerprint, versions
 from geosr.raster import Raster
 from geosr.raster_guard import show
+from geosr.report import check_report, describe_run, write_report
+from geosr.runner import Pool, Threads
 from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.tile_run import TileRun, run_tiles
 from geosr.tiling import Tile, cut
@@ -79,24 +81,35 @@ class Report:
     """What a run did.
 
     Attributes:
-        output: the file written.
-        tiles: how many tiles the scene was cut into, `skipped` of them without any valid source pixel.
-        skipped: tiles skipped.
-        resumed: tiles that an earlier run had done.
-        interpolated: tiles that failed and hold the interpolated source, with the reasons.
+        output: the file to be written.
+        results: of every tile.
+        resumed: how many of them an earlier run had done.
         guided: share of the valid area on which the guide had a say, 0 to 1.
-        written: consistency and seams, as measured on the output.
-        seconds: of the whole run.
+        written: consistency and seams, as measured on the output; None where none was written.
+        seconds: by stage.
     """
 
     output: Path
-    tiles: int
-    skipped: int
+    results: list[TileResult]
     resumed: int
-    interpolated: tuple[TileResult, ...]
     guided: float
-    written: Written
-    seconds: float
+    written: Written | None
+    seconds: dict[str, float]
+
+    @property
+    def skipped(self) -> int:
+        """Tiles without any valid source pixel."""
+        return sum(result.skipped for result in self.results)
+
+    @property
+    def failed(self) -> list[TileResult]:
+        """Tiles without an answer: there is no output then."""
+        return [result for result in self.results if result.failed]
+
+    @property
+    def interpolated(self) -> list[TileResult]:
+        """Tiles that failed and hold the interpolated source."""
+        return [result for result in self.results if result.interpolated]
 
 
 @dataclass(frozen=True)
@@ -205,38 +218,97 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         TileError: tiles failed; the others are kept for the next run, and nothing was written.
         OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
-    started = time.monotonic()
-    output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
+    stages = _Stages(execution)
+    paths = [inputs.source, inputs.guide]
+    output = check_output(output, paths, overwrite=execution.overwrite)
+    if execution.report:
+        check_report(execution.report, [*paths, output])
     recipe = decide(inputs, recipe, execution)
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
     for text in (*plan.scene.notes, *suspicions(plan.scene)):
         execution.on_event(Note(text))
-    with run_folder(output, _fingerprint(plan, placement)) as folder:
+    depends_on = _fingerprint(plan, placement)
+    with run_folder(output, depends_on) as folder:
         if folder.changes:
             changes = ", ".join(folder.changes)
             execution.on_event(Note(f"an earlier run for this output is not continued but started afresh: {changes}"))
         check_room(folder.path, scratch_bytes(plan))
-        execution.on_event(Stage("statistics"))
+        stages.begin("statistics")
         stats = _statistics(plan, folder)
         if recipe.fit == "scene" and len(plan.tiles) > 1:
-            execution.on_event(Stage("fit"))
+            stages.begin("fit")
             state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
             plan = replace(plan, state=state or None)
-        execution.on_event(Stage("tiles"))
+        stages.begin("tiles")
         store = folder.tiles()
-        made = _run_tiles(plan, placement, stats, store, execution)
+        with _pool(plan, placement, folder.path, execution) as pool:
+            made = _run_tiles(plan, placement, stats, store, pool, execution)
         guided = _guided_share(made.results)
+        report = Report(output, made.results, made.resumed, guided, None, stages.seconds)
+        if report.failed:
+            _report(plan, placement, execution, depends_on, report)
+            raise _failure(report, plan.scene.grids.scale)
         if guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
-        execution.on_event(Stage("mosaic"))
+        stages.begin("mosaic")
         mosaic = _mosaic(plan, made.results, store, folder.path)
-        interpolated = tuple(result for result in made.results if result.interpolated)
-        tags = _tags(plan, placement, guided, interpolated)
+        tags = _tags(plan, placement, guided, report.interpolated)
         written = write(mosaic, output, tags, compress=recipe.compress, overwrite=execution.overwrite)
-    skipped = sum(result.skipped for result in made.results)
-    seconds = time.monotonic() - started
-    return Report(output, len(plan.tiles), skipped, made.resumed, interpolated, guided, written, seconds)
+    report = replace(report, written=written, seconds=stages.seconds)
+    _report(plan, placement, execution, depends_on, report)
+    return report
+
+
+class _Stages:
+    """Tells of each stage as it begins, and how long each took so far; the first is planning."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._began = [("plan", time.monotonic())]
+
+    def begin(self, name: str) -> None:
+        """The stage before ends."""
+        self._began.append((name, time.monotonic()))
+        self._execution.on_event(Stage(name))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage."""
+        ends = [*(start for _, start in self._began[1:]), time.monotonic()]
+        return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
+
+
+def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: dict[str, str], report: Report) -> None:
+    """Write the run's report if one is asked for."""
+    if execution.report is None:
+        return
+    found = report.written
+    content = describe_run(
+        depends_on,
+        versions(),
+        report.results,
+        report.resumed,
+        plan.scene.grids.scale,
+        output=str(report.output) if found else None,
+        exit_code=TileError.exit_code if report.failed or report.interpolated else 0,
+        scheduler=execution.scheduler,
+        workers=placement.workers,
+        seconds={name: round(seconds, 3) for name, seconds in report.seconds.items()},
+        guided_percent=round(100 * report.guided, 2),
+        deviation=asdict(found.deviation) if found else None,
+        seam_ratio=found.seam_ratio if found else None,
+    )
+    write_report(execution.report, content)
+
+
+def _failure(report: Report, scale: int) -> TileError:
+    """What ends a run of which tiles failed."""
+    failed = report.failed
+    lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
+    more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+    summary = f"{len(failed)} of {len(report.results)} tiles failed; nothing was written"
+    return TileError("\n".join([summary, *lines, *more]))
 
 
 def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
@@ -375,31 +447,40 @@ def sample(tiles: list[Tile]) -> list[Tile]:
     return tiles[step // 2 :: step]
 
 
-def _run_tiles(plan: Plan, placement: Placement, stats: Stats, store: TileStore, execution: Execution) -> TileRun:
-    """Every tile, failed ones interpolated if that is asked for.
+@contextmanager
+def _pool(plan: Plan, placement: Placement, folder: Path, execution: Execution) -> Iterator[Pool]:
+    """What the tiles are worked on by.
 
     Raises:
-        TileError: naming the tiles that have no answer; the others are stored.
+        UnavailableError: it cannot be had.
     """
+    if execution.scheduler == "threads":
+        yield Threads(placement.workers)
+        return
+    from geosr import cluster  # takes a while
+
+    if execution.scheduler == "processes":
+        with cluster.start_processes(min(placement.workers, len(plan.tiles)), folder / "workers") as pool:
+            yield pool
+        return
+    files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
+    with cluster.connect(execution.scheduler, execution.workers, files, folder) as pool:
+        if address := cluster.dashboard(pool.client):
+            execution.on_event(Note(f"Dask's dashboard: {address}"))
+        yield pool
+
+
+def _run_tiles(
+    plan: Plan, placement: Placement, stats: Stats, store: TileStore, pool: Pool, execution: Execution
+) -> TileRun:
+    """Every tile, failed ones interpolated if that is asked for."""
     job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
-    scale, total = plan.scene.grids.scale, len(plan.tiles)
-    made = run_tiles(
-        partial(upscale_tile, *job),
-        plan.tiles,
-        store,
-        scale=scale,
-        workers=placement.workers,
-        on_event=execution.on_event,
-    )
-    if execution.on_tile_error == "interpolate":
-        results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
-        made = replace(made, results=results)
-    failed = [result for result in made.results if result.failed]
-    if failed:
-        lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
-        more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
-        raise TileError("\n".join([f"{len(failed)} of {total} tiles failed; nothing was written", *lines, *more]))
-    return made
+    work, scale = partial(upscale_tile, *job), plan.scene.grids.scale
+    made = run_tiles(work, plan.tiles, store, scale=scale, pool=pool, on_event=execution.on_event)
+    if execution.on_tile_error == "fail":
+        return made
+    results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
+    return replace(made, results=results)
 
 
 def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStore, tile: Tile) -> TileResult:
@@ -493,7 +574,7 @@ def _mosaic(plan: Plan, results: list[TileResult], store: TileStore, folder: Pat
     )
 
 
-def _tags(plan: Plan, placement: Placement, guided: float, interpolated: tuple[TileResult, ...]) -> dict[str, str]:
+def _tags(plan: Plan, placement: Placement, guided: float, interpolated: list[TileResult]) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
     names = "; ".join(result.tile.name(scene.grids.scale) for result in interpolated)
     return ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | {
