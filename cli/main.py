@@ -49,8 +49,8 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`geosr COMMAND --help` explains a command. Exit codes: 0 done, 1 a fault of geosr, 2 wrong usage, "
-    "3 a raster was refused, 4 method or device not available, 5 some tiles failed, 6 the output could not be "
-    "written, 130 interrupted.",
+    "3 a raster was refused, 4 method, device or scheduler not available, 5 some tiles failed, 6 the output could not "
+    "be written, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="geosr")
 def cli() -> None:
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line; what goes wrong becomes a line on stderr.
 
     Returns:
-        0 done, 1 a bug, 2 usage, 3 input refused, 4 method or device unavailable, 5 tiles failed, 6 output
+        0 done, 1 a bug, 2 usage, 3 input refused, 4 method, device or scheduler unavailable, 5 tiles failed, 6 output
         not written, 130 interrupted, 141 the reader of stdout has left.
     """
     try:

@@ -81,7 +81,7 @@ class Screen:
         skipped = f", {report.skipped} of them without data" if report.skipped else ""
         self._print(
             f"wrote {one_line(report.output)} in {clock(sum(report.seconds.values()))}: "
-            f"{count(len(report.results), 'tile')}{skipped}; "
+            f"{count(report.tiles, 'tile')}{skipped}; "
             f"pooled output - source: at most {found.deviation.largest:.3g}, RMS {found.deviation.rms:.3g}{seam}"
         )
 

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import dask.config
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed
-from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
 
 from geosr.errors import GeosrError, UnavailableError
 from geosr.version import __version__
@@ -38,11 +39,11 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Workers under a Dask scheduler; `workers` items are in work at once, as many again wait at the scheduler."""
+    """Workers under a Dask scheduler; `in_flight` items at most are in work or wait at the scheduler."""
 
     client: Client
     address: str
-    workers: int
+    in_flight: int
 
     def run(
         self,
@@ -63,14 +64,14 @@ class Cluster:
             positions.update(new)
             return list(new)
 
-        done = as_completed(submit(at_once or 2 * self.workers), loop=self.client.loop)
+        done = as_completed(submit(at_once or self.in_flight), loop=self.client.loop)
         for future in done:
             position = positions.pop(future)
             try:
                 results[position] = future.result()
             except KilledWorker:
                 results[position] = on_lost(items[position])
-            except FutureCancelledError as error:
+            except (CancelledError, CommClosedError) as error:
                 raise UnavailableError(f"the Dask scheduler {self.address} was lost") from error
             on_done(results[position])
             for new in submit(1):
@@ -119,7 +120,7 @@ def start_processes(workers: int, folder: Path) -> Iterator[Cluster]:
         try:
             with Client(cluster, set_as_default=False) as client:
                 client.register_plugin(_DeafToCtrlC())
-                yield Cluster(client, cluster.scheduler_address, workers)
+                yield Cluster(client, cluster.scheduler_address, 2 * workers)
         finally:
             _kill(cluster)  # what they did is on disk; in the middle of a tile they would not listen to anything else
             with suppress(TimeoutError):
@@ -139,7 +140,7 @@ def connect(address: str, workers: int | None, files: Mapping[Path, int], folder
 
     Args:
         address: `tcp://host:port`.
-        workers: items in work at once; as many as the workers have threads when None.
+        workers: items in work at once; as many as its workers take when None.
         files: what they must see, with sizes in bytes.
         folder: what they must be able to write in.
 
@@ -154,7 +155,7 @@ def connect(address: str, workers: int | None, files: Mapping[Path, int], folder
         with client:
             _await_workers(client, address)
             _check(client, files, folder)
-            yield Cluster(client, address, workers or sum(client.nthreads().values()))
+            yield Cluster(client, address, workers or 2 * sum(client.nthreads().values()))
 
 
 @contextmanager

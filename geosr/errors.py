@@ -3,8 +3,8 @@
     GeosrError                    1   base: never raised itself
     ├── UsageError (ValueError)   2   the call contradicts itself or a rule: scale, paths, options
     ├── InputError (ValueError)   3   a raster is refused: unreadable, hostile, or it does not fit the other
-    ├── UnavailableError          4   the method or device asked for is not there
-    ├── TileError                 5   some tiles failed; nothing was published
+    ├── UnavailableError          4   the method, device or scheduler asked for is not there
+    ├── TileError                 5   some tiles failed; nothing was published, the others are kept
     │   └── OutOfMemoryError      5   one for want of memory: it may go better with less in work
     └── OutputError (OSError)     6   the output could not be written
 
@@ -33,7 +33,7 @@ class InputError(GeosrError, ValueError):
 
 
 class UnavailableError(GeosrError, RuntimeError):
-    """The method or device asked for does not exist here."""
+    """The method, device or scheduler asked for is not there, or is lost."""
 
     exit_code = 4
 

@@ -13,7 +13,7 @@ from geosr import raster
 from geosr.grid import crs_name
 from geosr.options import Execution, Inputs, Recipe, processors
 from geosr.pair import Stats
-from geosr.pipeline import Plan, decide, find_valid, make_plan, place, sample, solve_tile, suspicions
+from geosr.pipeline import Plan, decide, find_valid, make_plan, place, sample, scratch_bytes, solve_tile, suspicions
 from geosr.raster import Raster
 from geosr.raster_guard import show
 
@@ -94,6 +94,7 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
         ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
         ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
         ("memory", f"about {_size(found.memory)}"),
+        ("disk", f"up to {_size(scratch_bytes(plan))} until the end of a run"),
     ]
     if settings and chosen:
         lines.append(("settings", chosen))

@@ -97,6 +97,11 @@ class Report:
     seconds: dict[str, float]
 
     @property
+    def tiles(self) -> int:
+        """How many tiles the scene was cut into."""
+        return len(self.results)
+
+    @property
     def skipped(self) -> int:
         """Tiles without any valid source pixel."""
         return sum(result.skipped for result in self.results)
@@ -307,7 +312,7 @@ def _failure(report: Report, scale: int) -> TileError:
     failed = report.failed
     lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
     more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
-    summary = f"{len(failed)} of {len(report.results)} tiles failed; nothing was written"
+    summary = f"{len(failed)} of {report.tiles} tiles failed; nothing was written"
     return TileError("\n".join([summary, *lines, *more]))
 
 

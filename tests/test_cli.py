@@ -159,6 +159,7 @@ def test_info_says_what_is_there_and_what_would_be_done(pair):
         "method": "mmsr, preset default, consistency exact",
         "tiles": "1 of 96 x 96 pixels",
         "memory": rows(outcome.out)["memory"],
+        "disk": "up to 1 MB until the end of a run",
     }
     assert re.fullmatch(r"about \d+ MB", rows(outcome.out)["memory"])
     assert contents(pair) == before
