@@ -37,6 +37,7 @@ def upscale(
     assume_crs: str | None = None,
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
+    coregister: bool = False,
     tile: int = 320,
     seed: int = 0,
     dtype: str = "float32",
@@ -69,6 +70,7 @@ def upscale(
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
+        coregister: estimate the shift between the two from what they show, and move the guide by it.
         tile: side of a tile in output pixels at most, halo included.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
@@ -114,6 +116,7 @@ def upscale(
             assume_crs,
             allow_ballpark,
             bounds,
+            coregister,
         )
         path = Path(folder) / "result.tif" if output is None else Path(output)
         pipeline.upscale_file(inputs, recipe, execution, path)

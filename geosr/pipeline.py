@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from geosr import methods, raster
 from geosr.consistency import Consistency, spread
+from geosr.coregister import Shift, find_shift
 from geosr.errors import GeosrError, InputError, TileError
 from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import Execution, Inputs, Note, Progress, Recipe, Stage, processors
@@ -44,6 +47,7 @@ class Scene:
         grids: of the part that is worked on.
         origin: that part in the source's own pixels.
         notes: what the user should know about the pair.
+        shift: how far off the guide was found to be; None where nobody asked.
     """
 
     source: Raster
@@ -51,19 +55,26 @@ class Scene:
     grids: GridPair
     origin: Window
     notes: tuple[str, ...] = ()
+    shift: Shift | None = None
 
     def read_source(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Physical values and validity of a window of the low grid."""
         row, col = window.row + self.origin.row, window.col + self.origin.col
         return raster.read_source(self.source, Window(row, col, window.height, window.width))
 
+    def read_guide(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The guide and its validity on a window of the high grid, looked for where the shift says."""
+        rows, cols = self.shift.applied if self.shift else (0.0, 0.0)
+        high = self.grids.high
+        seen = GeoBox(high.shape, high.affine * Affine.translation(cols, rows), high.crs)
+        return raster.read_guide(self.guide, crop(seen, window), grid=seen)
+
     def read(self, tile: Tile) -> Pair | None:
         """The tile's aligned arrays; None where the source has no valid pixel."""
         source, source_valid = self.read_source(tile.window)
         if not source_valid.any():
             return None
-        high = crop(self.grids.high, tile.window.times(self.grids.scale))
-        guide, guide_valid = raster.read_guide(self.guide, high, grid=self.grids.high)
+        guide, guide_valid = self.read_guide(tile.window.times(self.grids.scale))
         return Pair(guide, guide_valid, source, source_valid)
 
 
@@ -126,7 +137,14 @@ def open_scene(inputs: Inputs) -> Scene:
     shift = raster.check_transform(source, guide, allow_ballpark=inputs.allow_ballpark)
     fit = _check_fit(source, guide, grids)
     notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
-    return Scene(source, guide, grids, origin, notes)
+    scene = Scene(source, guide, grids, origin, notes)
+    return _coregistered(scene) if inputs.coregister else scene
+
+
+def _coregistered(scene: Scene) -> Scene:
+    """The scene with its guide looked for where it fits the source."""
+    shift = find_shift(scene.grids, scene.read_source, scene.read_guide)
+    return replace(scene, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
 
 
 def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
@@ -341,4 +359,7 @@ def _write(
         "GEOSR_GUIDE": scene.guide.path.name,
         "GEOSR_GUIDED_PERCENT": f"{100 * guided:.2f}",
     }
+    if scene.shift:
+        rows, cols = scene.shift.applied
+        tags["GEOSR_COREGISTER_SHIFT"] = f"{-cols:.4f} {-rows:.4f}"  # of the guide: columns, rows, in output pixels
     return write(mosaic, output, tags, compress=recipe.compress, overwrite=overwrite)

@@ -21,7 +21,7 @@ LAYERS = [
     ["methods.diffusion_solver"],
     ["methods.classic", "methods.diffusion"],
     ["methods.mmsr"],
-    ["writer"],
+    ["writer", "coregister"],
     ["pipeline"],
     ["inspection", "pairs_folder", "accessor"],
     ["__init__", "__main__"],
