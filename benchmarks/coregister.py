@@ -1,6 +1,6 @@
 """How well --coregister finds a known shift of the guide, and what that does to the error of the diffusion.
 
-    PYTHONPATH=examples python benchmarks/coregister.py --data ../shared/data --shift 1.5 0 --shift 1.1 -0.7 --shift -2.3 3.1
+    PYTHONPATH=examples python benchmarks/coregister.py --data ../shared/data --shift 1.5 0 --scale 4
 
 The source is the truth's block mean; the guide's GeoTIFF is moved by `--shift` output pixels (right, down) in its
 transform, and everything goes through files. `off` is how far the shift found lies from the one made; for pairs that do

@@ -201,11 +201,13 @@ def estimate(pieces: Sequence[Piece]) -> Shift:
     stats = Stats.measure(piece.seen_at((0, 0)) for piece in pieces)
     if all(np.ptp(piece.source[piece.usable]) == 0 for piece in pieces):
         return Shift(obstacle="the source is the same everywhere")
+    if all(np.ptp(piece.guide[:, piece.guide_valid], axis=1).max() == 0 for piece in pieces):
+        return Shift(obstacle="the guide is the same everywhere")
     lag, confidence = _search(pieces, stats)
     coarse = Shift(*lag, confidence=confidence)
     if confidence < _SURE:
         return replace(coarse, obstacle=f"parts of the scene disagree (confidence {confidence:.0%})")
-    if max(map(abs, lag)) >= pieces[0].margin:
+    if max(map(abs, lag)) > pieces[0].margin - pieces[0].scale // 2:
         return replace(coarse, obstacle=f"it may be larger than the {REACH} source pixels that are searched")
     return _refine(pieces, stats, coarse)
 
@@ -298,7 +300,7 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
         strayed = max(abs(a - b) for a, b in zip(lag, start, strict=True)) > 0.75 * scale
         return np.inf if strayed or max(map(abs, lag)) > pieces[0].margin else float(roughness(lag).sum())
 
-    lag = _descend(cost, start, scale // 4, step)
+    lag = _descend(cost, start, max(scale // 4, step), step)
     near = [(lag[0] + step * i, lag[1] + step * j) for i, j in _NEIGHBOURS]
     if np.isinf([cost(other) for other in near]).any():
         return replace(coarse, obstacle="colours and edges are for different shifts")

@@ -361,5 +361,5 @@ def _write(
     }
     if scene.shift:
         rows, cols = scene.shift.applied
-        tags["GEOSR_COREGISTER_SHIFT"] = f"{-cols:.4f} {-rows:.4f}"  # of the guide: columns, rows, in output pixels
+        tags["GEOSR_COREGISTER_SHIFT"] = f"{0 - cols:.4f} {0 - rows:.4f}"  # of the guide: columns, rows, output pixels
     return write(mosaic, output, tags, compress=recipe.compress, overwrite=overwrite)
