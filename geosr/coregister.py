@@ -39,7 +39,7 @@ REACH = 3
 """Source pixels to either side that are searched: beyond, a georeference is wrong and not inexact."""
 
 _WINDOW = 8  # source pixels a side in which one law holds: 64 values for 12 unknowns
-_FEWEST = 8  # windows; the resampling of fewer means nothing
+_FEWEST = 12  # windows: on 8 and 9 of them an orchard's thermal pair was sure of shifts that did harm
 _COMPONENTS = 3  # of the guide's bands: with squares and products 9, well below a window's 64 values
 _NOISE = 1e-4  # of the source's variance is noise that no law need explain
 _RESAMPLES = 200
@@ -107,6 +107,7 @@ class Piece:
         guide_valid: (s*h + 2*margin, s*w + 2*margin) bool.
         source: (h, w) float64.
         source_valid: (h, w) bool.
+        core: the source pixels that are this piece's own: neighbours overlap.
         scale: s.
         margin: the largest shift that can be looked at.
     """
@@ -115,6 +116,7 @@ class Piece:
     guide_valid: Mask
     source: Array
     source_valid: Mask
+    core: Window
     scale: int
     margin: int
 
@@ -126,10 +128,12 @@ class Piece:
 
     @cached_property
     def usable(self) -> Mask:
-        """(h, w): valid source pixels with valid guide pixels wherever they are looked at: the same for every lag."""
+        """(h, w): valid pixels of the core, under which the guide is valid at every lag."""
         gaps = _integral(~self.guide_valid[None])
         side, (h, w) = self.scale + 2 * self.margin, self.source.shape
-        return np.asarray(self.source_valid & (_corners(gaps, (0, 0), (h, w), self.scale, side)[0] == 0))
+        own = np.zeros((h, w), bool)
+        own[self.core.slices] = True
+        return np.asarray(own & self.source_valid & (_corners(gaps, (0, 0), (h, w), self.scale, side)[0] == 0))
 
     @cached_property
     def voting(self) -> Mask:
@@ -181,12 +185,12 @@ def _pieces(grids: GridPair, read_source: ReadSource, read_guide: ReadGuide) -> 
     size = max(320, 4 * _WINDOW * scale)
     tiles, count = cut(grids.low.shape, scale, size=size, halo=0), max(_PIXELS // size**2, 1)
     step = -(-len(tiles) // count)
-    spread = (tile.window for first in range(step) for tile in tiles[(first + step // 2) % step :: step])
-    sources = ((window, *read_source(window)) for window in spread)
-    for window, source, valid in islice((found for found in sources if found[2].any()), count):
-        high = window.times(scale)
+    spread = (tile for first in range(step) for tile in tiles[(first + step // 2) % step :: step])
+    sources = ((tile, *read_source(tile.window)) for tile in spread)
+    for tile, source, valid in islice((found for found in sources if found[2].any()), count):
+        high = tile.window.times(scale)
         wide = Window(high.row - margin, high.col - margin, high.height + 2 * margin, high.width + 2 * margin)
-        yield Piece(*read_guide(wide), source, valid, scale, margin)
+        yield Piece(*read_guide(wide), source, valid, tile.core.relative_to(tile.window), scale, margin)
 
 
 def estimate(pieces: Sequence[Piece]) -> Shift:
@@ -308,7 +312,10 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
     if not error <= scale / (4 * step):
         return replace(coarse, obstacle="the edges leave it open by more than a quarter of a source pixel")
     rows, cols = (a + step * b for a, b in zip(lag, offset, strict=True))
-    return Shift(rows, cols, step * error, coarse.confidence)
+    shift, gain = Shift(rows, cols, step * error, coarse.confidence), roughness((0, 0)) - roughness(lag)
+    if any(shift.applied) and gain.sum() < 2 * gain.std() * np.sqrt(len(gain)):
+        return replace(shift, obstacle="where it would go the guide fits no better than where it is")
+    return shift
 
 
 _NEIGHBOURS = tuple(product((-1, 0, 1), repeat=2))
