@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import methods
-from geosr.consistency import EXACT, blocks_of
+from geosr.consistency import blocks_of
 from geosr.grid import GridPair, Window
-from geosr.pair import Pair, Stats
+from geosr.pair import Pair, Stats, normalise
 from geosr.tiling import cut
 
 Array = NDArray[np.float64]
@@ -336,11 +336,11 @@ def _descend(cost: Callable[[Lag], float], lag: Lag, step: int, last: int) -> La
 def _roughness(piece: Piece, stats: Stats, lag: Lag) -> Array:
     """(windows,): sum of |gradient|^(1/2) of what the guide at `lag` makes of the source."""
     from geosr.device import torch_threads
-    from geosr.methods.solve import solve
+    from geosr.methods.diffusion_solver import diffuse
 
-    method = methods.create("diffusion", settings={"rounds": _ROUNDS})
+    settings = methods.create("diffusion", settings={"rounds": _ROUNDS}).settings
     with torch_threads(1):
-        answer = solve(piece.seen_at(lag), method, stats=stats, consistency=EXACT, seed=0, device="cpu").values
+        answer = diffuse(normalise(piece.seen_at(lag), stats), settings, "cpu").astype(np.float64)
     down, along = np.diff(answer, axis=0, append=answer[-1:]), np.diff(answer, axis=1, append=answer[:, -1:])
     edges = np.hypot(down, along) ** 0.5
     return np.asarray(piece.in_windows(blocks_of(edges, piece.scale).mean(axis=(1, 3))).sum(axis=1))
