@@ -91,19 +91,24 @@ def run(arguments: Sequence[str]) -> int:
         hint = f"; see '{context.command_path} --help'" if context else ""
         say(f"Error: {error.format_message().rstrip('.')}{hint}")
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        say("interrupted; nothing was written")
+    except (click.Abort, KeyboardInterrupt) as error:
+        say("; ".join(("interrupted", *(_notes(error) or ["nothing was written"]))))
         return 130
     except GeosrError as error:
-        say(f"Error: {error}")
+        say("\n".join((f"Error: {error}", *_notes(error))))
         return error.exit_code
     except (BrokenPipeError, SystemExit):  # click makes the second out of the first
         return _BROKEN_PIPE
     except Exception:
-        say(traceback.format_exc())
+        say(traceback.format_exc())  # notes included
         say("This is a fault of geosr; please report it with the lines above.")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What the library added to an error: where finished tiles are kept. click makes its own out of Ctrl-C."""
+    return [*getattr(error.__cause__ if isinstance(error, click.Abort) else error, "__notes__", ())]
 
 
 def _prepare_streams() -> None:

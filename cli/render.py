@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from geosr.options import Event, Note, Progress, Stage
+from geosr.options import Event, Note, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -27,7 +27,7 @@ class Screen:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet, self._verbose = quiet, verbose
         self._bar = None if quiet else _find_bar()
-        self._began = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -49,18 +49,22 @@ class Screen:
                 self._bar.update(self._bar.task_ids[0], description=name)
             case Stage(name) if self._verbose:
                 self._print(f"stage: {name}")
-            case Progress(done, total):
-                self._progress(done, total)
+            case TileFailed():
+                again = "; it will be tried again at the end" if event.retry else ""
+                self._print(
+                    f"tile {event.index} (row {event.row}, column {event.column}) failed: {event.reason}{again}"
+                )
+            case Progress():
+                self._progress(event)
 
-    def _progress(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done == 0:
-            self._began = now
-        left = f", about {clock((now - self._began) / done * (total - done))} left" if 0 < done < total else ""
+    def _progress(self, event: Progress) -> None:
+        now, ended = time.monotonic(), event.done == event.total
+        left = "" if event.left is None or ended else f", {speed(event.rate)}, about {clock(event.left)} left"
+        left = (f", {event.failed} failed" if event.failed else "") + left
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, left=left)
-        elif done in (0, total) or now - self._spoke >= _EVERY:
-            self._print(f"tiles: {done} of {total}{left}")
+            self._bar.update(self._bar.task_ids[0], completed=event.done, total=event.total, left=left)
+        elif event.rate is None or ended or now - self._spoke >= _EVERY:
+            self._print(f"tiles: {event.done} of {event.total}{left}")
             self._spoke = now
 
     def finish(self, report: Report) -> None:
@@ -72,6 +76,12 @@ class Screen:
             f"wrote {one_line(report.output)} in {clock(report.seconds)}: {count(report.tiles, 'tile')}{skipped}; "
             f"pooled output - source: at most {found.deviation.largest:.3g}, RMS {found.deviation.rms:.3g}{seam}"
         )
+
+        if report.interpolated:
+            self._print(
+                f"{count(len(report.interpolated), 'tile')} failed and hold the interpolated source: "
+                "the tag GEOSR_INTERPOLATED_TILES names them"
+            )
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and values, as lines."""
@@ -115,6 +125,12 @@ def table_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
 def count(number: int, thing: str) -> str:
     """`1 tile`, `2 tiles`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def speed(rate: float | None) -> str:
+    """Tiles a second, or a minute where those are few."""
+    rate = rate or 0.0
+    return f"{rate:.1f} tiles a second" if rate >= 1 else f"{60 * rate:.1f} tiles a minute"
 
 
 def clock(seconds: float) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from geosr.consistency import Consistency
-from geosr.errors import UsageError
-from geosr.options import Execution, Recipe
+from geosr.errors import TileError, UsageError
+from geosr.options import ON_TILE_ERROR, Execution, Recipe
 
 from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
 from .render import Screen, table_lines
@@ -47,6 +47,16 @@ _RUN = "How it runs"
     metavar="N",
     help="Tiles in work at once; does not change the output.  [default: one for each processor; 1 on a GPU]",
 )
+@option(
+    _RUN,
+    "--on-tile-error",
+    type=click.Choice(ON_TILE_ERROR),
+    default="fail",
+    show_default=True,
+    metavar="ACTION",
+    help="Tiles that fail: 'fail' writes no output and keeps the other tiles for the next run; 'interpolate' writes "
+    "the interpolated source there and names them in a tag. The exit code is 5 either way.",
+)
 @option(_RUN, "--overwrite", is_flag=True, help="Replace an output that exists; the old one stays until then.")
 @option(_RUN, "--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -57,12 +67,13 @@ def command(
     output: Path,
     device: str,
     workers: int | None,
+    on_tile_error: str,
     overwrite: bool,
     dry_run: bool,
     quiet: bool,
     verbose: bool,
     **values: Any,
-) -> None:
+) -> int:
     """Make a coarse raster sharper, with a sharp image of the same ground as a guide.
 
     The output is a Cloud-Optimized GeoTIFF in the source's CRS, with the source's corner and values, and
@@ -88,12 +99,14 @@ def command(
         consistency=None if consistency is None else Consistency.parse(consistency),
         **values,
     )
-    execution = Execution(device, workers, overwrite)
+    execution = Execution(device, workers, overwrite, on_tile_error)
     check_output(output, [source, guide], overwrite=overwrite)
     if dry_run:
         click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
-        return
+        return 0
     with Screen(quiet=quiet, verbose=verbose) as screen:
         if verbose:
             screen.table(rows(inspect(inputs, recipe, execution), settings=True, notes=False))
-        screen.finish(upscale_file(inputs, recipe, replace(execution, on_event=screen.show), output))
+        report = upscale_file(inputs, recipe, replace(execution, on_event=screen.show), output)
+        screen.finish(report)
+    return TileError.exit_code if report.interpolated else 0

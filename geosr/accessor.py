@@ -45,6 +45,7 @@ def upscale(
     device: str = "auto",
     workers: int | None = None,
     overwrite: bool = False,
+    on_tile_error: str = "fail",
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> xr.DataArray:
     """The source at `scale` times its resolution, sharpened with the guide.
@@ -78,6 +79,8 @@ def upscale(
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; never changes the result.
         overwrite: replace an existing `output`.
+        on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
+            GEOSR_INTERPOLATED_TILES names them then.
         on_event: called with notes and progress (`geosr.options.Event`).
 
     Returns:
@@ -89,8 +92,8 @@ def upscale(
         UsageError: an argument out of range, an output that exists or is an input.
         InputError: a raster is refused, or the two do not fit.
         UnavailableError: no such method or device.
-        TileError: a tile failed; nothing was written.
-        OutputError: the output could not be written.
+        TileError: tiles failed; nothing was written. With an `output`, the others are kept for the same call again.
+        OutputError: the output could not be written, or another run is making it.
     """
     from geosr import pipeline  # with rasterio: not before there is something to do
 
@@ -104,7 +107,7 @@ def upscale(
         dtype=dtype,
         compress=compress,
     )
-    execution = Execution(device, workers, overwrite, on_event)
+    execution = Execution(device, workers, overwrite, on_tile_error, on_event)
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),

@@ -12,7 +12,8 @@ of natural images, sum of |gradient|^(1/2) (Krishnan and Fergus 2009).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice, product
@@ -23,9 +24,10 @@ from odc.geo.geobox import GeoBox
 
 from geosr import methods
 from geosr.consistency import blocks_of
+from geosr.errors import InputError
 from geosr.grid import GridPair, Window
 from geosr.pair import Pair, Stats, normalise
-from geosr.tiling import cut
+from geosr.tiling import Tile, cut
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -177,20 +179,24 @@ def find_shift(grids: GridPair, read_source: ReadSource, read_guide: ReadGuide) 
     Returns:
         See `estimate`.
     """
-    return estimate([*_pieces(grids, read_source, read_guide)])
-
-
-def _pieces(grids: GridPair, read_source: ReadSource, read_guide: ReadGuide) -> Iterator[Piece]:
-    scale, margin = grids.scale, REACH * grids.scale
-    size = max(320, 4 * _WINDOW * scale)
-    tiles, count = cut(grids.low.shape, scale, size=size, halo=0), max(_PIXELS // size**2, 1)
+    size = max(320, 4 * _WINDOW * grids.scale)
+    tiles, count = cut(grids.low.shape, grids.scale, size=size, halo=0), max(_PIXELS // size**2, 1)
     step = -(-len(tiles) // count)
     spread = (tile for first in range(step) for tile in tiles[(first + step // 2) % step :: step])
-    sources = ((tile, *read_source(tile.window)) for tile in spread)
-    for tile, source, valid in islice((found for found in sources if found[2].any()), count):
-        high = tile.window.times(scale)
-        wide = Window(high.row - margin, high.col - margin, high.height + 2 * margin, high.width + 2 * margin)
-        yield Piece(*read_guide(wide), source, valid, tile.core.relative_to(tile.window), scale, margin)
+    return estimate([*islice(_pieces(spread, grids.scale, read_source, read_guide), count)])
+
+
+def _pieces(tiles: Iterable[Tile], scale: int, read_source: ReadSource, read_guide: ReadGuide) -> Iterator[Piece]:
+    """Those of the tiles that hold valid source pixels."""
+    margin = REACH * scale
+    for tile in tiles:
+        with suppress(InputError):  # what cannot be read will fail as a tile, by its name
+            source, valid = read_source(tile.window)
+            if not valid.any():
+                continue
+            high = tile.window.times(scale)
+            wide = Window(high.row - margin, high.col - margin, high.height + 2 * margin, high.width + 2 * margin)
+            yield Piece(*read_guide(wide), source, valid, tile.core.relative_to(tile.window), scale, margin)
 
 
 def estimate(pieces: Sequence[Piece]) -> Shift:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from geosr.errors import TileError, UnavailableError
+from geosr.errors import OutOfMemoryError, UnavailableError
 
 
 def pick_device(name: str) -> str:
@@ -19,6 +19,18 @@ def pick_device(name: str) -> str:
             f"({torch.__version__}): install a CUDA build of torch and check the driver, or use --device cpu"
         )
     return "cuda" if has_cuda and name != "cpu" else "cpu"
+
+
+def torch_version() -> str:
+    """With its build, as in 2.13.0+cpu."""
+    return str(torch.__version__)
+
+
+def device_kind(device: str) -> str:
+    """What of `device` changes bits: the GPU's model, or the instructions that the CPU is used with."""
+    if device == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device} {torch.cuda.get_device_name(device)}"
 
 
 @contextmanager
@@ -54,10 +66,10 @@ def deterministic(device: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TileError(
+        raise OutOfMemoryError(
             f"the {device} ran out of memory on one tile; use fewer workers, a smaller tile or --device cpu"
         ) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise TileError("out of memory on one tile; use fewer workers or a smaller tile") from error
+        raise OutOfMemoryError("out of memory on one tile; use fewer workers or a smaller tile") from error

@@ -5,6 +5,7 @@
     ├── InputError (ValueError)   3   a raster is refused: unreadable, hostile, or it does not fit the other
     ├── UnavailableError          4   the method or device asked for is not there
     ├── TileError                 5   some tiles failed; nothing was published
+    │   └── OutOfMemoryError      5   one for want of memory: it may go better with less in work
     └── OutputError (OSError)     6   the output could not be written
 
 A message says what was found, what was expected and what to do, in at most three lines.
@@ -41,6 +42,10 @@ class TileError(GeosrError, RuntimeError):
     """Tiles failed; the message names them."""
 
     exit_code = 5
+
+
+class OutOfMemoryError(TileError):
+    """A tile needed more memory than there was."""
 
 
 class OutputError(GeosrError, OSError):

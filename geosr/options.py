@@ -14,6 +14,7 @@ from geosr.errors import UnavailableError, UsageError
 DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
 COMPRESSIONS = ("deflate", "zstd")
 DEVICES = ("auto", "cpu", "cuda")
+ON_TILE_ERROR = ("fail", "interpolate")
 
 Bounds = tuple[float, float, float, float]
 
@@ -84,18 +85,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how the work runs; nothing here changes what comes out on one kind of device.
+    """Where and how the work runs; nothing here changes what a method makes of a tile on one kind of device.
 
     Attributes:
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; as many as there are processors (on a GPU: one) when None.
         overwrite: replace an existing output.
+        on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
+            interpolated source.
         on_event: called in the caller's thread with every `Event`.
     """
 
     device: str = "auto"
     workers: int | None = None
     overwrite: bool = False
+    on_tile_error: str = "fail"
     on_event: Callable[[Event], None] = lambda event: None
 
     def __post_init__(self) -> None:
@@ -103,6 +107,8 @@ class Execution:
             raise UnavailableError(f"device is {self.device!r}; use one of {', '.join(DEVICES)}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers}; it must be at least 1")
+        if self.on_tile_error not in ON_TILE_ERROR:
+            raise UsageError(f"on_tile_error is {self.on_tile_error!r}; use one of {', '.join(ON_TILE_ERROR)}")
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,45 @@ class Stage(Event):
 
 
 @dataclass(frozen=True)
+class TileFailed(Event):
+    """A tile failed.
+
+    Attributes:
+        index: of the tile.
+        row, column: of its first output pixel.
+        reason: a sentence.
+        retry: it will be tried once more, when all others are done.
+    """
+
+    index: int
+    row: int
+    column: int
+    reason: str
+    retry: bool
+
+
+@dataclass(frozen=True)
 class Progress(Event):
-    """Tiles finished so far."""
+    """How far the tiles are.
+
+    Attributes:
+        done: tiles that have an answer, those of an earlier run included.
+        total: tiles of the scene.
+        failed: tiles that have failed so far and have no answer.
+        retried: attempts beyond each tile's first.
+        rate: tiles a second since the run began; None before the first.
+    """
 
     done: int
     total: int
+    failed: int = 0
+    retried: int = 0
+    rate: float | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, about."""
+        return (self.total - self.done) / self.rate if self.rate else None
 
 
 def processors() -> int:

@@ -15,7 +15,7 @@ from geosr import pipeline
 from geosr.errors import OutputError, UsageError
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
-from geosr.store import run_folder
+from geosr.store import scratch_folder
 from geosr.tiling import Tile, cut
 from geosr.writer import write_tile
 
@@ -45,8 +45,8 @@ def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
     scene = pipeline.open_scene(inputs)
     tiles = cut(scene.grids.low.shape, scene.grids.scale, size=tile, halo=0)
-    with run_folder(folder.absolute()) as hidden:
-        made = hidden.path / "pairs"
+    with scratch_folder(folder.absolute()) as hidden:
+        made = hidden / "pairs"
         try:
             made.mkdir()
             rows = [*_write_all(scene, made, tiles)]

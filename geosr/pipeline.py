@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -18,23 +20,25 @@ from odc.geo.geobox import GeoBox
 from geosr import methods, raster
 from geosr.consistency import Consistency, spread
 from geosr.coregister import Shift, find_shift
-from geosr.errors import GeosrError, InputError, TileError
+from geosr.errors import InputError, OutOfMemoryError, TileError
 from geosr.grid import GridPair, Window, crop, plan_grids
-from geosr.options import Execution, Inputs, Note, Progress, Recipe, Stage, processors
+from geosr.options import Execution, Inputs, Note, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
+from geosr.provenance import fingerprint
 from geosr.raster import Raster
 from geosr.raster_guard import show
-from geosr.runner import run
-from geosr.store import RunFolder, run_folder
+from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
+from geosr.tile_run import TileRun, run_tiles
 from geosr.tiling import Tile, cut
 from geosr.version import __version__
-from geosr.writer import Encoding, Mosaic, TileResult, Written, check_output, write
+from geosr.writer import Encoding, Mosaic, Written, check_output, write
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method
     from geosr.methods.solve import Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+_NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Report:
         output: the file written.
         tiles: how many tiles the scene was cut into, `skipped` of them without any valid source pixel.
         skipped: tiles skipped.
+        resumed: tiles that an earlier run had done.
+        interpolated: tiles that failed and hold the interpolated source, with the reasons.
         guided: share of the valid area on which the guide had a say, 0 to 1.
         written: consistency and seams, as measured on the output.
         seconds: of the whole run.
@@ -94,6 +100,8 @@ class Report:
     output: Path
     tiles: int
     skipped: int
+    resumed: int
+    interpolated: tuple[TileResult, ...]
     guided: float
     written: Written
     seconds: float
@@ -103,6 +111,7 @@ class Report:
 class Plan:
     """Everything decided before the first tile is worked on."""
 
+    inputs: Inputs
     scene: Scene
     recipe: Recipe
     method: Method
@@ -173,7 +182,7 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
-    return Plan(scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
+    return Plan(inputs, scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
 
 
 def place(tiles: int, execution: Execution) -> Placement:
@@ -199,8 +208,8 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
 
     Raises:
         UsageError, InputError, UnavailableError: before any work.
-        TileError: a tile failed; nothing was written.
-        OutputError: the output could not be written; nothing is left under its name.
+        TileError: tiles failed; the others are kept for the next run, and nothing was written.
+        OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
     started = time.monotonic()
     output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
@@ -208,26 +217,62 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     placement = place(len(plan.tiles), execution)
     for text in (*plan.scene.notes, *suspicions(plan.scene)):
         execution.on_event(Note(text))
-    with run_folder(output) as folder:
+    with run_folder(output, _fingerprint(plan, placement)) as folder:
+        if folder.changes:
+            changes = ", ".join(folder.changes)
+            execution.on_event(Note(f"an earlier run for this output is not continued but started afresh: {changes}"))
+        check_room(folder.path, scratch_bytes(plan))
         execution.on_event(Stage("statistics"))
-        stats = measure_scene(plan.scene, plan.tiles)
+        stats = _statistics(plan, folder)
         execution.on_event(Stage("tiles"))
-        results = _run_tiles(plan, placement, stats, folder, execution)
-        guided = _guided_share(results)
+        store = folder.tiles()
+        made = _run_tiles(plan, placement, stats, store, execution)
+        guided = _guided_share(made.results)
         if guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
         execution.on_event(Stage("mosaic"))
-        written = _write(plan, placement, results, folder, output, guided, execution.overwrite)
-    skipped = sum(result.centre is None for result in results)
-    return Report(output, len(results), skipped, guided, written, time.monotonic() - started)
+        mosaic = _mosaic(plan, made.results, store, folder.path)
+        interpolated = tuple(result for result in made.results if result.interpolated)
+        tags = _tags(plan, placement, guided, interpolated)
+        written = write(mosaic, output, tags, compress=recipe.compress, overwrite=execution.overwrite)
+    skipped = sum(result.skipped for result in made.results)
+    seconds = time.monotonic() - started
+    return Report(output, len(plan.tiles), skipped, made.resumed, interpolated, guided, written, seconds)
+
+
+def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
+    from geosr.device import device_kind
+
+    machine = {"device": device_kind(placement.device), "threads a tile": str(placement.threads)}
+    scene = plan.scene
+    return fingerprint(scene.source, scene.guide, plan.inputs, plan.recipe, plan.method, plan.consistency, machine)
+
+
+def scratch_bytes(plan: Plan) -> int:
+    """Disk that a run takes until its end, about: the tiles, the mosaic before compression, and the output.
+
+    The output with its overviews (a third more pixels) is taken as if it could not be compressed.
+    """
+    scale, rows, cols = plan.scene.grids.scale, *plan.scene.grids.high.shape
+    tiles = sum(tile.window.height * tile.window.width for tile in plan.tiles) * scale**2 * 4
+    mosaic = rows * cols * np.dtype(plan.recipe.dtype).itemsize
+    return tiles + mosaic + mosaic * 4 // 3
+
+
+def _statistics(plan: Plan, folder: RunFolder) -> Stats:
+    """The scene's statistics, measured once for all runs that continue each other."""
+    stored = folder.remember("statistics", lambda: asdict(measure_scene(plan.scene, plan.tiles)))
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+    return Stats(**values)
 
 
 def suspicions(scene: Scene) -> Iterator[str]:
     """Constants in the files that look like nodata which nobody declared."""
     for role, file in (("source", scene.source), ("guide", scene.guide)):
-        constant = raster.suspicious_constant(file)
-        if constant is not None:
-            yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
+        with suppress(InputError):  # what cannot be read will be named by its tile
+            constant = raster.suspicious_constant(file)
+            if constant is not None:
+                yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
 
 
 def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
@@ -250,8 +295,11 @@ def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
 
 
 def _pairs(scene: Scene, tiles: Iterable[Tile]) -> Iterator[Pair]:
-    """The tiles with a valid source pixel."""
-    return (pair for tile in tiles if (pair := scene.read(tile)))
+    """The tiles with a valid source pixel; what cannot be read will fail as a tile, by its name."""
+    for tile in tiles:
+        with suppress(InputError):
+            if pair := scene.read(tile):
+                yield pair
 
 
 def find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
@@ -272,33 +320,76 @@ def sample(tiles: list[Tile]) -> list[Tile]:
     return tiles[step // 2 :: step]
 
 
-def _run_tiles(
-    plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, execution: Execution
-) -> list[TileResult]:
-    total = len(plan.tiles)
-    execution.on_event(Progress(0, total))
-    return run(
-        lambda tile: upscale_tile(plan, placement, stats, folder, tile),
+def _run_tiles(plan: Plan, placement: Placement, stats: Stats, store: TileStore, execution: Execution) -> TileRun:
+    """Every tile, failed ones interpolated if that is asked for.
+
+    Raises:
+        TileError: naming the tiles that have no answer; the others are stored.
+    """
+    job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
+    scale, total = plan.scene.grids.scale, len(plan.tiles)
+    made = run_tiles(
+        partial(upscale_tile, *job),
         plan.tiles,
+        store,
+        scale=scale,
         workers=placement.workers,
-        on_done=lambda done: execution.on_event(Progress(done, total)),
+        on_event=execution.on_event,
     )
+    if execution.on_tile_error == "interpolate":
+        results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
+        made = replace(made, results=results)
+    failed = [result for result in made.results if result.failed]
+    if failed:
+        lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
+        more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+        raise TileError("\n".join([f"{len(failed)} of {total} tiles failed; nothing was written", *lines, *more]))
+    return made
 
 
-def upscale_tile(plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, tile: Tile) -> TileResult:
-    """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile."""
-    pair = plan.scene.read(tile)
-    if pair is None:
-        return TileResult(tile, centre=None)
-    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
+def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStore, tile: Tile) -> TileResult:
+    """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile.
+
+    What is wrong with the tile alone (it cannot be read, the fit diverges, memory runs out) becomes its failure.
+
+    Raises:
+        UsageError, OutputError: what would fail for every tile.
+    """
     try:
+        pair = plan.scene.read(tile)
+        if pair is None:
+            return store.save(TileResult(tile))
+        Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
         solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
-    except GeosrError as error:
-        window = tile.window.times(plan.scene.grids.scale)
-        raise TileError(f"tile {tile.index} (row {window.row}, column {window.col}): {error}") from error
-    folder.save(tile.index, solution.values)
+    except (InputError, TileError, MemoryError) as error:
+        # a fit that diverged would do so again: it has the same seed
+        passing = isinstance(error, InputError | OutOfMemoryError | MemoryError)
+        return TileResult(tile, failure=str(error) or "out of memory", retry=passing)
     valid, seen = _counts(pair, tile)
-    return TileResult(tile, solution.centre, seen / max(valid, 1), valid)
+    return store.save(TileResult(tile, solution.centre, seen / max(valid, 1), valid), solution.values)
+
+
+def interpolate_tile(
+    plan: Plan, placement: Placement, stats: Stats, store: TileStore, failed: TileResult
+) -> TileResult:
+    """The source interpolated, as where there is no guide, in place of a tile that failed; it keeps its failure.
+
+    A tile whose source cannot be read stays failed.
+    """
+    tile, scale = failed.tile, plan.scene.grids.scale
+    try:
+        source, valid = plan.scene.read_source(tile.window)
+    except InputError:
+        return failed
+    if not valid.any():
+        return store.save(TileResult(tile))
+    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
+    rows, cols = tile.window.times(scale).shape
+    no_guide = np.zeros((plan.scene.guide.channels, rows, cols), np.float32), np.zeros((rows, cols), bool)
+    pair = Pair(*no_guide, source, valid)
+    solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
+    interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0])
+    return store.save(interpolated, solution.values)
 
 
 def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
@@ -325,26 +416,29 @@ def _guided_share(results: list[TileResult]) -> float:
     return sum(result.guided * result.valid for result in results) / max(valid, 1)
 
 
-def _write(
-    plan: Plan,
-    placement: Placement,
-    results: list[TileResult],
-    folder: RunFolder,
-    output: Path,
-    guided: float,
-    overwrite: bool,
-) -> Written:
-    scene, recipe = plan.scene, plan.recipe
-    mosaic = Mosaic(
+def _mosaic(plan: Plan, results: list[TileResult], store: TileStore, folder: Path) -> Mosaic:
+    scene = plan.scene
+    return Mosaic(
         source=scene.source,
         grids=scene.grids,
         results=results,
+        tiles=store,
         folder=folder,
         read_source=scene.read_source,
         consistency=plan.consistency,
-        encoding=Encoding.choose(scene.source, recipe.dtype),
+        encoding=Encoding.choose(scene.source, plan.recipe.dtype),
     )
-    tags = {
+
+
+def _tags(plan: Plan, placement: Placement, guided: float, interpolated: tuple[TileResult, ...]) -> dict[str, str]:
+    scene, recipe = plan.scene, plan.recipe
+    names = "; ".join(result.tile.name(scene.grids.scale) for result in interpolated)
+    rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
+    moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
+    special = ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | (
+        {"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {}
+    )
+    return special | {
         "GEOSR_VERSION": __version__,
         "GEOSR_METHOD": plan.method.name,
         "GEOSR_PRESET": recipe.preset,
@@ -359,7 +453,3 @@ def _write(
         "GEOSR_GUIDE": scene.guide.path.name,
         "GEOSR_GUIDED_PERCENT": f"{100 * guided:.2f}",
     }
-    if scene.shift:
-        rows, cols = scene.shift.applied
-        tags["GEOSR_COREGISTER_SHIFT"] = f"{0 - cols:.4f} {0 - rows:.4f}"  # of the guide: columns, rows, output pixels
-    return write(mosaic, output, tags, compress=recipe.compress, overwrite=overwrite)

@@ -135,6 +135,16 @@ class Raster:
         return 3 if self.palette else len(self.bands)
 
 
+def versions() -> dict[str, str]:
+    """Versions of the libraries that read, warp and write."""
+    return {
+        "rasterio": rasterio.__version__,
+        "GDAL": rasterio.__gdal_version__,
+        "PROJ": rasterio.__proj_version__,
+        "pyproj": pyproj.__version__,
+    }
+
+
 # --- opening -------------------------------------------------------------------------------------------------
 
 

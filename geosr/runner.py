@@ -18,7 +18,7 @@ def run(
     items: Sequence[Item],
     *,
     workers: int,
-    on_done: Callable[[int], None] = lambda done: None,
+    on_done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """`function` of every item, `workers` at a time, on Dask's threads.
 
@@ -29,18 +29,15 @@ def run(
         function: called from several threads at once.
         items: each is started once, in whatever order Dask finds.
         workers: how many at a time.
-        on_done: called in the caller's thread with the number of items finished so far.
+        on_done: called in the caller's thread with each result as it comes.
 
     Returns:
         The results in the order of the items.
     """
-    done = 0
 
-    def count(*_: Any) -> None:
-        nonlocal done
-        done += 1
-        on_done(done)
+    def tell(key: str, result: Result, *_: Any) -> None:
+        on_done(result)
 
     graph = {f"item-{position}": (partial(function, item),) for position, item in enumerate(items)}
-    with Callback(posttask=count):
+    with Callback(posttask=tell):
         return list(dask.threaded.get(graph, list(graph), num_workers=workers))

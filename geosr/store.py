@@ -1,57 +1,386 @@
-"""The run folder: a hidden, private folder beside the output that holds tiles until they are blended."""
+"""The run folder: hidden beside the output, it keeps what a run has finished until the output is published.
+
+Its name follows from the output's, so that the same command finds it again:
+
+    lock        held by the run at work; the kernel frees it when that process ends, however it ends
+    run.json    the manifest: the fingerprint of all that changes the output, and what was measured of the scene
+    tiles/      one file a tile, there and complete or not there at all, each with a digest
+
+Everything else in it is being made and of no use to a later run. The digest of the manifest is the key that every
+tile file carries: what a tile depends on beyond its own pixels belongs into the manifest before the first tile is
+stored. Numbers and text go there as they are (`RunFolder.remember`); arrays, such as a fitted state, would lie in
+a file beside it, their digest in the manifest.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import secrets
 import shutil
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geosr.errors import OutputError
+from geosr.tiling import Tile
+
+_DTYPE = np.dtype("<f4")
+_ALIGNMENT = 64
+_DIGEST_SIZE = 16
+_KEPT = {"lock", "run.json", "tiles"}
+_NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Tiles on disk by index, as float32 differences from the tile's centre."""
+class TileResult:
+    """What became of a tile.
+
+    Attributes:
+        tile: the tile.
+        centre: to be added to the stored values; None where there are none.
+        guided: share of the core's valid area on which the guide had a say.
+        valid: valid source pixels in the core.
+        failure: why the method has no answer; what is stored then, if anything, is interpolated.
+        retry: whether another attempt may go better.
+    """
+
+    tile: Tile
+    centre: float | None = None
+    guided: float = 0.0
+    valid: int = 0
+    failure: str | None = None
+    retry: bool = False
+
+    @property
+    def skipped(self) -> bool:
+        """There was no valid source pixel to work on."""
+        return self.centre is None and self.failure is None
+
+    @property
+    def failed(self) -> bool:
+        """There should be values, and there are none."""
+        return self.centre is None and self.failure is not None
+
+    @property
+    def interpolated(self) -> bool:
+        """The values are interpolated, in place of those that the method could not give."""
+        return self.centre is not None and self.failure is not None
+
+
+@dataclass(frozen=True)
+class TileStore:
+    """Tiles on disk by index, as float32 differences from the tile's centre; any process may add its own.
+
+    Attributes:
+        path: the folder.
+        key: of the run; tiles that carry another one are not there.
+    """
 
     path: Path
+    key: str
 
-    def save(self, index: int, values: NDArray[np.float64]) -> None:
-        """Store one tile's values."""
+    def save(self, result: TileResult, values: NDArray[np.float64] | None = None) -> TileResult:
+        """Store a tile's values (None for a skipped one) and what is known of them; gives `result` back.
+
+        Raises:
+            OutputError: there is no room or no right.
+        """
+        stored = None if values is None else np.ascontiguousarray(values, _DTYPE)
+        header = {
+            "key": self.key,
+            "shape": None if stored is None else stored.shape,
+            "centre": result.centre,
+            "guided": result.guided,
+            "valid": result.valid,
+            "failure": result.failure,
+        }
+        text = json.dumps(header).encode()
+        text += b" " * (-(2 * _DIGEST_SIZE + 1 + len(text) + 1) % _ALIGNMENT) + b"\n"
+        body = text if stored is None else text + stored.tobytes()
+        write_whole(self._file(result.tile.index), _digest(body).encode() + b"\n" + body)
+        return result
+
+    def find(self, tile: Tile) -> TileResult | None:
+        """What is stored of `tile` under this run's key; None where nothing is, or an interpolation only.
+
+        Raises:
+            OutputError: the file is damaged.
+        """
         try:
-            np.save(self._tile(index), values.astype(np.float32), allow_pickle=False)
+            header = self._header(tile.index, check=True)[0]
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            raise OutputError(f"cannot store a tile in {self.path}: {error.strerror or error}") from error
+            raise OutputError(f"cannot read tile {tile.index} in {self.path}: {error.strerror or error}") from error
+        if header["key"] != self.key or header["failure"] is not None:
+            return None
+        return TileResult(tile, header["centre"], header["guided"], header["valid"])
 
-    def load(self, index: int) -> NDArray[np.float32]:
-        """One tile's values, mapped and not read."""
-        tile: NDArray[np.float32] = np.load(self._tile(index), mmap_mode="r", allow_pickle=False)
-        return tile
+    def load(self, index: int, *, check: bool) -> NDArray[np.float32]:
+        """One tile's values, mapped and not read; with `check`, all of the file is compared with its digest.
 
-    def _tile(self, index: int) -> Path:
-        return self.path / f"tile-{index:07d}.npy"
+        Raises:
+            OutputError: the file is damaged.
+        """
+        header, offset = self._header(index, check=check)
+        return np.memmap(self._file(index), _DTYPE, "r", offset, tuple(header["shape"]))
+
+    def _header(self, index: int, *, check: bool) -> tuple[dict[str, Any], int]:
+        """The header, and where the values begin."""
+        with self._file(index).open("rb") as file:
+            digest = file.readline(2 * _DIGEST_SIZE + 1).strip().decode(errors="replace")
+            if check and _digest(file.read()) != digest:
+                raise OutputError(f"{self._file(index)} is damaged; run the same command again to make the tile anew")
+            file.seek(2 * _DIGEST_SIZE + 1)
+            header: dict[str, Any] = json.loads(file.readline())
+            return header, file.tell()
+
+    def _file(self, index: int) -> Path:
+        return self.path / f"{index:07d}.tile"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=_DIGEST_SIZE).hexdigest()
+
+
+class RunFolder:
+    """The run folder as the one process that holds its lock sees it.
+
+    Attributes:
+        path: the folder.
+        changes: what differs from the earlier run whose work was dropped for it; empty if none was.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, str]) -> None:
+        self.path = path
+        self.changes: tuple[str, ...] = ()
+        self._manifest: dict[str, dict[str, Any]] = {"fingerprint": dict(fingerprint), "remembered": {}}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Go on with the earlier run's work if it was one of the same job, else drop it."""
+        earlier = self._read_manifest()
+        changes = _differences(earlier.get("fingerprint", {}), self._manifest["fingerprint"])
+        if not changes:
+            self._manifest = earlier
+        elif count_tiles(self.path):
+            self.changes = changes
+        with _reported(f"cannot write in {self.path}"):
+            _sweep(self.path, {"lock"} if changes else _KEPT)
+            (self.path / "tiles").mkdir(exist_ok=True)
+        self._write_manifest()
+
+    def remember(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What the manifest holds as `name`, made and put there if it is the first time.
+
+        Args:
+            name: of what is remembered.
+            make: gives JSON values; floats come back as they are, tuples as lists.
+        """
+        remembered = self._manifest["remembered"]
+        if name not in remembered:
+            remembered[name] = json.loads(json.dumps(dict(make())))
+            self._write_manifest()
+        value: Mapping[str, Any] = remembered[name]
+        return value
+
+    def tiles(self) -> TileStore:
+        """The tiles of this run. What is remembered later has no say in them."""
+        return TileStore(self.path / "tiles", _digest(json.dumps(self._manifest, sort_keys=True).encode()))
+
+    def _read_manifest(self) -> dict[str, dict[str, Any]]:
+        """The earlier run's; empty where there is none that can be read."""
+        try:
+            found = json.loads((self.path / "run.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        whole = isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in self._manifest)
+        return found if whole else {}
+
+    def _write_manifest(self) -> None:
+        write_whole(self.path / "run.json", json.dumps(self._manifest, indent=1).encode())
+
+
+def count_tiles(folder: Path) -> int:
+    """How many tiles a run folder holds, of whatever run."""
+    return sum(1 for _ in folder.glob("tiles/*.tile"))
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """What changed, in words, short values with what they were and are."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if not before:
+        return ("its record cannot be read",)
+    pairs = [(name, before.get(name, "not set"), now.get(name, "not set")) for name in names]
+    return tuple(f"{name} (was {a}, is {b})" if len(a) + len(b) < _NAME else name for name, a, b in pairs)
 
 
 @contextmanager
-def run_folder(output: Path) -> Iterator[RunFolder]:
-    """A run folder beside `output`, gone when the block ends, however it ends.
+def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFolder]:
+    """The run folder of `output`, locked; gone when the block ends well, else kept if a tile is in it.
+
+    Where it is kept, the error that ends the block gets a note that says so.
+
+    Args:
+        output: absolute and free of links.
+        fingerprint: everything that changes the output's bytes, by name. Work of an earlier run with another
+            one is dropped.
 
     Raises:
-        OutputError: the folder of `output` is missing or cannot be written to.
+        OutputError: the folder of `output` is missing or cannot be written to, or another run is at work.
     """
+    path = output.with_name(f".{output.name[:_NAME]}-{_digest(os.fsencode(output.name))[:8]}.geosr")
+    with _locked(path, output):
+        try:
+            folder = RunFolder(path, fingerprint)
+            yield folder
+        except BaseException as error:
+            if tiles := count_tiles(path):
+                _sweep(path, _KEPT)
+                error.add_note(f"finished tiles ({tiles}) are kept in {path}; run the same command again to continue")
+            else:
+                _remove(path)
+            raise
+        _remove(path)
+
+
+@contextmanager
+def _locked(path: Path, output: Path) -> Iterator[None]:
+    """Hold the folder's lock file, made with the folder if need be."""
+    with _reported(f"cannot write in {output.parent}"):
+        lock = _lock(path, output)
+    with lock:
+        with suppress(OSError):  # who holds it is said for people; on a full disk the manifest will fail
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+
+
+def _lock(path: Path, output: Path) -> IO[bytes]:
+    while True:
+        path.mkdir(mode=0o700, exist_ok=True)
+        if path.is_symlink():
+            raise OutputError(f"{path} is in the way: geosr keeps unfinished work under that name; remove it")
+        try:
+            lock = (path / "lock").open("a+b", buffering=0)
+        except FileNotFoundError:  # the run that held it has just finished
+            continue
+        _take(lock, output)
+        if _is_file(lock, path / "lock"):
+            return lock
+        lock.close()
+
+
+def _take(lock: IO[bytes], output: Path) -> None:
+    """Lock an open file for this process, or refuse."""
+    if sys.platform == "win32":  # it has no such locks
+        return
+    import fcntl
+
     try:
-        path = Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}.", suffix=".geosr", dir=output.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write in {output.parent}: {error.strerror or error}") from error
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read(200).decode(errors="replace") or "another process"
+        lock.close()
+        raise OutputError(
+            f"{output} is being made by another run ({holder}); wait for its end, or give another name"
+        ) from None
+
+
+def _is_file(lock: IO[bytes], path: Path) -> bool:
+    """Whether the file that was locked still has its name: its last holder may have removed it."""
     try:
-        yield RunFolder(path)
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A private hidden folder beside a path, gone when the block ends, however it ends.
+
+    Raises:
+        OutputError: the folder above is missing or cannot be written to.
+    """
+    with _reported(f"cannot write in {beside.parent}"):
+        path = Path(tempfile.mkdtemp(prefix=f".{beside.name[:_NAME]}.", suffix=".geosr", dir=beside.parent))
+    try:
+        yield path
     finally:
-        gone = path.with_name(f"{path.name}.gone")
-        with suppress(OSError):  # after it a tile still in work cannot add a file to the folder being emptied
-            path = path.rename(gone)
+        _remove(path)
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    """Remove everything else, and files of tiles that were being written."""
+    for left in [*folder.iterdir(), *folder.glob("tiles/.*")]:
+        if left.name not in keep:
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    gone = path.with_name(f"{path.name}.gone")
+    with suppress(OSError):  # after it a tile still in work cannot add a file to the folder being emptied
+        path = path.rename(gone)
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """See that the disk has room for what will be made in `folder`, beside what lies there already.
+
+    Raises:
+        OutputError: it has not.
+    """
+    there = sum(path.stat().st_size for path in folder.glob("tiles/*"))
+    free = shutil.disk_usage(folder).free
+    if free < needed - there:
+        raise OutputError(
+            f"the run needs up to {_size(needed - there)} of disk until its end, and {folder.parent} has "
+            f"{_size(free)} free; make room, write to another disk, or do a part with --bounds"
+        )
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there with all of `data`, on disk, or not there at all; one of that name is replaced.
+
+    Raises:
+        OutputError: there is no room or no right.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    with _reported(f"cannot write {path}"):
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:  # an OSError itself
+        raise
+    except OSError as error:
+        raise OutputError(f"{what}: {error.strerror or error}") from error

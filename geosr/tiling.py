@@ -68,6 +68,11 @@ class Tile:
             rows.core_start, cols.core_start, rows.core_stop - rows.core_start, cols.core_stop - cols.core_start
         )
 
+    def name(self, scale: int) -> str:
+        """For people: the index, and the first output pixel."""
+        window = self.window.times(scale)
+        return f"tile {self.index} (row {window.row}, column {window.col})"
+
     def weights(self) -> NDArray[np.float64]:
         """(height, width) of the window: the tile's share of every source pixel."""
         return np.outer(self.rows.taper(), self.cols.taper())

@@ -26,8 +26,8 @@ from geosr.grid import GridPair, Window
 from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
 from geosr.raster_guard import show
 from geosr.seams import SeamMeter
-from geosr.store import RunFolder
-from geosr.tiling import Tile, core_edges
+from geosr.store import TileResult, TileStore
+from geosr.tiling import core_edges
 
 _STRIP = 512  # output rows blended at once, about
 _BLOCK = 512  # side of the COG's blocks
@@ -104,23 +104,6 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class TileResult:
-    """What became of a tile.
-
-    Attributes:
-        tile: the tile.
-        centre: to be added to the stored values; None where there was no valid source pixel to work on.
-        guided: share of the core's valid area on which the guide had a say.
-        valid: valid source pixels in the core.
-    """
-
-    tile: Tile
-    centre: float | None
-    guided: float = 0.0
-    valid: int = 0
-
-
-@dataclass(frozen=True)
 class Deviation:
     """How far the pooled output lies from the source, over all valid source pixels, in its units."""
 
@@ -130,12 +113,13 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Everything that the output is made of."""
+    """Everything that the output is made of, and the folder in which it is made."""
 
     source: Raster
     grids: GridPair
     results: Sequence[TileResult]
-    folder: RunFolder
+    tiles: TileStore
+    folder: Path
     read_source: Callable[[Window], tuple[NDArray[np.float64], NDArray[np.bool_]]]
     consistency: Consistency
     encoding: Encoding
@@ -162,8 +146,8 @@ def write(mosaic: Mosaic, output: Path, tags: Mapping[str, str], *, compress: st
     Raises:
         OutputError: no room, no right, or the finished file is not what was written.
     """
-    staging = mosaic.folder.path / "mosaic.tif"
-    finished = mosaic.folder.path / "output.tif"
+    staging = mosaic.folder / "mosaic.tif"
+    finished = mosaic.folder / "output.tif"
     with _reported(output), gdal_environment():
         written = _stage(mosaic, staging, tags)
         _copy_to_cog(staging, finished, compress)
@@ -237,7 +221,8 @@ def _blend(mosaic: Mosaic, window: Window) -> NDArray[np.float64]:
             continue
         part = Window(first, tile.col, last - first, tile.width)
         weights = spread(result.tile.weights()[part.relative_to(tile).slices], scale)
-        values = mosaic.folder.load(result.tile.index)[part.relative_to(tile).times(scale).slices]
+        stored = mosaic.tiles.load(result.tile.index, check=first == tile.row)  # all of it, once
+        values = stored[part.relative_to(tile).times(scale).slices]
         total[part.relative_to(window).times(scale).slices] += weights * (values.astype(np.float64) + result.centre)
     return total
 

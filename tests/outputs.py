@@ -23,11 +23,23 @@ SMALL_NETWORK = {
 RECIPE = ("method", "preset", "settings", "tile", "seed", "dtype", "compress")
 
 
-def run(source, guide, output, scale=4, *, consistency=None, workers=1, overwrite=False, on_event=None, **options):
+def run(
+    source,
+    guide,
+    output,
+    scale=4,
+    *,
+    consistency=None,
+    workers=1,
+    overwrite=False,
+    on_event=None,
+    on_tile_error="fail",
+    **options,
+):
     """`upscale_file` with the bicubic method where nothing else is said."""
     recipe = {"method": "bicubic"} | {name: options.pop(name) for name in RECIPE if name in options}
     limit = None if consistency is None else Consistency.parse(consistency)
-    execution = Execution("cpu", workers, overwrite, on_event or (lambda event: None))
+    execution = Execution("cpu", workers, overwrite, on_tile_error, on_event or (lambda event: None))
     inputs = Inputs(Path(source), Path(guide), scale, **options)
     return upscale_file(inputs, Recipe(consistency=limit, **recipe), execution, Path(output))
 

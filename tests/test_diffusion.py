@@ -8,7 +8,7 @@ import torch
 
 from geosr.methods import diffusion_solver as solver
 from geosr.methods.base import Patch
-from geosr.methods.diffusion import DiffusionSettings
+from geosr.methods.diffusion_settings import DiffusionSettings
 
 
 def make_patch(rows=4, cols=3, scale=3, bands=2, seed=0):
@@ -68,15 +68,28 @@ def test_a_step_that_the_guide_shows_comes_out_sharp_and_where_it_is():
     assert np.abs(values - truth).max() < 0.02
 
 
-def test_the_result_pools_to_the_source_and_what_the_masks_hide_has_no_influence():
+@pytest.mark.parametrize("hinted", [False, True])
+def test_the_result_pools_to_the_source_where_that_is_valid(hinted):
     patch = make_patch(8, 7)
     patch.source_valid[2:4, 3:] = False
-    hidden = replace(patch, source=np.where(patch.source_valid, patch.source, np.float32(1e6)))
-    hint = np.random.default_rng(2).normal(size=(24, 21)).astype(np.float32)
-    one, other = (solver.diffuse(p, DiffusionSettings(), "cpu", hint) for p in (patch, hidden))
-    inside = np.kron(patch.source_valid, np.ones((3, 3), bool)).astype(bool)
-    np.testing.assert_array_equal(one[inside], other[inside])
-    np.testing.assert_allclose(pooled(one, 3)[patch.source_valid], patch.source[patch.source_valid], atol=1e-5)
+    hint = np.random.default_rng(2).normal(size=(24, 21)).astype(np.float32) if hinted else None
+    values = solver.diffuse(patch, DiffusionSettings(), "cpu", hint)
+    np.testing.assert_allclose(pooled(values, 3)[patch.source_valid], patch.source[patch.source_valid], atol=1e-5)
+
+
+def test_a_hint_counts_where_it_explains_the_source():
+    """Left a step that only the hint shows, right a hint of another scene."""
+    rng = np.random.default_rng(0)
+    truth = np.where(np.arange(80)[None] < 18, -1.0, 1.0).repeat(40, 0)
+    truth[:, 40:] += rng.normal(size=(10, 10)).repeat(4, 0).repeat(4, 1)
+    source = pooled(truth, 4).astype(np.float32)
+    patch = Patch(np.zeros((1, 40, 80), np.float32), np.ones((40, 80), bool), source, np.ones((10, 20), bool))
+    hint = np.where(np.arange(80)[None] < 18, 0.2, 0.6).repeat(40, 0)
+    hint[:, 40:] = rng.normal(size=(40, 40))
+    plain, hinted = (solver.diffuse(patch, DiffusionSettings(), "cpu", h) for h in (None, hint.astype(np.float32)))
+    left, right = np.s_[:, :28], np.s_[:, 60:]
+    assert np.abs(hinted - truth)[left].mean() < 0.3 * np.abs(plain - truth)[left].mean()
+    np.testing.assert_allclose(hinted[right], plain[right], atol=0.15)
 
 
 def test_an_invalid_guide_says_nothing_of_edges():

@@ -1,4 +1,4 @@
-"""Runs that are interrupted or killed leave nothing behind and nothing broken."""
+"""Runs that are interrupted or killed leave nothing broken, and of what was done a hidden folder to go on from."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def start(folder):
     started = []
 
     def begin(*more, by=()):
-        options = ["--tile", "96", "--set", "epochs=1000000", *more]
+        options = ["--tile", "96", "--set", "epochs=1000000", *more]  # the last of an option counts
         pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
         run = subprocess.Popen(
             [*by, sys.executable, "-m", "geosr", "upscale", *pair, *options],
@@ -76,10 +76,28 @@ def end(run, number):
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(number, start, folder):
+def test_a_run_interrupted_before_any_tile_is_done_leaves_nothing(number, start, folder):
     before = contents(folder)
     assert end(start(), number) == (130, "interrupted; nothing was written")
     assert contents(folder) == before
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_the_finished_tiles_in_a_hidden_folder_and_names_it(number, start, folder):
+    before = contents(folder)
+    run = start("--preset", "paper-dem", "--set", "channels=4", "--set", "epochs=4")
+    while not (tiles := [*folder.glob(".out.tif-*.geosr/tiles/*.tile")]):
+        time.sleep(0.005)
+    code, said = end(run, number)
+    kept = tiles[0].parents[1]
+    count = len([*kept.glob("tiles/*")])
+    assert code == 130
+    assert said.splitlines()[-1] == (
+        f"interrupted; finished tiles ({count}) are kept in {kept}; run the same command again to continue"
+    )
+    assert {name: digest for name, digest in contents(folder).items() if not name.startswith(".")} == before
+    assert sorted(path.name for path in kept.iterdir()) == ["lock", "run.json", "tiles"]
 
 
 @pytest.mark.chaos

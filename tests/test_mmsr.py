@@ -12,7 +12,7 @@ from geosr.methods import mmsr_network
 from geosr.methods.base import Patch
 from geosr.methods.mmsr import CHOICES, PRESETS, Mmsr, MmsrSettings, create
 
-SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3}
+SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3, "belief": "full"}
 
 
 def make_patch(scale=4, rows=6, cols=7, bands=3, seed=0, guide=None, source=None):

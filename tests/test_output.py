@@ -245,7 +245,14 @@ def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path, pair, monkeypatch
     with pytest.raises(OutputError, match="appeared"):
         run(*pair, output, 4, on_event=at_stage("mosaic", lambda: output.write_text("somebody else's")))
     assert output.read_text() == "somebody else's"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.tif"]
+    assert names(tmp_path) == ["in", "out.tif"]
+    run(*pair, output, 4, overwrite=True)
+    assert [*tmp_path.iterdir()] == [*tmp_path.glob("[!.]*")]
+
+
+def names(folder):
+    """What a person sees in a folder."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def refuse_to_link(source, target):
@@ -271,7 +278,7 @@ def test_a_finished_file_that_differs_is_not_published(tmp_path, pair, monkeypat
     monkeypatch.setattr(writer, "_copy_to_cog", corrupt)
     with pytest.raises(OutputError, match="differs"):
         run(*pair, tmp_path / "out.tif", 4)
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert names(tmp_path) == ["in"]
 
 
 FULL_DISK = """
@@ -296,15 +303,22 @@ def python(code, **values):
 
 
 # a tile is 37 kB, the staging file 128 kB, the finished file 110 kB
-@pytest.mark.parametrize("limit", [0, 20_000, 60_000, 105_000])
-def test_a_full_disk_leaves_the_old_output_and_nothing_else(tmp_path, pair, limit):
+@pytest.mark.parametrize(("limit", "kept"), [(0, 0), (20_000, 0), (60_000, 4), (105_000, 4)])
+def test_a_full_disk_leaves_the_old_output_and_what_is_done(tmp_path, pair, limit, kept):
     (tmp_path / "out.tif").write_text("old")
     command = python(FULL_DISK, limit=limit, source=pair[0], guide=pair[1], output=tmp_path / "out.tif")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 6, done.stderr
     assert 0 < len(done.stdout.strip().splitlines()) <= 3
     assert (tmp_path / "out.tif").read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.tif"]
+    assert names(tmp_path) == ["in", "out.tif"]
+    tiles = [*tmp_path.glob(".out.tif-*.geosr/tiles/*")]
+    assert (len(tiles) >= kept) if kept else not [*tmp_path.glob(".*")]
+    if kept:
+        run(*pair, tmp_path / "out.tif", 4, tile=96, overwrite=True)
+        run(*pair, tmp_path / "uninterrupted.tif", 4, tile=96)
+        assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "uninterrupted.tif").read_bytes()
+        assert not [*tmp_path.glob(".*")]
 
 
 KILLED = """
@@ -337,6 +351,10 @@ def test_killed_at_any_moment_the_old_output_is_whole(tmp_path, pair, moment):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "out.tif").read_text() == "old"
+    run(*pair, tmp_path / "out.tif", 4, overwrite=True)
+    run(*pair, tmp_path / "uninterrupted.tif", 4)
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "uninterrupted.tif").read_bytes()
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_readers_see_the_old_file_or_the_new_one(tmp_path, pair):

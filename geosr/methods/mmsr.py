@@ -12,7 +12,8 @@ from typing import Any
 
 from geosr.errors import UsageError
 from geosr.methods.base import Patch, Prediction, State
-from geosr.methods.diffusion import HALO_BLOCKS, DiffusionSettings
+from geosr.methods.diffusion import HALO_BLOCKS
+from geosr.methods.diffusion_settings import BELIEFS, DiffusionSettings
 from geosr.methods.settings import apply_settings
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -28,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "fusion": ("conv", "sum", "attention-sum", "attention-conv"),
     "schedule": ("step", "cosine"),
     "refine": ("diffusion", "none"),
+    "belief": BELIEFS,
     "statistics": ("scene", "tile"),
     "consistency": ("exact", "off"),
 }
@@ -44,6 +46,8 @@ class MmsrSettings:
         variant: the paper's ablation (Tables 2 and 3).
         fusion: how the two modulated features are joined (supplement, Table I).
         epochs: optimiser steps for each patch.
+        crop: side, in output pixels, of the random square of the patch that a step looks at; 0 is the whole
+            patch, as in the paper.
         learning_rate: of Adam.
         schedule: `step` multiplies the rate by `lr_decay` every `lr_decay_every` epochs; `cosine` brings
             it to zero at the last epoch after a linear `warmup`.
@@ -53,6 +57,8 @@ class MmsrSettings:
         weight_decay: L2 penalty in Adam, on the guide branch only.
         refine: `diffusion` makes the network's prediction the start and a further guide of the guided
             diffusion, which decides on which side of an edge a pixel lies; `none` in the paper.
+        belief: of that diffusion, see its settings. Where its edges are not believed, the network's own detail is
+            taken over as far as it proves itself one step down.
         statistics: normalise by the `scene`'s or, as in the paper, by the `tile`'s own.
         consistency: what is done to the output when nothing else is asked for; `off` in the paper.
     """
@@ -63,6 +69,7 @@ class MmsrSettings:
     variant: str = "mutual"
     fusion: str = "conv"
     epochs: int = 1000
+    crop: int = 0
     learning_rate: float = 0.002
     schedule: str = "step"
     lr_decay: float = 0.9998
@@ -70,6 +77,7 @@ class MmsrSettings:
     warmup: float = 0.0
     weight_decay: float = 0.0005
     refine: str = "none"
+    belief: str = "judged"
     statistics: str = "tile"
     consistency: str = "off"
 
@@ -84,6 +92,8 @@ class MmsrSettings:
         for name in ("channels", "epochs", "learning_rate", "lr_decay", "lr_decay_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.crop < 0:
+            raise UsageError(f"crop is {self.crop}; it must be 0 (the whole patch) or a side in pixels")
         for name in ("warmup", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
@@ -101,7 +111,9 @@ class MmsrSettings:
 PRESETS = {
     "default": MmsrSettings(
         channels=32,
-        epochs=80,
+        epochs=2000,
+        crop=64,
+        learning_rate=0.001,
         schedule="cosine",
         warmup=0.05,
         refine="diffusion",
@@ -158,15 +170,23 @@ class Mmsr:
             TileError: the loss is not finite, or the memory does not suffice.
         """
         from geosr.methods import mmsr_network
+        from geosr.methods.judgement import judge_edges, judge_prediction
 
-        return mmsr_network.fit(patches, self.settings, seed, device)
+        network = mmsr_network.fit(patches, self.settings, seed, device)
+        if self.settings.refine == "none":
+            return network
+        belief = judge_edges(patches, DiffusionSettings(belief=self.settings.belief), device)
+        share = judge_prediction(patches, lambda low: mmsr_network.predict(low, network, self.settings, device), device)
+        return {"belief": belief, "share": share, **network}
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The network's answer, refined if the settings say so."""
         from geosr.methods import mmsr_network
-        from geosr.methods.diffusion_solver import diffuse
+        from geosr.methods.judgement import answer
 
-        values = mmsr_network.predict(patch, state, self.settings, device)
+        network = {name: array for name, array in state.items() if name not in ("belief", "share")}
+        values = mmsr_network.predict(patch, network, self.settings, device)
         if self.settings.refine == "diffusion":
-            values = diffuse(patch, DiffusionSettings(), device, hint=values)
+            belief, share = float(state["belief"]), float(state["share"])
+            values = answer(patch, DiffusionSettings(), belief, device, values, share)
         return Prediction(values)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _LEVELS = 8192
 """Source values at which the source branch is evaluated; see `_Levels`."""
 
+_RIM = 8
+"""Pixels along a crop's inner edge that its loss leaves out: half of a neighbourhood and some convolutions."""
+
 _PIXELS = 8192
 """Pixels at a time in the pointwise tail of the network: its layers of 64 channels then stay in the cache."""
 
@@ -62,6 +65,7 @@ class _Tensors:
     """A patch on the device, with the leading batch axis, and its source interpolated to the guide's size."""
 
     guide: Tensor
+    bilinear: Tensor
     levels: _Levels
     source: Tensor
     valid: Tensor
@@ -72,8 +76,19 @@ class _Tensors:
         source = torch.from_numpy(patch.source.copy())[None, None]
         bilinear = F.interpolate(source, size=guide.shape[2:], mode="bilinear", align_corners=False)
         valid = torch.from_numpy(patch.source_valid.copy())[None, None]
-        levels = _Levels.of(bilinear.to(device), _LEVELS)
-        return cls(guide.to(device), levels, source.to(device), valid.to(device))
+        return cls._on(*(part.to(device) for part in (guide, bilinear, source, valid)))
+
+    @classmethod
+    def _on(cls, guide: Tensor, bilinear: Tensor, source: Tensor, valid: Tensor) -> _Tensors:
+        return cls(guide, bilinear, _Levels.of(bilinear, _LEVELS), source, valid)
+
+    def crop(self, rows: slice, cols: slice) -> _Tensors:
+        """The part over some source pixels."""
+        scale = self.guide.shape[2] // self.source.shape[2]
+        high = tuple(slice(part.start * scale, part.stop * scale) for part in (rows, cols))
+        guide, bilinear = (image[:, :, high[0], high[1]] for image in (self.guide, self.bilinear))
+        guide = guide.contiguous(memory_format=torch.channels_last)
+        return self._on(guide, bilinear, self.source[:, :, rows, cols], self.valid[:, :, rows, cols])
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ def _optimise(
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(patches))
             optimiser.zero_grad()
-            loss = _loss(net(patches[index].guide, patches[index].levels), patches[index])
+            loss = _crop_loss(net, patches[index], settings.crop, draw) if settings.crop else _loss(net, patches[index])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += float(loss.detach())
@@ -176,14 +191,40 @@ def _optimiser(net: _Network, settings: MmsrSettings) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=settings.learning_rate)
 
 
-def _loss(prediction: Tensor, patch: _Tensors) -> Tensor:
+def _loss(net: _Network, patch: _Tensors) -> Tensor:
     """Mean absolute difference between the pooled prediction and the source, over valid source pixels.
 
     What lies under the others has no influence, not even a NaN.
     """
-    scale = prediction.shape[-1] // patch.source.shape[-1]
-    difference = (F.avg_pool2d(prediction, scale) - patch.source).abs()
-    return torch.where(patch.valid, difference, 0.0).sum() / patch.valid.sum().clamp(min=1)
+    return _pooled_loss(net(patch.guide, patch.levels), patch.source, patch.valid)
+
+
+def _pooled_loss(prediction: Tensor, source: Tensor, valid: Tensor) -> Tensor:
+    difference = (F.avg_pool2d(prediction, prediction.shape[-1] // source.shape[-1]) - source).abs()
+    return torch.where(valid, difference, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _crop_loss(net: _Network, patch: _Tensors, side: int, draw: torch.Generator) -> Tensor:
+    """The same on a random square, but for its rim where what the network sees ends and the patch does not."""
+    scale = patch.guide.shape[2] // patch.source.shape[2]
+    rows, cols = (_draw_span(length, max(side // scale, 3), draw) for length in patch.source.shape[2:])
+    part = patch.crop(rows, cols)
+    rim = -(-_RIM // scale)
+    inner = tuple(
+        slice(rim if span.start > 0 else 0, span.stop - span.start - (rim if span.stop < length else 0))
+        for span, length in zip((rows, cols), patch.source.shape[2:], strict=True)
+    )
+    high = tuple(slice(span.start * scale, span.stop * scale) for span in inner)
+    prediction = net(part.guide, part.levels)[:, :, high[0], high[1]]
+    return _pooled_loss(prediction, part.source[:, :, inner[0], inner[1]], part.valid[:, :, inner[0], inner[1]])
+
+
+def _draw_span(length: int, size: int, draw: torch.Generator) -> slice:
+    """`size` of `length` source pixels; those at the ends are drawn as often as those within."""
+    size = min(size, length)
+    first = int(torch.randint(-(size // 2), length - size + size // 2 + 1, (), generator=draw))
+    first = min(max(first, 0), length - size)
+    return slice(first, first + size)
 
 
 @torch.no_grad()

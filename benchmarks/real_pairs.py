@@ -1,0 +1,194 @@
+"""RMSE on every pair of `shared/data` that has a truth: edges, canopies, temperatures, fields.
+
+    python benchmarks/real_pairs.py ../shared/data --scale 4
+
+The truth's block means are the source; every method is made exactly consistent with it. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio import Affine
+
+from geosr import methods
+from geosr.consistency import EXACT, blocks_of
+from geosr.device import torch_threads
+from geosr.methods.solve import solve
+from geosr.options import Inputs
+from geosr.pair import Pair, Stats
+from geosr.pipeline import open_scene
+from geosr.tiling import cut
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+SIDE = 320
+"""Largest side of a pair in output pixels: a tile's."""
+
+
+@dataclass(frozen=True)
+class TruePair:
+    """A pair, and what its source is the mean of: (s*h, s*w) float64, NaN where unknown."""
+
+    name: str
+    pair: Pair
+    truth: Array
+
+    def rmse(self, values: Array) -> float:
+        """Over all pixels with a truth, in its units."""
+        return float(np.sqrt(np.nanmean((values - self.truth) ** 2)))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A raster that holds the truth after pooling by `pool`, and the guide of the same ground."""
+
+    name: str
+    truth: str
+    guides: tuple[str, ...]
+    pool: int = 1
+
+
+_FILES = (
+    _Files("neon canopy", "neon_bart/NEON_D01*.tif", ("neon_bart/2019_BART*.tif",)),
+    _Files("kootenay canopy", "kootenay/kootenayCHM.tif", ("kootenay/kootenayOrtho_from_rda.tif",)),
+    _Files("orchard heights", "aurea_orchard/20180714_drone_dsm.tif", ("aurea_orchard/*ms4c_p.tif",), pool=2),
+    _Files("orchard thermal", "aurea_orchard/thermal.tif", ("aurea_orchard/*ms4c_p.tif",)),
+    _Files(
+        "vineyard thermal",
+        "pytseb_vineyard/ExampleImage_Trad_am.tif",
+        ("pytseb_vineyard/ExampleImage_LAI.tif", "pytseb_vineyard/ExampleImage_Fc.tif"),
+    ),
+    _Files("field, bare", "fieldimager/1_30_dsm.tif", ("fieldimager/1_30_RGB.tif",)),
+    _Files("field, canopy", "fieldimager/3_70_dsm.tif", ("fieldimager/3_70_RGB.tif",)),
+    _Files("town heights", "nodeodm_brighton/dsm.tif", ("nodeodm_brighton/odm_orthophoto.tif",)),
+)
+
+
+def real_pairs(data: Path, scale: int) -> Iterator[TruePair]:
+    """Every pair of the folder, cut to a tile around its middle."""
+    for image in sorted((data / "middlebury/source_hr").glob("*.png")):
+        guide = _image(data / "middlebury/guide" / image.name)[:3]
+        yield _pooled(f"middlebury {image.stem}", _image(image)[0], guide, scale)
+    for path in sorted((data / "p2p").glob("*.npz")):
+        with np.load(path) as arrays:
+            for index, (truth, guide) in enumerate(zip(arrays["source_hr"], arrays["guide"], strict=True)):
+                yield _pooled(f"p2p {path.stem} {index}", truth.astype(np.float64), guide, scale)
+    for files in _FILES:
+        yield _georeferenced(data, files, scale)
+
+
+def _image(path: Path) -> Array:
+    with rasterio.open(path) as file:
+        return np.asarray(file.read(), dtype=np.float64)
+
+
+def _pooled(name: str, truth: Array, guide: NDArray[np.floating], scale: int) -> TruePair:
+    rows, cols = (side // scale * scale for side in truth.shape)
+    truth, guide = truth[:rows, :cols], guide[:, :rows, :cols]
+    source, valid = _means(truth, scale)
+    pair = Pair(guide.astype(np.float32), np.isfinite(guide).all(0), source, valid)
+    return TruePair(name, pair, truth)
+
+
+def _means(truth: Array, scale: int) -> tuple[Array, Mask]:
+    """Block means, valid where all of the block is."""
+    means = np.asarray(blocks_of(truth, scale).mean(axis=(1, 3)))
+    valid = np.isfinite(means)
+    return np.where(valid, means, 0.0), valid
+
+
+def _georeferenced(data: Path, files: _Files, scale: int) -> TruePair:
+    """Pool the truth into a file of its own, and let geosr bring the guide onto its high grid."""
+    (path,) = data.glob(files.truth)
+    with rasterio.open(path) as file:
+        truth = file.read(1, masked=True).astype(np.float64).filled(np.nan)
+        profile, transform, crs = file.profile, file.transform, file.crs
+    truth[~np.isfinite(truth)] = np.nan
+    if files.pool > 1:
+        truth = np.asarray(blocks_of(_whole(truth, files.pool), files.pool).mean(axis=(1, 3)))
+    truth, corner = _middle(_whole(truth, scale), scale)
+    step = files.pool * scale
+    transform = transform * Affine.translation(corner[1] * files.pool, corner[0] * files.pool) * Affine.scale(step)
+    source, valid = _means(truth, scale)
+    with tempfile.TemporaryDirectory() as folder:
+        low = Path(folder) / "source.tif"
+        profile = {
+            "driver": "GTiff",
+            "dtype": "float64",
+            "count": 1,
+            "nodata": -1e30,
+            "crs": crs,
+            "transform": transform,
+        }
+        with rasterio.open(low, "w", height=source.shape[0], width=source.shape[1], **profile) as file:
+            file.write(np.where(valid, source, -1e30), 1)
+        pairs = [_read(low, next(data.glob(guide)), scale) for guide in files.guides]
+    guide = np.concatenate([pair.guide for pair in pairs])
+    guide_valid = np.logical_and.reduce([pair.guide_valid for pair in pairs])
+    known = np.where(np.kron(valid, np.ones((scale, scale), bool)), truth, np.nan)
+    return TruePair(files.name, Pair(guide, guide_valid, source, valid), known)
+
+
+def _whole(array: Array, times: int) -> Array:
+    return array[: array.shape[0] // times * times, : array.shape[1] // times * times]
+
+
+def _middle(truth: Array, scale: int) -> tuple[Array, tuple[int, int]]:
+    """A tile of it where most is known, and its corner."""
+    known = np.isfinite(truth)
+    starts = [range(0, max(side - SIDE, 0) + 1, scale) for side in truth.shape]
+    counts = np.pad(known.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+
+    def inside(row: int, col: int) -> int:
+        below, right = min(row + SIDE, truth.shape[0]), min(col + SIDE, truth.shape[1])
+        return int(counts[below, right] - counts[row, right] - counts[below, col] + counts[row, col])
+
+    row, col = max(((row, col) for row in starts[0] for col in starts[1]), key=lambda at: inside(*at))
+    return truth[row : row + SIDE, col : col + SIDE], (row, col)
+
+
+def _read(source: Path, guide: Path, scale: int) -> Pair:
+    scene = open_scene(Inputs(source, guide, scale))
+    (tile,) = cut(scene.grids.low.shape, scale, size=SIDE, halo=0)
+    pair = scene.read(tile)
+    assert pair is not None, source
+    return pair
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--methods", nargs="+", default=["bicubic", "diffusion", "mmsr"])
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the pairs' names")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    print(f"| pair, x{arguments.scale} | " + " | ".join(f"{name} | s" for name in arguments.methods) + " |")
+    print("|---" * (1 + 2 * len(arguments.methods)) + "|")
+    for true in real_pairs(arguments.data, arguments.scale):
+        if any(part in true.name for part in arguments.only):
+            with torch_threads(arguments.threads):
+                cells = [cell for name in arguments.methods for cell in _measure(true, name, arguments.seed)]
+            print(f"| {true.name} | {' | '.join(cells)} |", flush=True)
+
+
+def _measure(true: TruePair, name: str, seed: int) -> tuple[str, str]:
+    start, stats = time.perf_counter(), Stats.measure([true.pair])
+    found = solve(true.pair, methods.create(name), stats=stats, consistency=EXACT, seed=seed, device="cpu")
+    return f"{true.rmse(found.values + found.centre):.4g}", f"{time.perf_counter() - start:.0f}"
+
+
+if __name__ == "__main__":
+    main()

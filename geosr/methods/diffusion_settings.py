@@ -1,0 +1,55 @@
+"""The guided diffusion's settings, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geosr.errors import UsageError
+
+BELIEFS = ("judged", "full")
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """How the conductivity of the edge between two neighbouring pixels follows from what lies on its sides.
+
+    It is `c(d_G / K_G)^a * c(d_Y / K_Y)^b` with `c(t) = 1 / (1 + t^2)`; `d` are the differences across the edge of
+    the guide (the largest over its bands) and of the current values, in standard deviations. Where a hint (another
+    method's prediction) is believed, `c(d_H / 0.05)^0.5` comes in and `a` sinks to 0.1.
+
+    Attributes:
+        rounds: times that the conductivities are recomputed from the current values.
+        iterations: steps of the solver in each round.
+        guide_contrast: K_G.
+        guide_power: a.
+        value_contrast: K_Y.
+        value_power: b.
+        belief: `judged` lets a test one step down decide how far the guide's edges are believed; where they are
+            not, the answer is `MILD`'s. `full` believes them untested.
+    """
+
+    rounds: int = 24
+    iterations: int = 10
+    guide_contrast: float = 0.05
+    guide_power: float = 0.35
+    value_contrast: float = 0.02
+    value_power: float = 0.5
+    belief: str = "judged"
+
+    def __post_init__(self) -> None:
+        if self.belief not in BELIEFS:
+            raise UsageError(f"belief is {self.belief!r}; use one of {', '.join(BELIEFS)}")
+        for name in ("rounds", "iterations"):
+            if not 1 <= getattr(self, name) <= 100_000:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 1 to 100000")
+        for name in ("guide_contrast", "value_contrast"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("guide_power", "value_power"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 10")
+
+
+MILD = DiffusionSettings(rounds=2, guide_contrast=1.0, guide_power=1.0, value_power=0.0)
+"""Smoothing that leans towards the guide only where it changes by a standard deviation: of the 18 pairs with a truth in
+`shared/data` none came out more than 0.6 % worse than the interpolation, 14 better, temperatures by 5 and 7 %."""

@@ -1,0 +1,121 @@
+"""Does the guide tell where the source's edges are? Judged on the pair itself, one step down.
+
+Pooled by the scale the guide lies on the source's own grid, and the pooled source is a source whose truth is known
+(Wald, Ranchin and Mangolini 1997). No truth of the user's is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geosr.consistency import Consistency, blocks_of, project, spread
+from geosr.methods.base import BoolArray, FloatArray, Patch
+from geosr.methods.diffusion_settings import MILD, DiffusionSettings
+from geosr.methods.diffusion_solver import diffuse
+from geosr.methods.solve import interpolate
+
+_FEWEST = 32
+"""Source pixels that must be left one step down; with fewer the test is chance."""
+
+_NONE, _FULL = 0.9, 0.65
+"""Errors of the diffusion, relative to the interpolation's, at which the guide is not believed, and fully.
+
+One step down they were 0.45 to 0.60 on the eight pairs of `shared/data` with man-made edges, where the diffusion helps,
+and 0.90 to 1.40 on the ten of vegetation, fields and temperature, where it harms or does little: what helps there at
+the coarse scale helps less at the fine one, so a gain must be large to be believed (docs/accuracy.md).
+"""
+
+
+def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: str) -> FloatArray:
+    """How far to believe the guide's edges on these patches, from 0 to 1; 0 where too little is left to tell."""
+    if settings.belief == "full":
+        return np.array(1, np.float32)
+    guided = plain = 0.0
+    for patch in patches:
+        for low, truth, known in _one_step_down(patch):
+            errors = [
+                _exact(v, low) - truth for v in (diffuse(low, settings, device), interpolate(low.source, low.scale))
+            ]
+            guided += float((errors[0][known] ** 2).sum())
+            plain += float((errors[1][known] ** 2).sum())
+    ratio = np.sqrt(guided / plain) if plain else 1.0
+    return np.array(np.clip((_NONE - ratio) / (_NONE - _FULL), 0, 1), np.float32)
+
+
+def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> FloatArray:
+    """What share of a fitted network's detail to take over, from 0 to 1; 0 where too little is left to tell.
+
+    The network, as it was fitted, predicts the patches one step down; the share is the one with the least squared
+    error between the mild diffusion (0) and that prediction (1). It was never fitted at that scale, so the share is
+    rather too small: 0.3 to 1.0 on the pairs where 0.6 to 1.0 would have been best.
+    """
+    along = length = 0.0
+    for patch in patches:
+        for low, truth, known in _one_step_down(patch):
+            mild, predicted = (_exact(values, low)[known] for values in (diffuse(low, MILD, device), predict(low)))
+            along += float(((predicted - mild) * (truth[known] - mild)).sum())
+            length += float(((predicted - mild) ** 2).sum())
+    return np.array(np.clip(along / length, 0, 1) if length else 0, np.float32)
+
+
+def answer(
+    patch: Patch,
+    settings: DiffusionSettings,
+    belief: float,
+    device: str,
+    hint: FloatArray | None = None,
+    share: float = 0.0,
+) -> FloatArray:
+    """The sharp diffusion's values as far as the guide's edges are believed; smooth ones for the rest.
+
+    Those are the mild diffusion's, with a share of the detail that the hint (a network's prediction) adds to it.
+    """
+    sharp = diffuse(patch, settings, device, hint) if belief > 0 else np.float32(0)
+    if belief == 1:
+        return np.asarray(sharp)
+    smooth = diffuse(patch, MILD, device)
+    if hint is not None:
+        smooth = smooth + np.float32(share) * (_exact(hint, patch).astype(np.float32) - smooth)
+    return np.float32(belief) * sharp + np.float32(1 - belief) * smooth
+
+
+def _exact(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
+    """Values made consistent with the patch's source."""
+    everywhere, source = np.ones(values.shape, bool), patch.source.astype(np.float64)
+    return project(values.astype(np.float64), everywhere, source, patch.source_valid, Consistency(patch.tolerance))
+
+
+def _one_step_down(patch: Patch) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
+    """The patch with its source as the truth, and where that is known; nothing where too little is left.
+
+    The step is the scale, but no more than 4 (at x8 a tile's 40 x 40 source pixels would become 25), or else 2.
+    """
+    for step in (min(patch.scale, 4), 2):
+        rows, cols = (side // step * step for side in patch.source.shape)
+        truth, known = patch.source[:rows, :cols], patch.source_valid[:rows, :cols]
+        valid: BoolArray = np.all(blocks_of(known, step), axis=(1, 3))
+        if valid.sum() >= _FEWEST:
+            source = np.where(valid, blocks_of(truth, step).mean(axis=(1, 3)), 0)
+            guide, guide_valid = _pooled_guide(patch, rows, cols)
+            inside = known & spread(valid, step)
+            yield Patch(guide, guide_valid, source.astype(np.float32), valid), truth, inside
+            return
+
+
+def _pooled_guide(patch: Patch, rows: int, cols: int) -> tuple[FloatArray, BoolArray]:
+    """The guide's means over its valid pixels on the source's grid, to unit standard deviation again."""
+    high = slice(rows * patch.scale), slice(cols * patch.scale)
+    weights = blocks_of(patch.guide_valid[high].astype(np.float32), patch.scale).mean(axis=(1, 3))
+    valid = weights >= 0.5
+    bands = [blocks_of(band[high] * patch.guide_valid[high], patch.scale).mean(axis=(1, 3)) for band in patch.guide]
+    return np.stack([_standard(band / np.maximum(weights, 1e-6), valid) for band in bands]), valid
+
+
+def _standard(band: NDArray[np.floating], valid: BoolArray) -> FloatArray:
+    if not valid.any():
+        return np.zeros(band.shape, np.float32)
+    centred = band - band[valid].mean()
+    return np.where(valid, centred / max(float(centred[valid].std()), 1e-6), 0).astype(np.float32)

@@ -1,0 +1,68 @@
+"""What an output depends on: the files, every setting, the software and the machine, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geosr import raster
+from geosr.consistency import Consistency
+from geosr.options import Inputs, Recipe
+from geosr.raster import Raster
+from geosr.raster_guard import digest_of_parts
+from geosr.version import __version__
+
+if TYPE_CHECKING:
+    from geosr.methods.base import Method
+
+
+def versions() -> dict[str, str]:
+    """Versions of what has a say in the output's bytes."""
+    from geosr.device import torch_version
+
+    return {"geosr": __version__, "numpy": np.__version__, "torch": torch_version(), **raster.versions()}
+
+
+def fingerprint(
+    source: Raster,
+    guide: Raster,
+    inputs: Inputs,
+    recipe: Recipe,
+    method: Method,
+    consistency: Consistency,
+    machine: Mapping[str, str],
+) -> dict[str, str]:
+    """Everything that changes the output's bytes, by names that a person understands.
+
+    Args:
+        source: as described at the start.
+        guide: the same.
+        inputs: as asked for.
+        recipe: as asked for.
+        method: with all its settings.
+        consistency: as resolved.
+        machine: what of the machine changes the bytes: kind of device, threads a tile.
+    """
+    given = {name: value for name, value in asdict(inputs).items() if name not in ("source", "guide")}
+    chosen = {name: value for name, value in asdict(recipe).items() if name not in ("settings", "consistency")}
+    settings = {f"setting {name}": value for name, value in asdict(method.settings).items()}
+    values: dict[str, Any] = {
+        "source": identity(source),
+        "guide": identity(guide),
+        **given,
+        **chosen,
+        **settings,
+        "consistency": consistency,
+        **machine,
+        **versions(),
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def identity(file: Raster) -> str:
+    """Path, size, modification time and a digest of parts of a file."""
+    size, modified, _ = file.fingerprint
+    return f"{file.path}, {size} bytes, modified {modified}, digest {digest_of_parts(file.path)}"

@@ -1,0 +1,200 @@
+"""A tile that fails costs that tile: it is tried again where that may help, named, and the others are kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasters
+from outputs import check_means, physical, run
+from pairs import contents, make_pair, upscale
+
+from geosr.errors import TileError
+from geosr.options import Progress, TileFailed
+
+DIVERGING = ["--set", "learning_rate=1e12", "--set", "epochs=3", "--set", "channels=4", "--tile", "96", "--quiet"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A source that is constant but for one corner: only tiles there need a fit, and the fit diverges."""
+    make_pair(tmp_path, size=40)
+    with rasterio.open(tmp_path / "source.tif", "r+") as dataset:
+        values = np.full((40, 40), 7, "float32")
+        values[:4, :4] = np.arange(16).reshape(4, 4)
+        dataset.write(values, 1)
+    return tmp_path
+
+
+def kept(folder, output="out.tif"):
+    return len([*folder.glob(f".{output}-*.geosr/tiles/*.tile")])
+
+
+def test_a_fit_that_diverges_costs_its_tile_and_the_others_are_kept(folder):
+    outcome = upscale(folder, *DIVERGING, method=None)
+    assert outcome.code == 5
+    lines = outcome.err.splitlines()
+    count = kept(folder)
+    assert count > 0
+    assert lines[0] == f"Error: 1 of {count + 1} tiles failed; nothing was written"
+    assert lines[1].startswith("tile 0 (row 0, column 0): the fit diverged in epoch ")
+    assert lines[2].startswith(f"finished tiles ({count}) are kept in {folder}/.out.tif-")
+    assert lines[3:] == []
+    assert not (folder / "out.tif").exists()
+
+
+def test_what_failed_is_tried_again_by_the_next_run_and_can_be_interpolated(folder):
+    assert upscale(folder, *DIVERGING, method=None).code == 5
+    outcome = upscale(folder, *DIVERGING[:-1], "--on-tile-error", "interpolate", method=None)
+    assert outcome.code == 5
+    assert "note: continuing an earlier run" in outcome.err
+    assert "tile 0 (row 0, column 0) failed: the fit diverged" in outcome.err
+    assert "tried again" not in outcome.err  # the same seed would diverge again
+    assert "1 tile failed and hold the interpolated source" in outcome.err
+    with rasterio.open(folder / "out.tif") as made:
+        assert made.tags()["GEOSR_INTERPOLATED_TILES"] == "tile 0 (row 0, column 0)"
+    check_means(folder / "source.tif", folder / "out.tif", 4)
+    assert upscale(folder, "--tile", 96, output="bicubic.tif").code == 0
+    here = physical(folder / "out.tif")[:16, :16]
+    assert np.allclose(here, physical(folder / "bicubic.tif")[:16, :16], atol=1e-4)
+    assert not [*folder.glob(".out*")]
+
+
+def test_interpolated_tiles_are_tried_again_by_a_run_that_continues(folder):
+    options = (*DIVERGING, "--on-tile-error", "interpolate")
+    (folder / "out.tif").write_text("in the way, as far as the first run can see only at its end")
+    from geosr import pipeline
+
+    def stop(*arguments, **named):
+        raise KeyboardInterrupt
+
+    before, pipeline.write = pipeline.write, stop
+    try:
+        assert upscale(folder, *options, "--overwrite", method=None).code == 130
+    finally:
+        pipeline.write = before
+    outcome = upscale(folder, *DIVERGING, "--overwrite", method=None)
+    assert outcome.code == 5
+    assert "1 of " in outcome.err
+
+
+def test_without_failures_the_option_changes_nothing(tmp_path):
+    make_pair(tmp_path)
+    assert upscale(tmp_path, "--on-tile-error", "interpolate").code == 0
+    assert upscale(tmp_path, output="plain.tif").code == 0
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
+
+
+# --- files that cannot be read -------------------------------------------------------------------------------
+
+
+def damage(path, block):
+    """Zero the beginning of one compressed block, so that the decoder rejects it."""
+    with rasterio.open(path) as dataset:
+        offset = int(dataset.get_tag_item(f"BLOCK_OFFSET_{block[1]}_{block[0]}", "TIFF", bidx=1))
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "rescued"), [("guide.tif", (2, 2), True), ("source.tif", (8, 8), False)], ids=["guide", "source"]
+)
+def test_a_block_that_cannot_be_read_costs_its_tiles(name, block, rescued, tmp_path, monkeypatch):
+    monkeypatch.setattr("geosr.raster.SMALL", 0)  # as if too large to be read through beforehand
+    blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    for each, side, step in (("source.tif", 1100, 4.0), ("guide.tif", 2200, 2.0)):
+        values = (
+            np.random.default_rng(0).integers(1, 200, (side // 10, side // 10), "uint8").repeat(10, 0).repeat(10, 1)
+        )
+        rasters.write(tmp_path / each, values, rasters.grid(500000, 5000000, step), **blocks)
+    damage(tmp_path / name, block)
+    outcome = upscale(tmp_path, "--scale", 2, "--tile", 768, "--on-tile-error", "interpolate")
+    assert outcome.code == 5, outcome.err
+    failed = [line for line in outcome.err.splitlines() if line.startswith("tile ") and "failed:" in line]
+    index = 0 if rescued else 8
+    assert len(failed) == 2
+    assert all(line.startswith(f"tile {index} (row ") for line in failed)
+    assert f"{name}: cannot be read at row" in failed[0]
+    assert [line.endswith("; it will be tried again at the end") for line in failed] == [True, False]
+    assert (tmp_path / "out.tif").exists() == rescued
+    if not rescued:
+        assert kept(tmp_path) == 8
+        assert "Error: 1 of 9 tiles failed; nothing was written\n" in outcome.err
+
+
+def test_a_source_that_changes_midway_is_never_mixed(tmp_path):
+    pair = make_pair(tmp_path, size=60)
+    seen = []
+
+    def cut_short(event):
+        seen.append(event)
+        if isinstance(event, Progress) and event.done == 3:
+            with pair[0].open("r+b") as file:
+                file.truncate(3000)
+
+    with pytest.raises(
+        TileError, match=r"33 of 36 tiles failed(.|\n)*has changed since the run began(.|\n)*and 13 more"
+    ):
+        run(*pair, tmp_path / "out.tif", 4, tile=64, on_event=cut_short)
+    assert kept(tmp_path) == 3
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_file_that_is_gone_for_a_while_costs_nothing(tmp_path):
+    pair = make_pair(tmp_path, size=60)
+    run(*pair, tmp_path / "undisturbed.tif", 4, tile=64)
+    seen = []
+
+    def disturb(event):
+        seen.append(event)
+        if isinstance(event, Progress) and event.done == 3 and not event.failed:
+            pair[1].rename(tmp_path / "away")
+        if isinstance(event, TileFailed):
+            (tmp_path / "away").rename(pair[1])
+
+    run(*pair, tmp_path / "out.tif", 4, tile=64, on_event=disturb)
+    assert [event.retry for event in seen if isinstance(event, TileFailed)] == [True]
+    last = [event for event in seen if isinstance(event, Progress)][-1]
+    assert (last.done, last.failed, last.retried) == (36, 0, 1)
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "undisturbed.tif").read_bytes()
+
+
+# --- memory --------------------------------------------------------------------------------------------------
+
+NO_MEMORY = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from outputs import SMALL_NETWORK, run
+from geosr.errors import TileError
+from geosr.options import TileFailed
+failures = []
+def note(event):
+    if isinstance(event, TileFailed):
+        failures.append(event.retry)
+run({source!r}, {guide!r}, {warm!r}, 4, method="mmsr", settings=SMALL_NETWORK["settings"])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), -1))
+try:
+    large = SMALL_NETWORK["settings"] | {{"channels": 64}}
+    run({source!r}, {guide!r}, {output!r}, 4, method="mmsr", settings=large, on_event=note)
+except TileError as error:
+    print(failures, error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures the process as Linux does")
+def test_a_tile_that_needs_more_memory_than_there_is_fails_by_name(tmp_path):
+    source, guide = make_pair(tmp_path, size=72)
+    values = {"tests": Path(__file__).parent, "source": source, "guide": guide, "warm": tmp_path / "w.tif"}
+    code = NO_MEMORY.format(**{k: str(v) for k, v in values.items()}, output=str(tmp_path / "out.tif"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 5, done.stderr
+    assert done.stdout.startswith("[True, False] 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): ")
+    assert "out of memory" in done.stdout
+    assert set(contents(tmp_path)) == {"source.tif", "guide.tif", "w.tif"}

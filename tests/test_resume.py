@@ -1,0 +1,366 @@
+"""A run that was killed goes on where it was: only tiles that were in work are made anew, and no bit differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import rasterio
+import rasters
+from pairs import contents, make_pair, upscale
+
+from geosr import store
+from geosr.errors import OutputError
+from geosr.store import TileResult, TileStore, run_folder, write_whole
+from geosr.tiling import cut
+
+SMALL = ["--method", "mmsr", "--preset", "paper-dem", "--set", "epochs=2", "--set", "channels=4", "--tile", "96"]
+FAST = ["--method", "bicubic", "--tile", "64"]
+COMMAND = [sys.executable, "-m", "geosr", "upscale", "--source", "source.tif", "--guide", "guide.tif"]
+
+
+def begin(folder, output, *more):
+    return subprocess.Popen([*COMMAND, "-o", output, *more], cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder, output, *more):
+    run = begin(folder, output, *more)
+    said = run.communicate(timeout=100)[1]
+    assert run.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pair, and what uninterrupted runs make of it."""
+    folder = tmp_path_factory.mktemp("resume")
+    make_pair(folder, size=60)
+    for options in (SMALL, FAST):
+        finish(folder, f"{options[1]}.tif", *options)
+    return folder
+
+
+def tiles_of(folder, output):
+    return sorted(folder.glob(f".{output}-*.geosr/tiles/*.tile"))
+
+
+def wait_for_tiles(folder, output, count, run):
+    while len(tiles_of(folder, output)) < count:
+        assert run.poll() is None
+        time.sleep(0.002)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("options", "moment", "tiles"),
+    [(SMALL, 6, 16), (FAST, 1, 36), (FAST, 20, 36), (FAST, 36, 36)],
+    ids=["mmsr-6", "bicubic-1", "bicubic-20", "bicubic-36"],
+)
+def test_killed_and_called_again_the_output_is_the_same_byte_for_byte(options, moment, tiles, folder):
+    output = f"killed-{moment}.tif"
+    run = begin(folder, output, *options)
+    wait_for_tiles(folder, output, moment, run)
+    run.kill()
+    run.communicate()
+    assert not (folder / output).exists()
+    kept = {path: path.stat().st_mtime_ns for path in tiles_of(folder, output)}
+
+    run = begin(folder, output, *options)
+    assert run.stderr.readline() == f"note: continuing an earlier run: {len(kept)} of {tiles} tiles are done\n"
+    assert run.stderr.readline() == f"tiles: {len(kept)} of {tiles}\n"
+    for path in set(tiles_of(folder, output)) & set(kept):
+        with suppress(FileNotFoundError):  # the run has ended meanwhile
+            assert path.stat().st_mtime_ns == kept[path]
+    said = run.communicate(timeout=100)[1]
+    assert run.returncode == 0, said
+    assert (folder / output).read_bytes() == (folder / f"{options[1]}.tif").read_bytes()
+    assert not [*folder.glob(f".{output}*")]
+
+
+@pytest.mark.chaos
+def test_a_run_in_work_is_not_joined_by_a_second_one(folder):
+    first = begin(folder, "shared.tif", "--tile", "96", "--set", "epochs=1000000")
+    assert first.stderr.readline().startswith("tiles: 0 of")
+    second = begin(folder, "shared.tif", *FAST, "--overwrite")
+    said = second.communicate(timeout=60)[1]
+    first.kill()
+    first.communicate()
+    assert second.returncode == 6
+    assert f"being made by another run (process {first.pid} on " in said
+    assert finish(folder, "shared.tif", *FAST)  # the lock died with its holder
+    assert (folder / "shared.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
+
+
+# --- what is taken over, and what is not ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A folder with a pair and a run of it that ended before its mosaic, all tiles kept."""
+    make_pair(tmp_path)
+    options = ("--tile", "48", "--seed", "1")
+    (tmp_path / "out.tif").write_text("in the way")
+    store_at = run_to_mosaic(tmp_path, *options)
+    (tmp_path / "out.tif").unlink()
+    return tmp_path, options, store_at
+
+
+def run_to_mosaic(folder, *options):
+    """Leaves a run folder with all tiles: the run is interrupted when its mosaic begins."""
+    from geosr import pipeline
+
+    def stop(*arguments, **named):
+        raise KeyboardInterrupt
+
+    before, pipeline.write = pipeline.write, stop
+    try:
+        assert upscale(folder, *options, "--overwrite").code == 130
+    finally:
+        pipeline.write = before
+    (left,) = folder.glob(".out.tif-*.geosr")
+    return left
+
+
+def resumed(outcome):
+    """How many tiles the run took over."""
+    lines = [line for line in outcome.err.splitlines() if line.startswith("note: continuing")]
+    return int(lines[0].split(": ")[2].split()[0]) if lines else 0
+
+
+def fresh(folder, *options):
+    """The bytes of the same run without anything to continue."""
+    assert upscale(folder, *options, output="fresh.tif").code == 0
+    return (folder / "fresh.tif").read_bytes()
+
+
+def test_the_run_folder_is_private_hidden_and_named_when_it_is_kept(stopped):
+    folder, options, left = stopped
+    assert sorted(path.name for path in left.iterdir()) == ["lock", "run.json", "tiles"]
+    assert left.stat().st_mode & 0o077 == 0
+    before = contents(folder)
+    outcome = upscale(folder, *options, "--bounds", 0, 0, 1, 1)
+    assert outcome.code == 2
+    assert contents(folder) == before  # a call that is refused touches nothing
+
+
+def test_everything_is_taken_over_and_gone_at_the_end(stopped):
+    folder, options, left = stopped
+    count = len([*left.glob("tiles/*")])
+    outcome = upscale(folder, *options)
+    assert (outcome.code, resumed(outcome)) == (0, count)
+    assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
+    assert not left.exists()
+
+
+def test_workers_and_overwrite_change_nothing_that_is_kept(stopped):
+    folder, options, _ = stopped
+    outcome = upscale(folder, *options, "--workers", 2, "--overwrite")
+    assert resumed(outcome) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--seed", "2"], "seed (was 1, is 2)"),
+        (["--scale", "2", "--tile", "24"], "scale (was 4, is 2), tile (was 48, is 24)"),
+        (["--consistency", "off"], "consistency (was exact, is off)"),
+        (["--source-nodata", "7"], "source_nodata (was None, is 7.0)"),
+        (["--dtype", "float64"], "dtype (was float32, is float64)"),
+    ],
+)
+def test_another_setting_starts_afresh_and_says_so(change, said, stopped):
+    folder, options, _ = stopped
+    outcome = upscale(folder, *options, *change)
+    assert outcome.code == 0
+    assert f"note: an earlier run for this output is not continued but started afresh: {said}\n" in outcome.err
+    assert resumed(outcome) == 0
+    assert (folder / "out.tif").read_bytes() == fresh(folder, *options, *change)
+
+
+def test_another_source_starts_afresh(stopped):
+    folder, options, _ = stopped
+    with rasterio.open(folder / "source.tif", "r+") as dataset:
+        dataset.write(dataset.read(1) + 1, 1)
+    outcome = upscale(folder, *options)
+    assert "started afresh: source\n" in outcome.err
+    assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
+
+
+def test_a_source_with_its_old_time_and_size_is_still_another_one(stopped):
+    folder, options, _ = stopped
+    source = folder / "source.tif"
+    before = source.stat()
+    data = bytearray(source.read_bytes())
+    data[-1] ^= 1
+    source.write_bytes(data)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "started afresh: source\n" in upscale(folder, *options).err
+
+
+def test_another_version_starts_afresh(stopped, monkeypatch):
+    folder, options, _ = stopped
+    monkeypatch.setattr("geosr.provenance.__version__", "9.9")
+    assert "started afresh: geosr (was 0.1.0, is 9.9)\n" in upscale(folder, *options).err
+
+
+def flip(data):
+    return data[:200] + bytes([data[200] ^ 1]) + data[201:]
+
+
+DAMAGE = {
+    "flipped": flip,
+    "cut": lambda data: data[:-100],
+    "empty": lambda data: b"",
+    "longer": lambda data: data + b"x",
+    "text": lambda data: b"not a tile at all\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_tile_is_made_anew(damage, stopped):
+    folder, options, left = stopped
+    tiles = sorted(left.glob("tiles/*"))
+    tiles[1].write_bytes(DAMAGE[damage](tiles[1].read_bytes()))
+    outcome = upscale(folder, *options)
+    assert (outcome.code, resumed(outcome)) == (0, len(tiles) - 1)
+    assert "1 more were damaged and are made anew" in outcome.err
+    assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
+
+
+def test_a_tile_of_another_run_is_not_taken(stopped):
+    folder, options, left = stopped
+    tiles = sorted(left.glob("tiles/*"))
+    foreign = TileStore(left / "tiles", "another key")
+    tile = cut((24, 24), 4, size=48, halo=8)[1]
+    foreign.save(TileResult(tile, 5.0, 1.0, 3), np.ones(tile.window.times(4).shape))
+    assert resumed(upscale(folder, *options)) == len(tiles) - 1
+    assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fingerprint": 3}', "\0\xff"])
+def test_a_manifest_that_cannot_be_read_starts_afresh(text, stopped):
+    folder, options, left = stopped
+    (left / "run.json").write_text(text)
+    outcome = upscale(folder, *options)
+    assert outcome.code == 0
+    assert "started afresh: its record cannot be read\n" in outcome.err
+    assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
+
+
+def test_statistics_are_stored_and_have_their_say_in_the_tiles(stopped):
+    folder, options, left = stopped
+    manifest = json.loads((left / "run.json").read_text())
+    assert manifest["remembered"]["statistics"]["source_centre"] == pytest.approx(103, abs=1)
+    manifest["remembered"]["statistics"]["source_centre"] += 1
+    (left / "run.json").write_text(json.dumps(manifest))
+    assert resumed(upscale(folder, *options)) == 0
+
+
+def test_a_moved_folder_is_still_continued(stopped):
+    """The inputs' paths belong to the fingerprint: they stay, the output moves."""
+    folder, options, left = stopped
+    (folder / "new").mkdir()
+    left.rename(folder / "new" / left.name)
+    assert resumed(upscale(folder, *options, output="new/out.tif")) > 0
+
+
+def test_a_link_under_the_folders_name_is_refused(stopped):
+    folder, options, left = stopped
+    left.rename(folder / "elsewhere")
+    left.symlink_to(folder / "elsewhere")
+    outcome = upscale(folder, *options)
+    assert outcome.code == 6
+    assert "is in the way" in outcome.err
+
+
+# --- the folder itself ---------------------------------------------------------------------------------------
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from geosr.store import run_folder\n"
+        "with run_folder(Path(sys.argv[1]), {'a': '1'}):\n    os.kill(os.getpid(), 9)"
+    )
+    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.tif")], timeout=60, check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert len([*tmp_path.iterdir()]) == 1
+    with run_folder(tmp_path / "out.tif", {"a": "1"}) as folder:
+        assert folder.changes == ()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_long_names_that_begin_alike_have_folders_of_their_own(tmp_path):
+    with (
+        run_folder(tmp_path / ("ö" * 120 + "1.tif"), {}) as a,
+        run_folder(tmp_path / ("ö" * 120 + "2.tif"), {}) as b,
+    ):
+        assert a.path != b.path
+
+
+def test_a_value_is_made_once(tmp_path):
+    made = []
+
+    def measure():
+        made.append(1)
+        return {"numbers": (0.1, 1e-300, 4503599627370497.5)}
+
+    tile = cut((4, 4), 4, size=16, halo=0)[0]
+    with suppress(ZeroDivisionError), run_folder(tmp_path / "out.tif", {"a": "1"}) as folder:
+        folder.remember("thing", measure)
+        folder.tiles().save(TileResult(tile))
+        raise ZeroDivisionError
+    with run_folder(tmp_path / "out.tif", {"a": "1"}) as folder:
+        assert folder.remember("thing", measure)["numbers"] == [0.1, 1e-300, 4503599627370497.5]
+        assert folder.tiles().find(tile) == TileResult(tile)
+        key = folder.tiles().key
+        folder.remember("state", lambda: {"digest": "abc"})
+        assert folder.tiles().key != key
+    assert made == [1]
+
+
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", b"old")
+    monkeypatch.setattr(store.os, "fsync", lambda handle: os.close(-1))
+    with pytest.raises(OutputError, match="cannot write"):
+        write_whole(tmp_path / "a", b"new")
+    assert contents(tmp_path).keys() == {"a"}
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+# --- room ----------------------------------------------------------------------------------------------------
+
+
+def test_too_little_disk_is_said_before_the_work(tmp_path):
+    """A sparse raster whose upscaled tiles would take tens of terabytes."""
+    for name, side, step in (("source.tif", 100_000, 4.0), ("guide.tif", 200_000, 2.0)):
+        profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": rasters.UTM, "tiled": True}
+        blocks = {"blockxsize": 2048, "blockysize": 2048, "SPARSE_OK": True, "BIGTIFF": "YES", "compress": "deflate"}
+        affine = rasters.grid(500000, 5000000, step)
+        with rasterio.open(
+            tmp_path / name, "w", height=side, width=side, transform=affine, **profile, **blocks
+        ) as dataset:
+            noise = np.random.default_rng(0).integers(1, 255, (1, 1024, 1024), "uint8")
+            dataset.write(noise, window=((0, 1024), (0, 1024)))
+    before = contents(tmp_path)
+    outcome = upscale(tmp_path, "--scale", 32, "--tile", 32000)
+    assert outcome.code == 6
+    assert "of disk until its end" in outcome.err
+    assert "GB free; make room" in outcome.err
+    assert contents(tmp_path) == before
+
+
+def test_what_is_done_already_needs_no_more_room(stopped):
+    _, _, left = stopped
+    there = sum(path.stat().st_size for path in left.glob("tiles/*"))
+    free = shutil.disk_usage(left).free
+    with pytest.raises(OutputError, match="until its end"):
+        store.check_room(left, 2 * (free + there))
+    store.check_room(left, free // 2 + there)
