@@ -319,7 +319,7 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
         return replace(coarse, obstacle="the edges leave it open by more than a quarter of a source pixel")
     rows, cols = (a + step * b for a, b in zip(lag, offset, strict=True))
     shift, gain = Shift(rows, cols, step * error, coarse.confidence), roughness((0, 0)) - roughness(lag)
-    if any(shift.applied) and gain.sum() < 2 * gain.std() * np.sqrt(len(gain)):
+    if any(shift.applied) and gain.sum() < gain.std() * np.sqrt(len(gain)):
         return replace(shift, obstacle="where it would go the guide fits no better than where it is")
     return shift
 
