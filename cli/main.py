@@ -16,11 +16,12 @@ import click
 from geosr import __version__
 from geosr.errors import GeosrError
 
-from .render import say
+from .render import INTERRUPTED, say
 
 _COMMANDS = {
     "upscale": "Make the coarse raster sharper, with the image as a guide.",
     "info": "Look at a pair first: do the two fit, and what would be done?",
+    "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
     "methods": "List the methods and their presets.",
 }
@@ -93,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         say("; ".join(("interrupted", *(_notes(error) or ["nothing was written"]))))
-        return 130
+        return INTERRUPTED
     except GeosrError as error:
         say("\n".join((f"Error: {error}", *_notes(error))))
         return error.exit_code

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from geosr.errors import UsageError
-from geosr.options import COMPRESSIONS, DEVICES, DTYPES, Inputs
+from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, Inputs
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -122,7 +122,7 @@ method_options = _together(
         default="mmsr",
         show_default=True,
         metavar="NAME",
-        help="How the detail is found; `geosr methods` lists them.",
+        help="How the detail is found; `geosr methods` lists them, and 'auto' takes what does best one step down.",
     ),
     option(
         _RESULT,
@@ -176,6 +176,15 @@ recipe_options = _together(
         show_default=True,
         metavar="PIXELS",
         help="Work on tiles of at most this many output pixels a side.",
+    ),
+    option(
+        _RESULT,
+        "--fit",
+        type=click.Choice(FITS),
+        default="tile",
+        show_default=True,
+        metavar="WHERE",
+        help="Fit the method on each 'tile', or once on some tiles of the 'scene': faster from about ten tiles on.",
     ),
     option(
         _RESULT,

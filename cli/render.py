@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import click
 
+from geosr.errors import GeosrError
 from geosr.options import Event, Note, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
     from geosr.pipeline import Report
 
+INTERRUPTED = 130  # the exit code
 _EVERY = 10.0  # seconds between two plain progress lines
 
 
@@ -70,10 +75,13 @@ class Screen:
     def finish(self, report: Report) -> None:
         """The closing words."""
         found = report.written
+        if found is None:
+            return
         seam = "" if found.seam_ratio is None else f", seams {found.seam_ratio:.3f} (1 = none)"
         skipped = f", {report.skipped} of them without data" if report.skipped else ""
         self._print(
-            f"wrote {one_line(report.output)} in {clock(report.seconds)}: {count(report.tiles, 'tile')}{skipped}; "
+            f"wrote {one_line(report.output)} in {clock(sum(report.seconds.values()))}: "
+            f"{count(len(report.results), 'tile')}{skipped}; "
             f"pooled output - source: at most {found.deviation.largest:.3g}, RMS {found.deviation.rms:.3g}{seam}"
         )
 
@@ -93,6 +101,39 @@ class Screen:
             self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         elif not self._quiet:
             say(text)
+
+
+class JsonLog:
+    """A JSON object on stderr for each event, and one for the end, however it comes; a context manager."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Errors that are answers to the user become an object in place of a line; a fault of geosr stays one."""
+        if not isinstance(error, GeosrError | KeyboardInterrupt):
+            return
+        code = error.exit_code if isinstance(error, GeosrError) else INTERRUPTED
+        text = "\n".join([str(error) or "interrupted", *getattr(error, "__notes__", ())])
+        self._write("error", kind=type(error).__name__, exit_code=code, message=text)
+        raise click.exceptions.Exit(code)
+
+    def show(self, event: Event) -> None:
+        """One event: its class in snake case, and its values."""
+        more = {"left": event.left} if isinstance(event, Progress) else {}
+        name = "tile_failed" if isinstance(event, TileFailed) else type(event).__name__.lower()
+        self._write(name, **asdict(event), **more)
+
+    def finish(self, report: Report) -> None:
+        """The output is there."""
+        seconds = sum(report.seconds.values())
+        self._write("written", output=str(report.output), seconds=seconds, interpolated=len(report.interpolated))
+
+    def _write(self, event: str, **values: object) -> None:
+        time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        say(json.dumps({"event": event, "time": time_now, **values}))
 
 
 def _find_bar() -> Bar | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from geosr.errors import TileError, UsageError
 from geosr.options import ON_TILE_ERROR, Execution, Recipe
 
 from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
-from .render import Screen, table_lines
+from .render import JsonLog, Screen, table_lines
 
 _PAIR = "What the job is"
 _RUN = "How it runs"
@@ -49,6 +48,15 @@ _RUN = "How it runs"
 )
 @option(
     _RUN,
+    "--scheduler",
+    default="threads",
+    show_default=True,
+    metavar="NAME",
+    help="What tiles are worked on by: 'threads'; 'processes', of which one may die at the cost of its tile; or "
+    "'tcp://HOST:PORT', a Dask scheduler whose workers see the same files. Does not change the output.",
+)
+@option(
+    _RUN,
     "--on-tile-error",
     type=click.Choice(ON_TILE_ERROR),
     default="fail",
@@ -59,6 +67,14 @@ _RUN = "How it runs"
 )
 @option(_RUN, "--overwrite", is_flag=True, help="Replace an output that exists; the old one stays until then.")
 @option(_RUN, "--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")
+@option(
+    _RUN,
+    "--report",
+    type=PATH,
+    metavar="FILE",
+    help="A JSON file to write: settings, versions, times, what became of the tiles; also where some fail.",
+)
+@option(_RUN, "--log-json", is_flag=True, help="Print one JSON object per event on stderr, for programs.")
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @option(_RUN, "-v", "--verbose", is_flag=True, help="Print the grids, all settings and the stages as well.")
 def command(
@@ -67,9 +83,12 @@ def command(
     output: Path,
     device: str,
     workers: int | None,
+    scheduler: str,
     on_tile_error: str,
     overwrite: bool,
     dry_run: bool,
+    report: Path | None,
+    log_json: bool,
     quiet: bool,
     verbose: bool,
     **values: Any,
@@ -90,23 +109,23 @@ def command(
     from geosr.pipeline import upscale_file
     from geosr.writer import check_output
 
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose contradict each other; give one of them")
-    inputs = inputs_from(source, guide, values)
-    consistency = values.pop("consistency")
-    recipe = Recipe(
-        settings=read_settings(values.pop("settings")),
-        consistency=None if consistency is None else Consistency.parse(consistency),
-        **values,
-    )
-    execution = Execution(device, workers, overwrite, on_tile_error)
-    check_output(output, [source, guide], overwrite=overwrite)
-    if dry_run:
-        click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
-        return 0
-    with Screen(quiet=quiet, verbose=verbose) as screen:
-        if verbose:
+    if quiet + verbose + log_json > 1:
+        raise UsageError("--quiet, --verbose and --log-json contradict each other; give one of them")
+    with JsonLog() if log_json else Screen(quiet=quiet, verbose=verbose) as screen:
+        inputs = inputs_from(source, guide, values)
+        consistency = values.pop("consistency")
+        recipe = Recipe(
+            settings=read_settings(values.pop("settings")),
+            consistency=None if consistency is None else Consistency.parse(consistency),
+            **values,
+        )
+        execution = Execution(device, workers, scheduler, overwrite, on_tile_error, report, screen.show)
+        check_output(output, [source, guide], overwrite=overwrite)
+        if dry_run:
+            click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
+            return 0
+        if verbose and isinstance(screen, Screen):
             screen.table(rows(inspect(inputs, recipe, execution), settings=True, notes=False))
-        report = upscale_file(inputs, recipe, replace(execution, on_event=screen.show), output)
-        screen.finish(report)
-    return TileError.exit_code if report.interpolated else 0
+        done = upscale_file(inputs, recipe, execution, output)
+        screen.finish(done)
+    return TileError.exit_code if done.interpolated else 0

@@ -39,13 +39,16 @@ def upscale(
     bounds: Bounds | None = None,
     coregister: bool = False,
     tile: int = 320,
+    fit: str = "tile",
     seed: int = 0,
     dtype: str = "float32",
     compress: str = "deflate",
     device: str = "auto",
     workers: int | None = None,
+    scheduler: str = "threads",
     overwrite: bool = False,
     on_tile_error: str = "fail",
+    report: str | os.PathLike[str] | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> xr.DataArray:
     """The source at `scale` times its resolution, sharpened with the guide.
@@ -73,14 +76,18 @@ def upscale(
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
         coregister: estimate the shift between the two from what they show, and move the guide by it.
         tile: side of a tile in output pixels at most, halo included.
+        fit: the method on each `tile`, or once on some tiles of the `scene`.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
         compress: of `output`: deflate or zstd.
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; never changes the result.
+        scheduler: `threads`; `processes`, which survive each other (call from under `if __name__ == "__main__"`);
+            or `tcp://HOST:PORT` of a Dask scheduler whose workers see the same files.
         overwrite: replace an existing `output`.
         on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
             GEOSR_INTERPOLATED_TILES names them then.
+        report: a JSON file to write that says what was done; one that exists is replaced.
         on_event: called with notes and progress (`geosr.options.Event`).
 
     Returns:
@@ -103,11 +110,20 @@ def upscale(
         settings=dict(settings or {}),
         consistency=None if consistency is None else Consistency.parse(consistency),
         tile=tile,
+        fit=fit,
         seed=seed,
         dtype=dtype,
         compress=compress,
     )
-    execution = Execution(device, workers, overwrite, on_tile_error, on_event)
+    execution = Execution(
+        device,
+        workers,
+        scheduler,
+        overwrite,
+        on_tile_error,
+        None if report is None else Path(report),
+        on_event,
+    )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),

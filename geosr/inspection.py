@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from odc.geo.geobox import GeoBox
 
@@ -12,9 +13,12 @@ from geosr import raster
 from geosr.grid import crs_name
 from geosr.options import Execution, Inputs, Recipe, processors
 from geosr.pair import Stats
-from geosr.pipeline import Plan, find_valid, make_plan, place, sample, solve_tile, suspicions
+from geosr.pipeline import Plan, decide, find_valid, make_plan, place, sample, solve_tile, suspicions
 from geosr.raster import Raster
 from geosr.raster_guard import show
+
+if TYPE_CHECKING:
+    from geosr.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Inspection:
 
 
 def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
-    """Look at a pair as a run would, without working on it; torch is not loaded."""
-    plan = make_plan(inputs, recipe)
+    """Look at a pair as a run would, without working on it; torch is not loaded but to choose a method."""
+    plan = make_plan(inputs, decide(inputs, recipe, execution))
     scene, tiles = plan.scene, plan.tiles
     source, guide, pixels = 0, 0, 0
     for tile in sample(tiles):
@@ -58,11 +62,16 @@ def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> fl
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
     tile, pair = find_valid(plan.scene, plan.tiles)
-    stats, (method, factor) = Stats.measure([pair]), plan.method.trial()
-    solve_tile(method, plan, placement, stats, pair, tile)  # not counted: loading and first allocations
-    started = time.monotonic()
-    solve_tile(method, plan, placement, stats, pair, tile)
-    return (time.monotonic() - started) * factor * -(-len(plan.tiles) // placement.workers)
+    stats, trial = Stats.measure([pair]), plan.method.trial()
+
+    def seconds(method: Method) -> float:
+        started = time.monotonic()
+        solve_tile(method, plan, placement, stats, pair, tile)
+        return time.monotonic() - started
+
+    seconds(trial.less)  # not counted: loading and first allocations
+    less, more = seconds(trial.less), seconds(trial.more)
+    return (less + trial.times * max(more - less, 0)) * -(-len(plan.tiles) // placement.workers)
 
 
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:

@@ -13,6 +13,10 @@ from geosr.errors import UnavailableError, UsageError
 
 DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
 COMPRESSIONS = ("deflate", "zstd")
+AUTO = "auto"
+"""In place of a method's name: the one that does best one step down."""
+
+FITS = ("tile", "scene")
 DEVICES = ("auto", "cpu", "cuda")
 ON_TILE_ERROR = ("fail", "interpolate")
 
@@ -53,11 +57,12 @@ class Recipe:
     """Everything else that changes the output's bytes.
 
     Attributes:
-        method: name of a method.
+        method: name of a method, or `auto`.
         preset: one of the method's sets of settings.
         settings: single settings on top of the preset.
         consistency: how near the pooled output must come to the source; the preset's own when None.
         tile: side of a tile in output pixels at most, halo included.
+        fit: `tile` fits the method on each tile alone, `scene` once on some tiles spread over the scene.
         seed: of all random numbers.
         dtype: of the output; an integer one keeps the source's scale and offset.
         compress: `deflate` or `zstd`.
@@ -68,6 +73,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
     tile: int = 320
+    fit: str = "tile"
     seed: int = 0
     dtype: str = "float32"
     compress: str = "deflate"
@@ -77,6 +83,8 @@ class Recipe:
             raise UsageError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}")
         if self.compress not in COMPRESSIONS:
             raise UsageError(f"compress is {self.compress!r}; use one of {', '.join(COMPRESSIONS)}")
+        if self.fit not in FITS:
+            raise UsageError(f"fit is {self.fit!r}; use one of {', '.join(FITS)}")
         if self.tile < 1:
             raise UsageError(f"tile is {self.tile}; it must be positive")
         if not 0 <= self.seed < 2**63:
@@ -90,16 +98,20 @@ class Execution:
     Attributes:
         device: `auto`, `cpu` or `cuda`.
         workers: tiles in work at once; as many as there are processors (on a GPU: one) when None.
+        scheduler: `threads` of this process, worker `processes`, or `tcp://HOST:PORT` of a Dask scheduler.
         overwrite: replace an existing output.
         on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
             interpolated source.
+        report: a JSON file that says what was done, also where tiles fail; one that exists is replaced.
         on_event: called in the caller's thread with every `Event`.
     """
 
     device: str = "auto"
     workers: int | None = None
+    scheduler: str = "threads"
     overwrite: bool = False
     on_tile_error: str = "fail"
+    report: Path | None = None
     on_event: Callable[[Event], None] = lambda event: None
 
     def __post_init__(self) -> None:
@@ -107,6 +119,8 @@ class Execution:
             raise UnavailableError(f"device is {self.device!r}; use one of {', '.join(DEVICES)}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers}; it must be at least 1")
+        if self.scheduler not in ("threads", "processes") and not self.scheduler.startswith("tcp://"):
+            raise UsageError(f"scheduler is {self.scheduler!r}; use threads, processes or tcp://HOST:PORT")
         if self.on_tile_error not in ON_TILE_ERROR:
             raise UsageError(f"on_tile_error is {self.on_tile_error!r}; use one of {', '.join(ON_TILE_ERROR)}")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import methods, raster
+from geosr.assess import Assessment, assess
 from geosr.consistency import Consistency, spread
 from geosr.coregister import Shift, find_shift
-from geosr.errors import InputError, OutOfMemoryError, TileError
+from geosr.errors import InputError, OutOfMemoryError, TileError, UsageError
 from geosr.grid import GridPair, Window, crop, plan_grids
-from geosr.options import Execution, Inputs, Note, Recipe, Stage, processors
+from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage, processors
 from geosr.pair import Pair, Stats
-from geosr.provenance import fingerprint
+from geosr.provenance import fingerprint, versions
 from geosr.raster import Raster
 from geosr.raster_guard import show
+from geosr.report import check_report, describe_run, write_report
+from geosr.runner import Pool, Threads
 from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.tile_run import TileRun, run_tiles
 from geosr.tiling import Tile, cut
@@ -34,10 +37,12 @@ from geosr.version import __version__
 from geosr.writer import Encoding, Mosaic, Written, check_output, write
 
 if TYPE_CHECKING:
-    from geosr.methods.base import Method
+    from geosr.methods.base import Method, Patch, State
     from geosr.methods.solve import Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+_FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
+_ASSESS_TILES = 2  # tiles that methods are tried on one step down
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
 
@@ -87,29 +92,43 @@ class Report:
     """What a run did.
 
     Attributes:
-        output: the file written.
-        tiles: how many tiles the scene was cut into, `skipped` of them without any valid source pixel.
-        skipped: tiles skipped.
-        resumed: tiles that an earlier run had done.
-        interpolated: tiles that failed and hold the interpolated source, with the reasons.
+        output: the file to be written.
+        results: of every tile.
+        resumed: how many of them an earlier run had done.
         guided: share of the valid area on which the guide had a say, 0 to 1.
-        written: consistency and seams, as measured on the output.
-        seconds: of the whole run.
+        written: consistency and seams, as measured on the output; None where none was written.
+        seconds: by stage.
     """
 
     output: Path
-    tiles: int
-    skipped: int
+    results: list[TileResult]
     resumed: int
-    interpolated: tuple[TileResult, ...]
     guided: float
-    written: Written
-    seconds: float
+    written: Written | None
+    seconds: dict[str, float]
+
+    @property
+    def skipped(self) -> int:
+        """Tiles without any valid source pixel."""
+        return sum(result.skipped for result in self.results)
+
+    @property
+    def failed(self) -> list[TileResult]:
+        """Tiles without an answer: there is no output then."""
+        return [result for result in self.results if result.failed]
+
+    @property
+    def interpolated(self) -> list[TileResult]:
+        """Tiles that failed and hold the interpolated source."""
+        return [result for result in self.results if result.interpolated]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything decided before the first tile is worked on."""
+    """Everything decided before the first tile is worked on.
+
+    `state` is that of the method fitted on the scene; None where it is fitted on each tile.
+    """
 
     inputs: Inputs
     scene: Scene
@@ -117,6 +136,7 @@ class Plan:
     method: Method
     consistency: Consistency
     tiles: list[Tile]
+    state: State | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +200,11 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     """Decide method and tiles; torch is not loaded."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
+    if recipe.fit == "scene" and method.statistics == "tile":
+        raise UsageError(
+            f"{method.name} with preset {recipe.preset} normalises each tile by itself and cannot be fitted once for "
+            "a scene; use --fit tile, or --set statistics=scene"
+        )
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
     return Plan(inputs, scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
@@ -211,33 +236,97 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         TileError: tiles failed; the others are kept for the next run, and nothing was written.
         OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
-    started = time.monotonic()
-    output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
+    stages = _Stages(execution)
+    paths = [inputs.source, inputs.guide]
+    output = check_output(output, paths, overwrite=execution.overwrite)
+    if execution.report:
+        check_report(execution.report, [*paths, output])
+    recipe = decide(inputs, recipe, execution)
     plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
     for text in (*plan.scene.notes, *suspicions(plan.scene)):
         execution.on_event(Note(text))
-    with run_folder(output, _fingerprint(plan, placement)) as folder:
+    depends_on = _fingerprint(plan, placement)
+    with run_folder(output, depends_on) as folder:
         if folder.changes:
             changes = ", ".join(folder.changes)
             execution.on_event(Note(f"an earlier run for this output is not continued but started afresh: {changes}"))
         check_room(folder.path, scratch_bytes(plan))
-        execution.on_event(Stage("statistics"))
+        stages.begin("statistics")
         stats = _statistics(plan, folder)
-        execution.on_event(Stage("tiles"))
+        if recipe.fit == "scene" and len(plan.tiles) > 1:
+            stages.begin("fit")
+            state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
+            plan = replace(plan, state=state or None)
+        stages.begin("tiles")
         store = folder.tiles()
-        made = _run_tiles(plan, placement, stats, store, execution)
+        with _pool(plan, placement, folder.path, execution) as pool:
+            made = _run_tiles(plan, placement, stats, store, pool, execution)
         guided = _guided_share(made.results)
+        report = Report(output, made.results, made.resumed, guided, None, stages.seconds)
+        if report.failed:
+            _report(plan, placement, execution, depends_on, report)
+            raise _failure(report, plan.scene.grids.scale)
         if guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
-        execution.on_event(Stage("mosaic"))
+        stages.begin("mosaic")
         mosaic = _mosaic(plan, made.results, store, folder.path)
-        interpolated = tuple(result for result in made.results if result.interpolated)
-        tags = _tags(plan, placement, guided, interpolated)
+        tags = _tags(plan, placement, guided, report.interpolated)
         written = write(mosaic, output, tags, compress=recipe.compress, overwrite=execution.overwrite)
-    skipped = sum(result.skipped for result in made.results)
-    seconds = time.monotonic() - started
-    return Report(output, len(plan.tiles), skipped, made.resumed, interpolated, guided, written, seconds)
+    report = replace(report, written=written, seconds=stages.seconds)
+    _report(plan, placement, execution, depends_on, report)
+    return report
+
+
+class _Stages:
+    """Tells of each stage as it begins, and how long each took so far; the first is planning."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._began = [("plan", time.monotonic())]
+
+    def begin(self, name: str) -> None:
+        """The stage before ends."""
+        self._began.append((name, time.monotonic()))
+        self._execution.on_event(Stage(name))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage."""
+        ends = [*(start for _, start in self._began[1:]), time.monotonic()]
+        return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
+
+
+def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: dict[str, str], report: Report) -> None:
+    """Write the run's report if one is asked for."""
+    if execution.report is None:
+        return
+    found = report.written
+    content = describe_run(
+        depends_on,
+        versions(),
+        report.results,
+        report.resumed,
+        plan.scene.grids.scale,
+        output=str(report.output) if found else None,
+        exit_code=TileError.exit_code if report.failed or report.interpolated else 0,
+        scheduler=execution.scheduler,
+        workers=placement.workers,
+        seconds={name: round(seconds, 3) for name, seconds in report.seconds.items()},
+        guided_percent=round(100 * report.guided, 2),
+        deviation=asdict(found.deviation) if found else None,
+        seam_ratio=found.seam_ratio if found else None,
+    )
+    write_report(execution.report, content)
+
+
+def _failure(report: Report, scale: int) -> TileError:
+    """What ends a run of which tiles failed."""
+    failed = report.failed
+    lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
+    more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+    summary = f"{len(failed)} of {len(report.results)} tiles failed; nothing was written"
+    return TileError("\n".join([summary, *lines, *more]))
 
 
 def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
@@ -264,6 +353,62 @@ def _statistics(plan: Plan, folder: RunFolder) -> Stats:
     stored = folder.remember("statistics", lambda: asdict(measure_scene(plan.scene, plan.tiles)))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     return Stats(**values)
+
+
+def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
+    """The method fitted on a few tiles drawn from the scene; empty if none tells anything.
+
+    It has the machine to itself, so it takes all threads.
+
+    Raises:
+        TileError: the fit failed.
+    """
+    from geosr.device import torch_threads
+
+    patches = _draw_patches(plan, stats, _FIT_TILES)
+    if not patches:
+        return {}
+    with torch_threads(processors()):
+        return plan.method.fit(patches, plan.recipe.seed, placement.device)
+
+
+def _draw_patches(plan: Plan, stats: Stats, count: int) -> list[Patch]:
+    """As many patches of the scene in which there is anything to be made out, drawn by the recipe's seed."""
+    from geosr.methods.solve import prepare, tells
+
+    drawn = [plan.tiles[place] for place in np.random.default_rng(plan.recipe.seed).permutation(len(plan.tiles))]
+    patches = (prepare(pair, stats, plan.consistency) for pair in _pairs(plan.scene, drawn))
+    return [*islice((patch for patch in patches if tells(patch)), count)]
+
+
+def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Sequence[str]) -> Assessment:
+    """Methods one step down on a few tiles of the pair; their default presets, nothing is written.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as `upscale_file`.
+        TileError: a fit failed.
+    """
+    from geosr.device import torch_threads
+
+    plan = make_plan(inputs, replace(recipe, method=names[0]))
+    placement, stats = place(1, execution), measure_scene(plan.scene, plan.tiles)
+    patches = _draw_patches(plan, stats, _ASSESS_TILES)
+    with torch_threads(placement.threads):
+        chosen = [methods.create(name) for name in names]
+        return assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
+
+
+def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
+    """With `auto`, the method that does best one step down; where nothing can be told, the default one."""
+    if recipe.method != AUTO:
+        return recipe
+    if recipe.preset != "default" or recipe.settings:
+        raise UsageError(f"--method {AUTO} chooses among default presets; a preset or settings need a method's name")
+    execution.on_event(Stage("assessment"))
+    found = assess_file(inputs, recipe, execution, methods.names())
+    chosen = found.best.method if found.best else methods.names()[0]
+    execution.on_event(Note(f"{found.verdict}; method {chosen}"))
+    return replace(recipe, method=chosen)
 
 
 def suspicions(scene: Scene) -> Iterator[str]:
@@ -320,31 +465,40 @@ def sample(tiles: list[Tile]) -> list[Tile]:
     return tiles[step // 2 :: step]
 
 
-def _run_tiles(plan: Plan, placement: Placement, stats: Stats, store: TileStore, execution: Execution) -> TileRun:
-    """Every tile, failed ones interpolated if that is asked for.
+@contextmanager
+def _pool(plan: Plan, placement: Placement, folder: Path, execution: Execution) -> Iterator[Pool]:
+    """What the tiles are worked on by.
 
     Raises:
-        TileError: naming the tiles that have no answer; the others are stored.
+        UnavailableError: it cannot be had.
     """
+    if execution.scheduler == "threads":
+        yield Threads(placement.workers)
+        return
+    from geosr import cluster  # takes a while
+
+    if execution.scheduler == "processes":
+        with cluster.start_processes(min(placement.workers, len(plan.tiles)), folder / "workers") as pool:
+            yield pool
+        return
+    files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
+    with cluster.connect(execution.scheduler, execution.workers, files, folder) as pool:
+        if address := cluster.dashboard(pool.client):
+            execution.on_event(Note(f"Dask's dashboard: {address}"))
+        yield pool
+
+
+def _run_tiles(
+    plan: Plan, placement: Placement, stats: Stats, store: TileStore, pool: Pool, execution: Execution
+) -> TileRun:
+    """Every tile, failed ones interpolated if that is asked for."""
     job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
-    scale, total = plan.scene.grids.scale, len(plan.tiles)
-    made = run_tiles(
-        partial(upscale_tile, *job),
-        plan.tiles,
-        store,
-        scale=scale,
-        workers=placement.workers,
-        on_event=execution.on_event,
-    )
-    if execution.on_tile_error == "interpolate":
-        results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
-        made = replace(made, results=results)
-    failed = [result for result in made.results if result.failed]
-    if failed:
-        lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
-        more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
-        raise TileError("\n".join([f"{len(failed)} of {total} tiles failed; nothing was written", *lines, *more]))
-    return made
+    work, scale = partial(upscale_tile, *job), plan.scene.grids.scale
+    made = run_tiles(work, plan.tiles, store, scale=scale, pool=pool, on_event=execution.on_event)
+    if execution.on_tile_error == "fail":
+        return made
+    results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
+    return replace(made, results=results)
 
 
 def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStore, tile: Tile) -> TileResult:
@@ -408,7 +562,15 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
     seed = int(np.random.SeedSequence([plan.recipe.seed, tile.index]).generate_state(1, np.uint64)[0] >> 1)
     own = stats if method.statistics == "scene" else None
     with torch_threads(placement.threads):
-        return solve(pair, method, stats=own, consistency=plan.consistency, seed=seed, device=placement.device)
+        return solve(
+            pair,
+            method,
+            stats=own,
+            consistency=plan.consistency,
+            seed=seed,
+            device=placement.device,
+            state=plan.state,
+        )
 
 
 def _guided_share(results: list[TileResult]) -> float:
@@ -430,7 +592,7 @@ def _mosaic(plan: Plan, results: list[TileResult], store: TileStore, folder: Pat
     )
 
 
-def _tags(plan: Plan, placement: Placement, guided: float, interpolated: tuple[TileResult, ...]) -> dict[str, str]:
+def _tags(plan: Plan, placement: Placement, guided: float, interpolated: list[TileResult]) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
     names = "; ".join(result.tile.name(scene.grids.scale) for result in interpolated)
     rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
@@ -446,6 +608,7 @@ def _tags(plan: Plan, placement: Placement, guided: float, interpolated: tuple[T
         "GEOSR_SCALE": str(scene.grids.scale),
         "GEOSR_CONSISTENCY": str(plan.consistency),
         "GEOSR_TILE": str(recipe.tile),
+        "GEOSR_FIT": recipe.fit,
         "GEOSR_SEED": str(recipe.seed),
         "GEOSR_DEVICE": placement.device,
         "GEOSR_THREADS_PER_TILE": str(placement.threads),

@@ -1,10 +1,11 @@
-"""Running a function over items under Dask. Knows nothing of rasters or torch."""
+"""Running a function over items under Dask, on threads or in other processes. Knows nothing of rasters or torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import dask.threaded
 from dask.callbacks import Callback
@@ -13,31 +14,52 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def run(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    *,
-    workers: int,
-    on_done: Callable[[Result], None] = lambda result: None,
-) -> list[Result]:
-    """`function` of every item, `workers` at a time, on Dask's threads.
+class Pool(Protocol):
+    """Where items are worked on."""
 
-    No more than `workers` items are in work or waiting in a queue. The first error, or an interruption, ends
-    the run at once: nothing further is started, and what is still in work on other threads is left behind.
+    def run(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        on_done: Callable[[Result], None],
+        on_lost: Callable[[Item], Result],
+        at_once: int | None = None,
+    ) -> list[Result]:
+        """`function` of every item; what it raises, or an interruption, ends the run at once.
 
-    Args:
-        function: called from several threads at once.
-        items: each is started once, in whatever order Dask finds.
-        workers: how many at a time.
-        on_done: called in the caller's thread with each result as it comes.
+        Args:
+            function: called from several threads or processes at once.
+            items: each is started once, in whatever order Dask finds; again only if its process died.
+            on_done: called in the caller's thread with each result as it comes.
+            on_lost: the result of an item whose processes died.
+            at_once: no more than so many in work or on their way to it; as many as there are workers when None.
 
-    Returns:
-        The results in the order of the items.
-    """
+        Returns:
+            The results in the order of the items.
+        """
 
-    def tell(key: str, result: Result, *_: Any) -> None:
-        on_done(result)
 
-    graph = {f"item-{position}": (partial(function, item),) for position, item in enumerate(items)}
-    with Callback(posttask=tell):
-        return list(dask.threaded.get(graph, list(graph), num_workers=workers))
+@dataclass(frozen=True)
+class Threads:
+    """`workers` threads of this process."""
+
+    workers: int
+
+    def run(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        on_done: Callable[[Result], None] = lambda result: None,
+        on_lost: Callable[[Item], Result] | None = None,
+        at_once: int | None = None,
+    ) -> list[Result]:
+        """As `Pool.run`. When it ends by an error, what is still in work on other threads is left behind."""
+
+        def tell(key: str, result: Result, *_: Any) -> None:
+            on_done(result)
+
+        graph = {f"item-{position}": (partial(function, item),) for position, item in enumerate(items)}
+        with Callback(posttask=tell):
+            return list(dask.threaded.get(graph, list(graph), num_workers=at_once or self.workers))

@@ -4,17 +4,18 @@ Its name follows from the output's, so that the same command finds it again:
 
     lock        held by the run at work; the kernel frees it when that process ends, however it ends
     run.json    the manifest: the fingerprint of all that changes the output, and what was measured of the scene
+    state.npz   what a fit on the scene left behind, its digest in the manifest
     tiles/      one file a tile, there and complete or not there at all, each with a digest
 
 Everything else in it is being made and of no use to a later run. The digest of the manifest is the key that every
 tile file carries: what a tile depends on beyond its own pixels belongs into the manifest before the first tile is
-stored. Numbers and text go there as they are (`RunFolder.remember`); arrays, such as a fitted state, would lie in
-a file beside it, their digest in the manifest.
+stored. Numbers and text go there as they are (`RunFolder.remember`), arrays into a file beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -37,7 +38,7 @@ from geosr.tiling import Tile
 _DTYPE = np.dtype("<f4")
 _ALIGNMENT = 64
 _DIGEST_SIZE = 16
-_KEPT = {"lock", "run.json", "tiles"}
+_KEPT = {"lock", "run.json", "state.npz", "tiles"}
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -193,6 +194,25 @@ class RunFolder:
             self._write_manifest()
         value: Mapping[str, Any] = remembered[name]
         return value
+
+    def remember_state(self, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """The arrays of a fit, made and stored if it is the first time or the stored ones are damaged.
+
+        Args:
+            make: gives them; called again it must give the same.
+        """
+        path, remembered = self.path / "state.npz", self._manifest["remembered"]
+        stored = path.read_bytes() if path.exists() else b""
+        if not stored or _digest(stored) != remembered.get("state"):
+            packed = io.BytesIO()
+            arrays: dict[str, Any] = dict(make())
+            np.savez(packed, **arrays)
+            stored = packed.getvalue()
+            write_whole(path, stored)
+            remembered["state"] = _digest(stored)
+            self._write_manifest()
+        with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def tiles(self) -> TileStore:
         """The tiles of this run. What is remembered later has no say in them."""

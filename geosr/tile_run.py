@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from geosr.errors import OutputError
 from geosr.options import Event, Note, Progress, TileFailed
-from geosr.runner import run
+from geosr.runner import Pool
 from geosr.store import TileResult, TileStore
 from geosr.tiling import Tile
 
@@ -27,7 +27,7 @@ def run_tiles(
     store: TileStore,
     *,
     scale: int,
-    workers: int,
+    pool: Pool,
     on_event: Callable[[Event], None],
 ) -> TileRun:
     """`work` on every tile that is not in `store` already.
@@ -36,19 +36,25 @@ def run_tiles(
     want of memory has the machine to itself then.
 
     Args:
-        work: stores the tile, or gives its failure; called from several threads at once. What it raises ends the run.
+        work: stores the tile, or gives its failure; called from several threads or processes at once. What it
+            raises ends the run.
         tiles: all of the scene.
         store: what an earlier run left.
         scale: output pixels to one source pixel along a side.
-        workers: tiles in work at once.
+        pool: where the tiles are worked on.
         on_event: told of every tile.
     """
     stored = _stored(tiles, store, on_event)
     tally = _Tally(len(tiles), stored, scale, on_event)
-    run(work, [tile for tile in tiles if tile.index not in stored], workers=workers, on_done=tally.add)
+    rest = [tile for tile in tiles if tile.index not in stored]
+    pool.run(work, rest, on_done=tally.add, on_lost=_lost)
     again = [result.tile for result in tally.results.values() if result.retry]
-    run(work, again, workers=1, on_done=tally.add_again)
+    pool.run(work, again, on_done=tally.add_again, on_lost=_lost, at_once=1)
     return TileRun([tally.results[tile.index] for tile in tiles], len(stored))
+
+
+def _lost(tile: Tile) -> TileResult:
+    return TileResult(tile, failure="its worker process died, twice: killed, out of memory, or crashed")
 
 
 class _Tally:

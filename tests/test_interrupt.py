@@ -40,7 +40,7 @@ def start(folder):
     started = []
 
     def begin(*more, by=()):
-        options = ["--tile", "96", "--set", "epochs=1000000", *more]  # the last of an option counts
+        options = ["--tile", "112", "--set", "epochs=1000000", *more]  # the last of an option counts
         pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
         run = subprocess.Popen(
             [*by, sys.executable, "-m", "geosr", "upscale", *pair, *options],
@@ -131,7 +131,7 @@ def test_nohup_is_respected(start):
 def test_a_reader_of_the_progress_who_leaves_does_not_end_the_run(folder):
     pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
     run = subprocess.Popen(
-        [sys.executable, "-m", "geosr", "upscale", *pair, "--method", "bicubic", "--tile", "96", "-v"],
+        [sys.executable, "-m", "geosr", "upscale", *pair, "--method", "bicubic", "--tile", "112", "-v"],
         cwd=folder,
         stderr=subprocess.PIPE,
     )
@@ -177,7 +177,7 @@ def on_terminal(folder, *more, interrupt=None):
 
 
 def test_a_bar_on_a_terminal(folder):
-    code, seen = on_terminal(folder, "--method", "bicubic", "--tile", "96")
+    code, seen = on_terminal(folder, "--method", "bicubic", "--tile", "112")
     assert code == 0
     assert "━" in seen
     assert len({total for _, total in re.findall(r"(\d+)/(\d+)", seen)}) == 1
@@ -195,7 +195,7 @@ def test_no_bar_when_quiet(folder):
 @pytest.mark.parametrize("moment", [rb"starting", rb"0/\d"])
 def test_ctrl_c_on_a_terminal(moment, folder):
     before = contents(folder)
-    code, seen = on_terminal(folder, "--tile", "96", "--set", "epochs=1000000", interrupt=moment)
+    code, seen = on_terminal(folder, "--tile", "112", "--set", "epochs=1000000", interrupt=moment)
     assert code == 130
     assert "interrupted; nothing was written" in seen
     assert "Traceback" not in seen

@@ -148,8 +148,11 @@ def test_halo_is_whole_blocks():
 
 
 def test_trial_is_a_small_part():
-    trial, times = create("paper-depth", {}).trial()
-    assert trial.settings.epochs * times == pytest.approx(1000)
+    for preset, epochs in (("paper-depth", 1000), ("default", 2000)):
+        trial = create(preset, {}).trial()
+        few, more = trial.less.settings.epochs, trial.more.settings.epochs
+        assert more < 50
+        assert few + trial.times * (more - few) == pytest.approx(epochs)
 
 
 @pytest.mark.parametrize(

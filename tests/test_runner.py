@@ -6,7 +6,11 @@ import time
 import pytest
 
 from geosr.errors import TileError
-from geosr.runner import run
+from geosr.runner import Threads
+
+
+def run(function, items, *, workers, **options):
+    return Threads(workers).run(function, items, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

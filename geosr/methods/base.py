@@ -27,6 +27,8 @@ class Patch:
         source: (h, w) float32, about zero mean and unit standard deviation; filled where invalid.
         source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
         tolerance: how far the pooled answer may lie from the source; 0 exact, inf unbounded.
+        judged: belief in the guide's edges and share of a network's detail, each from 0 to 1, where they are known
+            from elsewhere; None lets the method judge by the patch itself.
     """
 
     guide: FloatArray
@@ -34,6 +36,7 @@ class Patch:
     source: FloatArray
     source_valid: BoolArray
     tolerance: float = 0.0
+    judged: tuple[float, float] | None = None
 
     @property
     def scale(self) -> int:
@@ -46,6 +49,15 @@ class Prediction:
     """A method's answer for one patch: (scale*h, scale*w) float32 in the patch's normalised units."""
 
     values: FloatArray
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The whole takes as long as `less`, and `times` as long as the difference between `more` and `less`."""
+
+    less: Method
+    more: Method
+    times: float
 
 
 class Method(Protocol):
@@ -73,8 +85,8 @@ class Method(Protocol):
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
         """Bytes that fitting a patch of `shape` high pixels takes at its peak, about."""
 
-    def trial(self) -> tuple[Method, float]:
-        """The same with a small part of the work, and how many times as long the whole takes: to estimate time."""
+    def trial(self) -> Trial:
+        """The same with little of the work, to estimate the time that all of it takes."""
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit to the patches. Same patches, seed, device kind and threads: the same state, bit for bit."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geosr.errors import UsageError
-from geosr.methods.base import Patch, Prediction, State
+from geosr.methods.base import Patch, Prediction, State, Trial
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Bicubic:
         """The patch and its answer."""
         return 4 * (bands + 4) * shape[0] * shape[1]
 
-    def trial(self) -> tuple[Bicubic, float]:
+    def trial(self) -> Trial:
         """All of it: there is nothing smaller."""
-        return self, 1.0
+        return Trial(self, self, 0.0)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Nothing to fit."""

@@ -33,11 +33,13 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
     """How far to believe the guide's edges on these patches, from 0 to 1; 0 where too little is left to tell."""
     if settings.belief == "full":
         return np.array(1, np.float32)
+    if patches[0].judged:
+        return np.array(patches[0].judged[0], np.float32)
     guided = plain = 0.0
     for patch in patches:
-        for low, truth, known in _one_step_down(patch):
+        for low, truth, known in one_step_down(patch):
             errors = [
-                _exact(v, low) - truth for v in (diffuse(low, settings, device), interpolate(low.source, low.scale))
+                exact(v, low) - truth for v in (diffuse(low, settings, device), interpolate(low.source, low.scale))
             ]
             guided += float((errors[0][known] ** 2).sum())
             plain += float((errors[1][known] ** 2).sum())
@@ -52,10 +54,12 @@ def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatA
     error between the mild diffusion (0) and that prediction (1). It was never fitted at that scale, so the share is
     rather too small: 0.3 to 1.0 on the pairs where 0.6 to 1.0 would have been best.
     """
+    if patches[0].judged:
+        return np.array(patches[0].judged[1], np.float32)
     along = length = 0.0
     for patch in patches:
-        for low, truth, known in _one_step_down(patch):
-            mild, predicted = (_exact(values, low)[known] for values in (diffuse(low, MILD, device), predict(low)))
+        for low, truth, known in one_step_down(patch):
+            mild, predicted = (exact(values, low)[known] for values in (diffuse(low, MILD, device), predict(low)))
             along += float(((predicted - mild) * (truth[known] - mild)).sum())
             length += float(((predicted - mild) ** 2).sum())
     return np.array(np.clip(along / length, 0, 1) if length else 0, np.float32)
@@ -78,18 +82,18 @@ def answer(
         return np.asarray(sharp)
     smooth = diffuse(patch, MILD, device)
     if hint is not None:
-        smooth = smooth + np.float32(share) * (_exact(hint, patch).astype(np.float32) - smooth)
+        smooth = smooth + np.float32(share) * (exact(hint, patch).astype(np.float32) - smooth)
     return np.float32(belief) * sharp + np.float32(1 - belief) * smooth
 
 
-def _exact(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
+def exact(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
     """Values made consistent with the patch's source."""
     everywhere, source = np.ones(values.shape, bool), patch.source.astype(np.float64)
     return project(values.astype(np.float64), everywhere, source, patch.source_valid, Consistency(patch.tolerance))
 
 
-def _one_step_down(patch: Patch) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
-    """The patch with its source as the truth, and where that is known; nothing where too little is left.
+def one_step_down(patch: Patch) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
+    """The patch pooled, its source as the truth, and where that is known; nothing where too little is left.
 
     The step is the scale, but no more than 4 (at x8 a tile's 40 x 40 source pixels would become 25), or else 2.
     """

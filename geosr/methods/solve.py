@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geosr.consistency import Consistency, project, spread
 from geosr.errors import TileError
-from geosr.methods.base import BoolArray, FloatArray, Method, Patch
+from geosr.methods.base import BoolArray, FloatArray, Method, Patch, State
 from geosr.pair import Pair, Stats, normalise
 
 
@@ -30,7 +30,14 @@ class Solution:
 
 
 def solve(
-    pair: Pair, method: Method, *, stats: Stats | None, consistency: Consistency, seed: int, device: str
+    pair: Pair,
+    method: Method,
+    *,
+    stats: Stats | None,
+    consistency: Consistency,
+    seed: int,
+    device: str,
+    state: State | None = None,
 ) -> Solution:
     """Super-resolve one pair.
 
@@ -39,18 +46,19 @@ def solve(
 
     Args:
         pair: the tile.
-        method: fitted on this pair alone.
+        method: fitted on this pair alone, unless there is a state.
         stats: the scene's statistics; the tile's own when None, as in the paper.
         consistency: how near the source the pooled values must come.
         seed: of this tile.
         device: `cpu` or `cuda`, as torch names it.
+        state: of the method fitted elsewhere.
 
     Raises:
         TileError: the method's answer has the wrong shape or is not finite.
     """
     stats = stats or Stats.measure([pair])
-    patch = replace(normalise(pair, stats), tolerance=consistency.tolerance / stats.source_spread)
-    values = _predict(patch, method, seed, device)
+    patch = prepare(pair, stats, consistency)
+    values = _predict(patch, method, seed, device, state)
     physical = values.astype(np.float64) * stats.source_spread
     source = pair.source - stats.source_centre
     everywhere = np.ones(values.shape, dtype=bool)
@@ -58,12 +66,22 @@ def solve(
     return Solution(projected, stats.source_centre)
 
 
-def _predict(patch: Patch, method: Method, seed: int, device: str) -> FloatArray:
+def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
+    """What a method sees of a pair."""
+    return replace(normalise(pair, stats), tolerance=consistency.tolerance / stats.source_spread)
+
+
+def tells(patch: Patch) -> bool:
+    """Whether there is anything to be made out: a source that is not constant, and a guide over it."""
     known = patch.source[patch.source_valid]
     inside = spread(patch.source_valid, patch.scale)
-    if known.max() == known.min() or not patch.guide_valid[inside].any():
+    return bool(known.max() > known.min() and patch.guide_valid[inside].any())
+
+
+def _predict(patch: Patch, method: Method, seed: int, device: str, state: State | None) -> FloatArray:
+    if not tells(patch):
         return interpolate(patch.source, patch.scale)
-    state = method.fit([patch], seed, device)
+    state = method.fit([patch], seed, device) if state is None else state
     values = method.predict(patch, state, device).values
     if values.shape != patch.guide_valid.shape or not np.isfinite(values).all():
         raise TileError(f"{method.name} returned {values.shape} values, some of them not finite")

@@ -1,0 +1,52 @@
+"""`geosr assess`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geosr import methods
+from geosr.assess import Assessment
+from geosr.options import Execution, Recipe
+
+from .options import PATH, Command, device_option, inputs_from, option, pair_options
+from .render import clock, table_lines
+
+
+@click.command(cls=Command)
+@click.argument("source", type=PATH)
+@click.argument("guide", type=PATH)
+@pair_options
+@option(
+    "How the result is made",
+    "--method",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A method to try, may be given more than once.  [default: all]",
+)
+@option("How the result is made", "--seed", type=int, default=0, show_default=True, metavar="N", help="Of the fits.")
+@device_option
+def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device: str, **values: Any) -> None:
+    """Tell what methods can be expected to do on a pair, before any long work and without a truth.
+
+    SOURCE and GUIDE are pooled by --scale on two tiles of the pair, each method upscales the pooled source, and the
+    source itself is the truth. Gains one step down are mostly larger than at full size; the order is what counts.
+
+    \b
+      geosr assess dsm.tif ortho.tif --scale 4
+    """  # noqa: D301
+    from geosr.pipeline import assess_file
+
+    inputs = inputs_from(source, guide, values)
+    found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.names())
+    click.echo("\n".join([*table_lines(_rows(found)), found.verdict]))
+
+
+def _rows(found: Assessment) -> list[tuple[str, str]]:
+    return [
+        (score.method, f"RMSE {score.rmse:.4g}, {found.gain(score):+.0%} against bicubic, {clock(score.seconds)}")
+        for score in found.scores
+    ]

@@ -1,0 +1,119 @@
+"""What `geosr assess` and `--method auto` say, against scenes whose answer is known."""
+
+import numpy as np
+import pytest
+import rasterio
+from pairs import geosr, make_pair, upscale
+from rasters import UTM, grid, write
+
+from geosr.assess import assess
+from geosr.methods import create
+from geosr.methods.base import Patch
+from geosr.methods.diffusion_settings import DiffusionSettings
+from geosr.methods.judgement import answer, exact, judge_edges, judge_prediction, one_step_down
+
+
+def blocks(shape=(160, 160), side=20, seed=0):
+    """Flat squares of random height, edges off the grid of four."""
+    heights = np.random.default_rng(seed).normal(size=(shape[0] // side + 2, shape[1] // side + 2))
+    return np.kron(heights, np.ones((side, side)))[3 : shape[0] + 3, 6 : shape[1] + 6].astype(np.float32)
+
+
+def patch_of(truth, guide, scale=4):
+    rows, cols = truth.shape[0] // scale, truth.shape[1] // scale
+    source = truth.reshape(rows, scale, cols, scale).mean(axis=(1, 3)).astype(np.float32)
+    return Patch(guide[None], np.ones(truth.shape, bool), source, np.ones(source.shape, bool))
+
+
+def test_edges_that_the_guide_shows_are_believed_and_noise_is_not():
+    truth = blocks()
+    noise = np.random.default_rng(1).normal(size=truth.shape).astype(np.float32)
+    assert judge_edges([patch_of(truth, truth)], DiffusionSettings(), "cpu") == 1
+    assert judge_edges([patch_of(truth, noise)], DiffusionSettings(), "cpu") == 0
+    assert judge_edges([patch_of(truth, noise)], DiffusionSettings(belief="full"), "cpu") == 1
+
+
+def test_too_little_to_judge_by_is_no_belief():
+    truth = blocks((40, 40))
+    assert judge_edges([patch_of(truth, truth)], DiffusionSettings(), "cpu") == 0
+    assert not [*one_step_down(patch_of(truth, truth))]
+
+
+def test_a_step_down_is_the_pooled_pair_and_hidden_values_have_no_say():
+    truth, rng = blocks(), np.random.default_rng(2)
+    patch = patch_of(truth, rng.normal(size=truth.shape).astype(np.float32))
+    patch.source_valid[3, 5] = False
+    patch.guide_valid[:9, :9] = False
+    ((low, known_truth, known),) = one_step_down(patch)
+    np.testing.assert_array_equal(known_truth, patch.source)
+    expected = patch.source.reshape(10, 4, 10, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(low.source[low.source_valid], expected[low.source_valid], atol=1e-6)
+    assert not low.source_valid[0, 1]
+    assert not known[3, 5]
+    patch.guide[:, :9, :9] = 1e6
+    patch.source[3, 5] = 1e6
+    ((other, _, _),) = one_step_down(patch)
+    np.testing.assert_array_equal(low.guide, other.guide)
+    np.testing.assert_array_equal(low.source, other.source)
+
+
+def test_a_prediction_is_taken_over_as_far_as_it_is_right():
+    truth = blocks()
+    patch = patch_of(truth, truth)
+    right = judge_prediction([patch], lambda low: patch.source, "cpu")
+    wrong = judge_prediction([patch], lambda low: -3 * patch.source, "cpu")
+    assert right == pytest.approx(1, abs=1e-4)
+    assert wrong == 0
+    hint = np.random.default_rng(3).normal(size=truth.shape).astype(np.float32)
+    np.testing.assert_allclose(answer(patch, DiffusionSettings(), 0.0, "cpu", hint, 1.0), exact(hint, patch), atol=1e-5)
+
+
+def test_assess_measures_what_it_says():
+    truth = blocks()
+    patch = patch_of(truth, truth)
+    found = assess([patch], [create("diffusion")], 2.5, 0, "cpu")
+    ((low, low_truth, _),) = one_step_down(patch)
+    plain = create("bicubic").predict(low, {}, "cpu").values
+    assert [score.method for score in found.scores] == ["bicubic", "diffusion"]
+    assert found.pixels == 1600
+    assert found.scores[0].rmse == pytest.approx(2.5 * np.sqrt(((exact(plain, low) - low_truth) ** 2).mean()))
+    assert found.best.method == "diffusion"
+    assert found.gain(found.best) > 0.35
+    assert found.verdict.startswith("the guide helps: expected gain over bicubic")
+    assert assess([], [create("diffusion")], 1.0, 0, "cpu").verdict.startswith("cannot tell")
+
+
+@pytest.fixture
+def town(tmp_path):
+    truth = 10 * blocks()
+    low = truth.reshape(40, 4, 40, 4).mean(axis=(1, 3))
+    write(tmp_path / "source.tif", low, grid(500000, 5000000, 4), UTM)
+    write(tmp_path / "guide.tif", (truth - truth.min()).astype("uint8")[None], grid(500000, 5000000, 1), UTM)
+    return tmp_path
+
+
+def test_the_command_prints_a_table_and_a_verdict(town):
+    found = geosr("assess", town / "source.tif", town / "guide.tif", "--method", "diffusion")
+    assert found.code == 0
+    lines = found.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["bicubic", "diffusion", "the"]
+    assert "by diffusion" in lines[-1]
+
+
+def test_the_command_says_where_nothing_can_be_told(tmp_path):
+    make_pair(tmp_path, size=8)
+    found = geosr("assess", tmp_path / "source.tif", tmp_path / "guide.tif", "--method", "diffusion")
+    assert found.code == 0
+    assert found.out.strip().startswith("cannot tell")
+
+
+def test_auto_picks_what_does_best_and_says_so(town, monkeypatch):
+    monkeypatch.setattr("geosr.methods.names", lambda: ("diffusion", "bicubic"))
+    done = upscale(town, method="auto")
+    assert done.code == 0, done.err
+    assert "method diffusion" in done.out + done.err
+    with rasterio.open(town / "out.tif") as file:
+        assert file.tags()["GEOSR_METHOD"] == "diffusion"
+    refused = upscale(town, "--set", "epochs=3", method="auto", output="other.tif")
+    assert refused.code == 2
+    assert "need a method's name" in refused.err

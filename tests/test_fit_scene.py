@@ -1,0 +1,119 @@
+"""--fit scene: one state for all tiles, kept for a run that goes on, and the same bytes each time."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rasterio
+from pairs import contents, make_pair, upscale
+
+from geosr.methods.mmsr import Mmsr
+from geosr.options import Execution, Inputs, Recipe
+from geosr.pipeline import fit_scene, make_plan, measure_scene, place, solve_tile
+
+QUICK = ["--set", "epochs=3", "--set", "channels=8", "--set", "belief=full", "--tile", "160", "--fit", "scene"]
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read(1), file.tags()
+
+
+def test_the_fit_is_shared_and_repeatable(tmp_path):
+    make_pair(tmp_path, size=48)
+    assert upscale(tmp_path, *QUICK, method="mmsr").code == 0
+    assert upscale(tmp_path, *QUICK, "--workers", "1", method="mmsr", output="again.tif").code == 0
+    assert upscale(tmp_path, *QUICK, "--fit", "tile", method="mmsr", output="tile.tif").code == 0
+    (one, tags), (again, _), (alone, _) = (read(tmp_path / name) for name in ("out.tif", "again.tif", "tile.tif"))
+    assert tags["GEOSR_FIT"] == "scene"
+    assert one.tobytes() == again.tobytes()
+    assert one.tobytes() != alone.tobytes()
+
+
+def test_every_tile_uses_the_state_of_the_scene(tmp_path, monkeypatch):
+    make_pair(tmp_path, size=48)
+    inputs = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif")
+    recipe = Recipe(settings={"epochs": 3, "channels": 8}, tile=160, fit="scene")
+    plan = make_plan(inputs, recipe)
+    placement, stats = place(len(plan.tiles), Execution()), measure_scene(plan.scene, plan.tiles)
+    fitted = dataclasses.replace(plan, state=fit_scene(plan, placement, stats))
+
+    def refuse(*_):
+        raise AssertionError("a tile was fitted by itself")
+
+    monkeypatch.setattr(Mmsr, "fit", refuse)
+    for tile in fitted.tiles:
+        solve_tile(plan.method, fitted, placement, stats, plan.scene.read(tile), tile)
+
+
+def test_a_killed_run_goes_on_with_the_stored_fit(tmp_path):
+    make_pair(tmp_path, size=48)
+    options = [*QUICK, "--workers", "1"]
+    assert upscale(tmp_path, *options, method="mmsr", output="whole.tif").code == 0
+    command = [
+        sys.executable,
+        "-m",
+        "geosr",
+        "upscale",
+        "--source",
+        "source.tif",
+        "--guide",
+        "guide.tif",
+        "-o",
+        "out.tif",
+    ]
+    process = subprocess.Popen([*command, *options], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.tif*/tiles/*.tile")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder,) = tmp_path.glob(".out.tif*")
+    assert (folder / "state.npz").exists()
+    resumed = subprocess.Popen([*command, *options], cwd=tmp_path)
+    assert resumed.wait(timeout=100) == 0
+    assert read(tmp_path / "out.tif")[0].tobytes() == read(tmp_path / "whole.tif")[0].tobytes()
+    assert not list(tmp_path.glob(".out.tif*"))
+
+
+def test_a_damaged_state_is_made_anew(tmp_path):
+    from geosr.store import run_folder
+
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"weight": np.arange(4, dtype=np.float32)}
+
+    output = tmp_path / "out.tif"
+    with run_folder(output, {"job": "a"}) as folder:
+        for _ in range(2):
+            np.testing.assert_array_equal(folder.remember_state(make)["weight"], np.arange(4))
+        assert len(calls) == 1
+        (folder.path / "state.npz").write_bytes(b"half")
+        np.testing.assert_array_equal(folder.remember_state(make)["weight"], np.arange(4))
+    assert len(calls) == 2
+    assert contents(tmp_path) == {}
+
+
+def test_a_scene_where_nothing_can_be_told_is_interpolated(tmp_path):
+    make_pair(tmp_path, size=48)
+    with rasterio.open(tmp_path / "source.tif", "r+") as file:
+        file.write(np.full(file.shape, 7, file.dtypes[0]), 1)
+    assert upscale(tmp_path, *QUICK, method="mmsr").code == 0
+    values = read(tmp_path / "out.tif")[0]
+    assert values.min() == values.max() == 7
+
+
+@pytest.mark.parametrize("preset", ["paper-depth", "paper-dem"])
+def test_a_preset_that_normalises_by_tile_is_refused(tmp_path, preset):
+    make_pair(tmp_path)
+    refused = upscale(tmp_path, "--fit", "scene", "--preset", preset, method="mmsr")
+    assert refused.code == 2
+    assert "--fit tile" in refused.err

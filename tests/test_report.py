@@ -1,0 +1,118 @@
+"""What a program can read of a run: the report, and events as JSON lines."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from pairs import contents, make_pair, upscale
+
+DIVERGING = ["--set", "learning_rate=1e12", "--set", "epochs=3", "--set", "channels=4", "--tile", "112"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Only the first tile needs a fit (the rest of the source is constant), and with DIVERGING it fails."""
+    make_pair(tmp_path, size=40)
+    with rasterio.open(tmp_path / "source.tif", "r+") as dataset:
+        values = np.full((40, 40), 7, "float32")
+        values[:4, :4] = np.arange(16).reshape(4, 4)
+        dataset.write(values, 1)
+    return tmp_path
+
+
+def read(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_report_says_what_was_done(folder):
+    (folder / "report.json").write_text("an older one")
+    assert upscale(folder, "--tile", 64, "--seed", 3, "--report", folder / "report.json").code == 0
+    report = read(folder)
+    count = report["tiles"]["total"]
+    assert report["tiles"] == {
+        "total": count,
+        "done": count,
+        "resumed": 0,
+        "skipped": 0,
+        "failed": [],
+        "interpolated": [],
+    }
+    assert report["exit_code"] == 0
+    assert report["output"] == str(folder / "out.tif")
+    assert report["settings"]["seed"] == "3"
+    assert report["settings"]["method"] == "bicubic"
+    assert report["settings"]["device"].startswith("cpu ")
+    assert {"geosr", "torch", "numpy", "GDAL"} <= set(report["versions"])
+    assert report["inputs"]["guide"].startswith(f"{folder / 'guide.tif'}, ")
+    assert list(report["seconds"]) == ["plan", "statistics", "tiles", "mosaic"]
+    assert report["deviation"]["largest"] < 1e-5
+    assert (report["guided_percent"], report["scheduler"]) == (100, "threads")
+    assert set(contents(folder)) == {"source.tif", "guide.tif", "out.tif", "report.json"}
+
+
+def test_a_report_names_tiles_that_failed_and_those_of_an_earlier_run(folder):
+    report = ("--report", folder / "report.json")
+    assert upscale(folder, *DIVERGING, *report, method=None).code == 5
+    first = read(folder)
+    (failed,) = first["tiles"]["failed"]
+    assert (failed["index"], failed["row"], failed["column"]) == (0, 0, 0)
+    assert failed["reason"].startswith("the fit diverged")
+    assert (first["output"], first["exit_code"]) == (None, 5)
+    done = first["tiles"]["done"]
+    assert upscale(folder, *DIVERGING, *report, "--on-tile-error", "interpolate", method=None).code == 5
+    second = read(folder)
+    assert second["tiles"]["failed"] == []
+    assert second["tiles"]["interpolated"] == [failed]
+    assert second["tiles"]["resumed"] == done
+    assert (second["output"], second["exit_code"]) == (str(folder / "out.tif"), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("report.html", 2, "the report is JSON; give a name that ends in .json"),
+        ("report", 2, "give a name that ends in .json"),
+        ("missing/report.json", 6, "does not exist; make the folder first"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(name, code, said, folder):
+    before = contents(folder)
+    outcome = upscale(folder, "--report", folder / name)
+    assert outcome.code == code
+    assert said in outcome.err
+    assert contents(folder) == before
+
+
+def events(outcome):
+    assert outcome.out == ""
+    return [json.loads(line) for line in outcome.err.splitlines()]
+
+
+def test_events_as_json(folder):
+    seen = events(upscale(folder, "--tile", 64, "--log-json"))
+    assert {"event", "time"} <= set.intersection(*(set(event) for event in seen))
+    assert [event["name"] for event in seen if event["event"] == "stage"] == ["statistics", "tiles", "mosaic"]
+    progress = [event for event in seen if event["event"] == "progress"]
+    assert progress[0]["done"] == 0
+    assert progress[-1]["done"] == progress[-1]["total"] == len(progress) - 1
+    assert progress[1]["rate"] > 0
+    assert progress[1]["left"] > 0
+    assert seen[-1]["event"] == "written"
+
+
+def test_failures_and_errors_as_json(folder):
+    outcome = upscale(folder, *DIVERGING, "--log-json", method=None)
+    assert outcome.code == 5
+    seen = events(outcome)
+    (failed,) = [event for event in seen if event["event"] == "tile_failed"]
+    assert (failed["index"], failed["retry"]) == (0, False)
+    assert (seen[-1]["event"], seen[-1]["kind"], seen[-1]["exit_code"]) == ("error", "TileError", 5)
+    assert "run the same command again to continue" in seen[-1]["message"]
+    assert [event["failed"] for event in seen if event["event"] == "progress"][-1] == 1
+    refused = upscale(folder, "--log-json", source="missing.tif")
+    assert refused.code == 3
+    assert events(refused)[-1]["exit_code"] == 3
+    assert upscale(folder, "--log-json", "--quiet").code == 2

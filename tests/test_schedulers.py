@@ -1,0 +1,269 @@
+"""Threads, processes and clusters give the same bytes, and what dies costs no more than its tile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from pairs import make_pair
+
+from geosr.cluster import _make_look, start_processes
+from geosr.errors import TileError
+from geosr.options import Execution
+
+pytestmark = pytest.mark.chaos
+
+SMALL = ["--preset", "paper-dem", "--set", "epochs=2", "--set", "channels=4", "--tile", "96"]
+TILES = 9
+
+
+def begin(folder, output, *more, **environment):
+    pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", output]
+    return subprocess.Popen(
+        [sys.executable, "-m", "geosr", "upscale", *pair, *SMALL, *more],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def finish(folder, output, *more, **environment):
+    """Exit code and what was said."""
+    run = begin(folder, output, *more, **environment)
+    said = run.communicate(timeout=120)[1]
+    return run.returncode, said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pair, and what threads make of it."""
+    folder = tmp_path_factory.mktemp("schedulers")
+    make_pair(folder, size=44)
+    assert finish(folder, "threads.tif")[0] == 0
+    return folder
+
+
+def same(folder, output):
+    return (folder / output).read_bytes() == (folder / "threads.tif").read_bytes()
+
+
+def tiles_of(folder, output):
+    return [*folder.glob(f".{output}-*.geosr/tiles/*.tile")]
+
+
+def wait_for(what):
+    stop = time.monotonic() + 60
+    while not (found := what()):
+        assert time.monotonic() < stop
+        time.sleep(0.01)
+    return found
+
+
+def workers_of(run):
+    """The processes that have loaded torch: those of the tiles, not Python's resource tracker."""
+    return [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_give_the_same_bytes(workers, folder):
+    output = f"processes-{workers}.tif"
+    assert finish(folder, output, "--scheduler", "processes", "--workers", str(workers))[0] == 0
+    assert same(folder, output)
+    assert not [*folder.glob(f".{output}*")]
+
+
+def test_a_worker_that_is_killed_costs_nothing(folder):
+    run = begin(folder, "wounded.tif", "--scheduler", "processes", "--workers", "2")
+    wait_for(lambda: len(tiles_of(folder, "wounded.tif")) >= 2)
+    workers_of(run)[0].kill()
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode == 0, said
+    assert "Traceback" not in said
+    assert same(folder, "wounded.tif")
+
+
+POISON = """
+import os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import geosr.pipeline
+    def deadly(method, plan, placement, stats, pair, tile, solve=geosr.pipeline.solve_tile):
+        if tile.index == 3:
+            os.kill(os.getpid(), 9)
+        return solve(method, plan, placement, stats, pair, tile)
+    geosr.pipeline.solve_tile = deadly
+"""
+
+
+def test_a_tile_that_kills_its_workers_is_named_and_the_others_are_kept(folder, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(POISON)
+    options = ("--scheduler", "processes", "--workers", "2")
+    code, said = finish(folder, "poison.tif", *options, PYTHONPATH=str(tmp_path))
+    assert code == 5, said
+    assert f"Error: 1 of {TILES} tiles failed; nothing was written\ntile 3 (row " in said
+    assert "its worker process died, twice" in said
+    assert len(tiles_of(folder, "poison.tif")) == TILES - 1
+    assert "Traceback" not in said
+    assert finish(folder, "poison.tif")[0] == 0  # threads go on where the processes were
+    assert same(folder, "poison.tif")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_an_interrupted_run_but_its_folder(number, folder):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in a job in the background
+    output = f"ended-{number}.tif"
+    run = begin(folder, output, "--scheduler", "processes", "--workers", "2", "--set", "epochs=8")
+    signal.signal(signal.SIGINT, before)
+    wait_for(lambda: tiles_of(folder, output))
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert len(children) >= 2
+    if number == signal.SIGINT:  # Ctrl-C goes to all processes of a terminal
+        for child in workers_of(run):
+            child.send_signal(number)
+    run.send_signal(number)
+    said = run.communicate(timeout=10)[1]
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert tiles_of(folder, output)
+    assert not (folder / output).exists()
+    if number != signal.SIGKILL:
+        assert run.returncode == 130
+        assert "Traceback" not in said
+        assert said.splitlines()[-1].startswith("interrupted; finished tiles (")
+
+
+def deadly(item):
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == 5:
+        raise TileError("five")
+    return item * item
+
+
+def test_items_are_worked_on_and_lost_ones_told(tmp_path):
+    told = []
+    with start_processes(2, tmp_path / "workers") as pool:
+        results = pool.run(deadly, [0, 1, 2, 3, 4], on_done=told.append, on_lost=lambda item: -item)
+        assert results == [0, 1, 4, -3, 16]
+        assert sorted(told) == [-3, 0, 1, 4, 16]
+        with pytest.raises(TileError, match="five"):
+            pool.run(deadly, [4, 5], on_done=told.append, on_lost=lambda item: -item)
+        listening = [c for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+        assert listening
+        assert all(c.laddr.ip == "127.0.0.1" for c in listening)
+        assert (tmp_path / "workers").stat().st_mode & 0o022 == 0
+
+
+# --- an existing cluster -------------------------------------------------------------------------------------
+
+
+def start(*arguments, cwd, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def free_port():
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return made.getsockname()[1]
+
+
+def answers(port):
+    with socket.socket() as made:
+        return made.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def processes():
+    """Ended at the end, whatever happens."""
+    started = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def scheduler(processes, tmp_path):
+    """The address of a scheduler without workers."""
+    port = free_port()
+    where = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
+    processes.append(start("distributed.cli.dask_scheduler", *where, cwd=tmp_path))
+    wait_for(lambda: answers(port))
+    return f"tcp://127.0.0.1:{port}"
+
+
+def add_worker(processes, scheduler, cwd, **environment):
+    options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
+    processes.append(start("distributed.cli.dask_worker", scheduler, *options, cwd=cwd, **environment))
+
+
+def test_an_existing_cluster_gives_the_same_bytes(folder, scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path)
+    code, said = finish(folder, "cluster.tif", "--scheduler", scheduler)
+    assert code == 0, said
+    assert same(folder, "cluster.tif")
+
+
+def test_a_scheduler_that_is_lost_leaves_a_run_to_go_on_with(folder, scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path)
+    run = begin(folder, "lost.tif", "--scheduler", scheduler)
+    wait_for(lambda: tiles_of(folder, "lost.tif"))
+    processes[0].kill()
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 4, said
+    assert "Traceback" not in said
+    assert f"the Dask scheduler {scheduler} was lost" in said
+    assert "run the same command again to continue" in said
+    assert finish(folder, "lost.tif")[0] == 0
+    assert same(folder, "lost.tif")
+
+
+def test_a_worker_with_another_version_is_refused(folder, scheduler, processes, tmp_path):
+    (tmp_path / "geosr").mkdir()
+    (tmp_path / "geosr" / "__init__.py").touch()
+    (tmp_path / "geosr" / "version.py").write_text('__version__ = "0.0.1"')
+    add_worker(processes, scheduler, tmp_path, PYTHONPATH=str(tmp_path))
+    code, said = finish(folder, "old.tif", "--scheduler", scheduler)
+    assert code == 4, said
+    assert "has geosr 0.0.1, this is 0.1.0; install the same version there" in said
+    assert not [*folder.glob(".old.tif*")]
+
+
+def test_no_scheduler_and_no_workers(folder, scheduler):
+    code, said = finish(folder, "none.tif", "--scheduler", scheduler)
+    assert code == 4
+    assert f"the Dask scheduler {scheduler} has no workers" in said
+    nobody = f"tcp://127.0.0.1:{free_port()}"
+    code, said = finish(folder, "none.tif", "--scheduler", nobody)
+    assert code == 4
+    assert f"no Dask scheduler answers at {nobody}" in said
+    assert "Traceback" not in said
+
+
+def test_a_worker_that_does_not_see_the_files_is_found_out(folder, tmp_path):
+    size = (folder / "source.tif").stat().st_size
+    source = str(folder / "source.tif")
+    assert _make_look({source: size}, str(tmp_path))() is None
+    assert f"does not see the same {source}" in _make_look({source: size + 1}, str(tmp_path))()
+    assert "does not see the same /not/here.tif" in _make_look({"/not/here.tif": 1}, str(tmp_path))()
+    assert "cannot write in" in _make_look({}, str(tmp_path / "missing"))()
+
+
+@pytest.mark.parametrize("name", ["", "thread", "http://a:1", "dask"])
+def test_unknown_schedulers_are_refused(name):
+    with pytest.raises(ValueError, match="use threads, processes or tcp://HOST:PORT"):
+        Execution(scheduler=name)
