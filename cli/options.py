@@ -77,6 +77,12 @@ part_options = _together(
         help="Only this part, in coordinates of the source's CRS, widened to whole source pixels: for a quick trial.",
     ),
     option(_PAIR, "--band", type=int, metavar="N", help="Which band of a source that has several, from 1."),
+    option(
+        _PAIR,
+        "--coregister",
+        is_flag=True,
+        help="First find how far the guide is off from what the two show, and move it; says what it found.",
+    ),
 )
 missing_options = _together(
     option(
@@ -207,7 +213,7 @@ def inputs_from(source: Path, guide: Path, values: dict[str, Any]) -> Inputs:
     from geosr.grid import check_scale
 
     scale = check_scale(values.pop("scale"))
-    names = ("band", "source_nodata", "guide_nodata", "assume_crs", "allow_ballpark", "bounds")
+    names = ("band", "source_nodata", "guide_nodata", "assume_crs", "allow_ballpark", "bounds", "coregister")
     return Inputs(source, guide, scale, **{name: values.pop(name) for name in names})
 
 

@@ -37,6 +37,7 @@ def upscale(
     assume_crs: str | None = None,
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
+    coregister: bool = False,
     tile: int = 320,
     fit: str = "tile",
     seed: int = 0,
@@ -73,6 +74,7 @@ def upscale(
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
+        coregister: estimate the shift between the two from what they show, and move the guide by it.
         tile: side of a tile in output pixels at most, halo included.
         fit: the method on each `tile`, or once on some tiles of the `scene`.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
@@ -133,6 +135,7 @@ def upscale(
             assume_crs,
             allow_ballpark,
             bounds,
+            coregister,
         )
         path = Path(folder) / "result.tif" if output is None else Path(output)
         pipeline.upscale_file(inputs, recipe, execution, path)

@@ -37,6 +37,7 @@ class Inputs:
         assume_crs: CRS of the raster that has none.
         allow_ballpark: accept a transformation of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS; only the source pixels that it touches.
+        coregister: estimate the shift between the two from what they show, and look for the guide there.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class Inputs:
     assume_crs: str | None = None
     allow_ballpark: bool = False
     bounds: Bounds | None = None
+    coregister: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from geosr import methods, raster
 from geosr.assess import Assessment, assess
 from geosr.consistency import Consistency, spread
+from geosr.coregister import Shift, find_shift
 from geosr.errors import InputError, OutOfMemoryError, TileError, UsageError
 from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage, processors
@@ -53,6 +56,7 @@ class Scene:
         grids: of the part that is worked on.
         origin: that part in the source's own pixels.
         notes: what the user should know about the pair.
+        shift: how far off the guide was found to be; None where nobody asked.
     """
 
     source: Raster
@@ -60,19 +64,26 @@ class Scene:
     grids: GridPair
     origin: Window
     notes: tuple[str, ...] = ()
+    shift: Shift | None = None
 
     def read_source(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Physical values and validity of a window of the low grid."""
         row, col = window.row + self.origin.row, window.col + self.origin.col
         return raster.read_source(self.source, Window(row, col, window.height, window.width))
 
+    def read_guide(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The guide and its validity on a window of the high grid, looked for where the shift says."""
+        rows, cols = self.shift.applied if self.shift else (0.0, 0.0)
+        high = self.grids.high
+        seen = GeoBox(high.shape, high.affine * Affine.translation(cols, rows), high.crs)
+        return raster.read_guide(self.guide, crop(seen, window), grid=seen)
+
     def read(self, tile: Tile) -> Pair | None:
         """The tile's aligned arrays; None where the source has no valid pixel."""
         source, source_valid = self.read_source(tile.window)
         if not source_valid.any():
             return None
-        high = crop(self.grids.high, tile.window.times(self.grids.scale))
-        guide, guide_valid = raster.read_guide(self.guide, high, grid=self.grids.high)
+        guide, guide_valid = self.read_guide(tile.window.times(self.grids.scale))
         return Pair(guide, guide_valid, source, source_valid)
 
 
@@ -160,7 +171,14 @@ def open_scene(inputs: Inputs) -> Scene:
     shift = raster.check_transform(source, guide, allow_ballpark=inputs.allow_ballpark)
     fit = _check_fit(source, guide, grids)
     notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
-    return Scene(source, guide, grids, origin, notes)
+    scene = Scene(source, guide, grids, origin, notes)
+    return _coregistered(scene) if inputs.coregister else scene
+
+
+def _coregistered(scene: Scene) -> Scene:
+    """The scene with its guide looked for where it fits the source."""
+    shift = find_shift(scene.grids, scene.read_source, scene.read_guide)
+    return replace(scene, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
 
 
 def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
@@ -582,7 +600,12 @@ def _mosaic(plan: Plan, results: list[TileResult], store: TileStore, folder: Pat
 def _tags(plan: Plan, placement: Placement, guided: float, interpolated: list[TileResult]) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
     names = "; ".join(result.tile.name(scene.grids.scale) for result in interpolated)
-    return ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | {
+    rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
+    moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
+    special = ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | (
+        {"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {}
+    )
+    return special | {
         "GEOSR_VERSION": __version__,
         "GEOSR_METHOD": plan.method.name,
         "GEOSR_PRESET": recipe.preset,

@@ -22,7 +22,7 @@ LAYERS = [
     ["methods.judgement"],
     ["methods.classic", "methods.diffusion"],
     ["methods.mmsr"],
-    ["writer", "tile_run", "provenance", "report", "assess"],
+    ["writer", "tile_run", "provenance", "report", "assess", "coregister"],
     ["pipeline"],
     ["inspection", "pairs_folder", "accessor"],
     ["__init__", "__main__"],
