@@ -181,10 +181,9 @@ recipe_options = _together(
         _RESULT,
         "--fit",
         type=click.Choice(FITS),
-        default="tile",
-        show_default=True,
         metavar="WHERE",
-        help="Fit the method on each 'tile', or once on some tiles of the 'scene': faster from about ten tiles on.",
+        help="Fit the method once on some tiles of the 'scene', or on each 'tile' by itself: slower, for scenes whose "
+        "parts have nothing in common.  [default: scene; tile for the paper presets]",
     ),
     option(
         _RESULT,

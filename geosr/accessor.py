@@ -39,7 +39,7 @@ def upscale(
     bounds: Bounds | None = None,
     coregister: bool = False,
     tile: int = 320,
-    fit: str = "tile",
+    fit: str | None = None,
     seed: int = 0,
     dtype: str = "float32",
     compress: str = "deflate",
@@ -76,7 +76,7 @@ def upscale(
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
         coregister: estimate the shift between the two from what they show, and move the guide by it.
         tile: side of a tile in output pixels at most, halo included.
-        fit: the method on each `tile`, or once on some tiles of the `scene`.
+        fit: the method once on some tiles of the `scene`, or on each `tile`; None takes what suits the preset.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
         compress: of `output`: deflate or zstd.

@@ -13,7 +13,18 @@ from geosr import raster
 from geosr.grid import crs_name
 from geosr.options import Execution, Inputs, Recipe, processors
 from geosr.pair import Stats
-from geosr.pipeline import Plan, decide, find_valid, make_plan, place, sample, scratch_bytes, solve_tile, suspicions
+from geosr.pipeline import (
+    FIT_TILES,
+    Plan,
+    decide,
+    find_valid,
+    make_plan,
+    place,
+    sample,
+    scratch_bytes,
+    solve_tile,
+    suspicions,
+)
 from geosr.raster import Raster
 from geosr.raster_guard import show
 
@@ -71,7 +82,10 @@ def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> fl
 
     seconds(trial.less)  # not counted: loading and first allocations
     less, more = seconds(trial.less), seconds(trial.more)
-    return (less + trial.times * max(more - less, 0)) * -(-len(plan.tiles) // placement.workers)
+    fit, turns = trial.times * max(more - less, 0), -(-len(plan.tiles) // placement.workers)
+    if plan.fit == "scene" and len(plan.tiles) > 1:
+        return fit * min(FIT_TILES, len(plan.tiles)) + less * turns
+    return (less + fit) * turns
 
 
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:

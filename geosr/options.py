@@ -62,7 +62,8 @@ class Recipe:
         settings: single settings on top of the preset.
         consistency: how near the pooled output must come to the source; the preset's own when None.
         tile: side of a tile in output pixels at most, halo included.
-        fit: `tile` fits the method on each tile alone, `scene` once on some tiles spread over the scene.
+        fit: `tile` fits the method on each tile alone, `scene` once on some tiles drawn from the scene; None takes
+            `scene` for a method that normalises by the scene's statistics.
         seed: of all random numbers.
         dtype: of the output; an integer one keeps the source's scale and offset.
         compress: `deflate` or `zstd`.
@@ -73,7 +74,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
     tile: int = 320
-    fit: str = "tile"
+    fit: str | None = None
     seed: int = 0
     dtype: str = "float32"
     compress: str = "deflate"
@@ -83,7 +84,7 @@ class Recipe:
             raise UsageError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}")
         if self.compress not in COMPRESSIONS:
             raise UsageError(f"compress is {self.compress!r}; use one of {', '.join(COMPRESSIONS)}")
-        if self.fit not in FITS:
+        if self.fit not in (None, *FITS):
             raise UsageError(f"fit is {self.fit!r}; use one of {', '.join(FITS)}")
         if self.tile < 1:
             raise UsageError(f"tile is {self.tile}; it must be positive")

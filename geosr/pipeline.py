@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from geosr.methods.solve import Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
-_FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
+FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
 _ASSESS_TILES = 2  # tiles that methods are tried on one step down
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
@@ -132,7 +132,7 @@ class Report:
 class Plan:
     """Everything decided before the first tile is worked on.
 
-    `state` is that of the method fitted on the scene; None where it is fitted on each tile.
+    `fit` is `scene` or `tile`; `state` is that of the method fitted on the scene; None where it is fitted on each tile.
     """
 
     inputs: Inputs
@@ -141,6 +141,7 @@ class Plan:
     method: Method
     consistency: Consistency
     tiles: list[Tile]
+    fit: str
     state: State | None = None
 
 
@@ -205,14 +206,16 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     """Decide method and tiles; torch is not loaded."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
-    if recipe.fit == "scene" and method.statistics == "tile":
+    fit = recipe.fit or method.statistics
+    if fit == "scene" and method.statistics == "tile":
         raise UsageError(
             f"{method.name} with preset {recipe.preset} normalises each tile by itself and cannot be fitted once for "
             "a scene; use --fit tile, or --set statistics=scene"
         )
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
-    return Plan(inputs, scene, recipe, method, recipe.consistency or Consistency.parse(method.consistency), tiles)
+    consistency = recipe.consistency or Consistency.parse(method.consistency)
+    return Plan(inputs, scene, recipe, method, consistency, tiles, fit)
 
 
 def place(tiles: int, execution: Execution) -> Placement:
@@ -259,7 +262,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         check_room(folder.path, scratch_bytes(plan))
         stages.begin("statistics")
         stats = _statistics(plan, folder)
-        if recipe.fit == "scene" and len(plan.tiles) > 1:
+        if plan.fit == "scene" and len(plan.tiles) > 1:
             stages.begin("fit")
             state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
             plan = replace(plan, state=state or None)
@@ -370,7 +373,7 @@ def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
     """
     from geosr.device import torch_threads
 
-    patches = _draw_patches(plan, stats, _FIT_TILES)
+    patches = _draw_patches(plan, stats, FIT_TILES)
     if not patches:
         return {}
     with torch_threads(processors()):
@@ -613,7 +616,7 @@ def _tags(plan: Plan, placement: Placement, guided: float, interpolated: list[Ti
         "GEOSR_SCALE": str(scene.grids.scale),
         "GEOSR_CONSISTENCY": str(plan.consistency),
         "GEOSR_TILE": str(recipe.tile),
-        "GEOSR_FIT": recipe.fit,
+        "GEOSR_FIT": plan.fit,
         "GEOSR_SEED": str(recipe.seed),
         "GEOSR_DEVICE": placement.device,
         "GEOSR_THREADS_PER_TILE": str(placement.threads),

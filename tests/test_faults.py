@@ -16,7 +16,19 @@ from pairs import contents, make_pair, upscale
 from geosr.errors import TileError
 from geosr.options import Progress, TileFailed
 
-DIVERGING = ["--set", "learning_rate=1e12", "--set", "epochs=3", "--set", "channels=4", "--tile", "112", "--quiet"]
+DIVERGING = [
+    "--set",
+    "learning_rate=1e12",
+    "--set",
+    "epochs=3",
+    "--set",
+    "channels=4",
+    "--tile",
+    "112",
+    "--fit",
+    "tile",
+    "--quiet",
+]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def start(folder):
     started = []
 
     def begin(*more, by=()):
-        options = ["--tile", "112", "--set", "epochs=1000000", *more]  # the last of an option counts
+        options = ["--tile", "112", "--fit", "tile", "--set", "epochs=1000000", *more]  # the last of an option counts
         pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
         run = subprocess.Popen(
             [*by, sys.executable, "-m", "geosr", "upscale", *pair, *options],
@@ -195,7 +195,7 @@ def test_no_bar_when_quiet(folder):
 @pytest.mark.parametrize("moment", [rb"starting", rb"0/\d"])
 def test_ctrl_c_on_a_terminal(moment, folder):
     before = contents(folder)
-    code, seen = on_terminal(folder, "--tile", "112", "--set", "epochs=1000000", interrupt=moment)
+    code, seen = on_terminal(folder, "--tile", "112", "--fit", "tile", "--set", "epochs=1000000", interrupt=moment)
     assert code == 130
     assert "interrupted; nothing was written" in seen
     assert "Traceback" not in seen

@@ -9,7 +9,18 @@ import pytest
 import rasterio
 from pairs import contents, make_pair, upscale
 
-DIVERGING = ["--set", "learning_rate=1e12", "--set", "epochs=3", "--set", "channels=4", "--tile", "112"]
+DIVERGING = [
+    "--set",
+    "learning_rate=1e12",
+    "--set",
+    "epochs=3",
+    "--set",
+    "channels=4",
+    "--tile",
+    "112",
+    "--fit",
+    "tile",
+]
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_killed_and_called_again_the_output_is_the_same_byte_for_byte(options, m
 
 @pytest.mark.chaos
 def test_a_run_in_work_is_not_joined_by_a_second_one(folder):
-    first = begin(folder, "shared.tif", "--tile", "112", "--set", "epochs=1000000")
+    first = begin(folder, "shared.tif", "--tile", "112", "--fit", "tile", "--set", "epochs=1000000")
     assert first.stderr.readline().startswith("tiles: 0 of")
     second = begin(folder, "shared.tif", *FAST, "--overwrite")
     said = second.communicate(timeout=60)[1]

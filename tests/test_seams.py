@@ -117,7 +117,7 @@ def test_seams_of_mosaics_do_not_show(tmp_path, scene, recipe):
     """
     pair = scene["dsm"], scene["ortho"]
     mosaics = []
-    for size in (112, 160):
+    for size in (112, 144):
         output = tmp_path / f"{size}.tif"
         report = run(*pair, output, 4, tile=size, **recipe)
         values, edges = physical(output), edges_of(pair, recipe | {"tile": size})
