@@ -83,7 +83,7 @@ def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> fl
     seconds(trial.less)  # not counted: loading and first allocations
     less, more = seconds(trial.less), seconds(trial.more)
     fit, turns = trial.times * max(more - less, 0), -(-len(plan.tiles) // placement.workers)
-    if plan.fit == "scene" and len(plan.tiles) > 1:
+    if plan.fits_scene:
         return fit * min(FIT_TILES, len(plan.tiles)) + less * turns
     return (less + fit) * turns
 

@@ -144,6 +144,11 @@ class Plan:
     fit: str
     state: State | None = None
 
+    @property
+    def fits_scene(self) -> bool:
+        """Whether there is a fit to be made before the tiles."""
+        return self.fit == "scene" and self.method.needs_fit and len(self.tiles) > 1
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -262,7 +267,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         check_room(folder.path, scratch_bytes(plan))
         stages.begin("statistics")
         stats = _statistics(plan, folder)
-        if plan.fit == "scene" and len(plan.tiles) > 1:
+        if plan.fits_scene:
             stages.begin("fit")
             state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
             plan = replace(plan, state=state or None)

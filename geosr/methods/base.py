@@ -79,6 +79,10 @@ class Method(Protocol):
     def consistency(self) -> str:
         """The consistency that is meant when none is asked for: `exact` or `off`."""
 
+    @property
+    def needs_fit(self) -> bool:
+        """Whether `fit` has anything to find out."""
+
     def halo(self, scale: int) -> int:
         """High pixels beyond which a patch's surroundings change a pixel by less than 1e-3 std."""
 

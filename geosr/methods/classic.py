@@ -23,6 +23,7 @@ class Bicubic:
     settings: BicubicSettings = BicubicSettings()
     statistics: str = "scene"
     consistency: str = "exact"
+    needs_fit: bool = False
 
     def halo(self, scale: int) -> int:
         """The kernel reaches two source pixels."""

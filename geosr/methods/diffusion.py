@@ -26,6 +26,7 @@ class Diffusion:
     name: str = "diffusion"
     statistics: str = "scene"
     consistency: str = "exact"
+    needs_fit: bool = True
 
     def halo(self, scale: int) -> int:
         """Block means keep influences near: 4e-3 of a noisy source's spread at four source pixels, 1e-3 at five."""

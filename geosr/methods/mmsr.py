@@ -136,6 +136,7 @@ class Mmsr:
 
     settings: MmsrSettings = PRESETS["default"]
     name: str = "mmsr"
+    needs_fit: bool = True
 
     @property
     def statistics(self) -> str:
