@@ -20,12 +20,12 @@ from geosr.methods.solve import interpolate
 _FEWEST = 32
 """Source pixels that must be left one step down; with fewer the test is chance."""
 
-_NONE, _FULL = 0.9, 0.65
+_NONE, _FULL = 0.9, 0.75
 """Errors of the diffusion, relative to the interpolation's, at which the guide is not believed, and fully.
 
-One step down they were 0.45 to 0.60 on the eight pairs of `shared/data` with man-made edges, where the diffusion helps,
-and 0.90 to 1.40 on the ten of vegetation, fields and temperature, where it harms or does little: what helps there at
-the coarse scale helps less at the fine one, so a gain must be large to be believed (docs/accuracy.md).
+One step down they were 0.45 to 0.75 on the eight pairs of `shared/data` with man-made edges (x4 and x8), where the
+diffusion helps, and 0.83 to 1.6 on the ten of vegetation, fields and temperature, where it harms or does little: what
+helps there at the coarse scale helps less at the fine one, so a gain must be large to be believed (docs/accuracy.md).
 """
 
 
@@ -35,16 +35,21 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
         return np.array(1, np.float32)
     if patches[0].judged:
         return np.array(patches[0].judged[0], np.float32)
+    ratios = [ratio for step in (4, 2) if (ratio := _ratio(patches, settings, device, step)) is not None]
+    if patches[0].scale <= 4:
+        ratios = ratios[:1]  # 4 or, where that leaves too little, 2; beyond, where 4 leaves little as well, both
+    ratio = float(np.mean(ratios)) if ratios else 1.0
+    return np.array(np.clip((_NONE - ratio) / (_NONE - _FULL), 0, 1), np.float32)
+
+
+def _ratio(patches: Sequence[Patch], settings: DiffusionSettings, device: str, step: int) -> float | None:
+    """The diffusion's error over the interpolation's one step down; None where nothing can be told."""
     guided = plain = 0.0
     for patch in patches:
-        for low, truth, known in one_step_down(patch):
-            errors = [
-                exact(v, low) - truth for v in (diffuse(low, settings, device), interpolate(low.source, low.scale))
-            ]
-            guided += float((errors[0][known] ** 2).sum())
-            plain += float((errors[1][known] ** 2).sum())
-    ratio = np.sqrt(guided / plain) if plain else 1.0
-    return np.array(np.clip((_NONE - ratio) / (_NONE - _FULL), 0, 1), np.float32)
+        for low, truth, known in one_step_down(patch, (min(patch.scale, step),)):
+            guided += float(((exact(diffuse(low, settings, device), low) - truth)[known] ** 2).sum())
+            plain += float(((exact(interpolate(low.source, low.scale), low) - truth)[known] ** 2).sum())
+    return float(np.sqrt(guided / plain)) if plain else None
 
 
 def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> FloatArray:
@@ -92,12 +97,13 @@ def exact(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
     return project(values.astype(np.float64), everywhere, source, patch.source_valid, Consistency(patch.tolerance))
 
 
-def one_step_down(patch: Patch) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
+def one_step_down(patch: Patch, steps: tuple[int, ...] = (4, 2)) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
     """The patch pooled, its source as the truth, and where that is known; nothing where too little is left.
 
-    The step is the scale, but no more than 4 (at x8 a tile's 40 x 40 source pixels would become 25), or else 2.
+    The first of the steps that leaves enough is taken; the scale itself where it is smaller (with 8 a tile's 40 x 40
+    source pixels would become 25).
     """
-    for step in (min(patch.scale, 4), 2):
+    for step in (min(patch.scale, step) for step in steps):
         rows, cols = (side // step * step for side in patch.source.shape)
         truth, known = patch.source[:rows, :cols], patch.source_valid[:rows, :cols]
         valid: BoolArray = np.all(blocks_of(known, step), axis=(1, 3))
