@@ -176,3 +176,17 @@ def test_unknown_names_say_what_there_is():
         methods.create("mmsr", settings={"magic": 1})
     with pytest.raises(UsageError, match="bicubic has no preset"):
         methods.create("bicubic", "magic")
+
+
+def test_without_compiled_kernels_a_run_says_so(tmp_path, monkeypatch):
+    from pairs import make_pair, upscale
+
+    from geosr.methods import compiled
+
+    make_pair(tmp_path)
+    quick = ("--set", "epochs=1", "--set", "channels=4")
+    assert "C compiler" not in upscale(tmp_path, *quick, method="mmsr").err or compiled.library() is None
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    slow = upscale(tmp_path, *quick, "--overwrite", method="mmsr")
+    assert slow.code == 0
+    assert "installed without a C compiler" in slow.err

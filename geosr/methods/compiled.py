@@ -24,6 +24,11 @@ def library() -> ctypes.CDLL | None:
     return ctypes.CDLL(spec.origin) if spec and spec.origin else None
 
 
+def kernels() -> str:
+    """`compiled`, or `torch` where they were not built; the two differ in the last bits."""
+    return "compiled" if library() else "torch"
+
+
 def fits(values: Tensor) -> bool:
     """Whether the kernels can treat such a tensor."""
     return values.device.type == "cpu" and values.dtype == torch.float32 and library() is not None
