@@ -108,7 +108,7 @@ def start_processes(workers: int, folder: Path) -> Iterator[Cluster]:
                 processes=True,
                 host="127.0.0.1",
                 scheduler_port=0,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # with None its HTTP server takes port 8787, or warns
                 memory_limit=1.0 / workers,
                 local_directory=str(folder),
                 silence_logs=logging.CRITICAL,
