@@ -27,9 +27,11 @@ def main() -> None:
     samples = [Sample(arguments.data, name, arguments.scale) for name in names]
     errors = np.zeros((len(arguments.values), len(samples)))
     for row, value in enumerate(arguments.values):
-        method = create("default", {arguments.setting: value})
+        method = create("default", {arguments.setting: value, "belief": "full"})
         for column, sample in enumerate(samples):
-            errors[row, column] = sample.errors(method.predict(sample.patch, {}, "cpu").values)[1]
+            errors[row, column] = sample.errors(
+                method.predict(sample.patch, method.fit([sample.patch], 0, "cpu"), "cpu").values
+            )[1]
         print(f"{arguments.setting} {value:g}: mean {errors[row].mean():.3f}")
     others = errors.sum(axis=1, keepdims=True) - errors
     chosen = others.argmin(axis=0)
