@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import rasterio
 import rasters
 from geosr_cli.main import run
 
@@ -43,6 +44,30 @@ def make_pair(folder, *, size=24, scale=4, crs=rasters.UTM, guide_crs=..., step=
             crs if guide_crs is ... else guide_crs,
         ),
     )
+
+
+DIVERGING = [
+    "--set",
+    "learning_rate=1e12",
+    "--set",
+    "epochs=3",
+    "--set",
+    "channels=4",
+    "--tile",
+    "112",
+    "--fit",
+    "tile",
+]
+"""Settings with which a fit fails."""
+
+
+def make_corner_pair(folder):
+    """`make_pair` with a source that is constant but for one corner: only the first tile needs a fit."""
+    make_pair(folder, size=40)
+    with rasterio.open(folder / "source.tif", "r+") as dataset:
+        values = np.full((40, 40), 7, "float32")
+        values[:4, :4] = np.arange(16).reshape(4, 4)
+        dataset.write(values, 1)
 
 
 @dataclass(frozen=True)

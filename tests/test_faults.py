@@ -11,34 +11,15 @@ import pytest
 import rasterio
 import rasters
 from outputs import check_means, physical, run
-from pairs import contents, make_pair, upscale
+from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr.errors import TileError
 from geosr.options import Progress, TileFailed
 
-DIVERGING = [
-    "--set",
-    "learning_rate=1e12",
-    "--set",
-    "epochs=3",
-    "--set",
-    "channels=4",
-    "--tile",
-    "112",
-    "--fit",
-    "tile",
-    "--quiet",
-]
-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A source that is constant but for one corner: only tiles there need a fit, and the fit diverges."""
-    make_pair(tmp_path, size=40)
-    with rasterio.open(tmp_path / "source.tif", "r+") as dataset:
-        values = np.full((40, 40), 7, "float32")
-        values[:4, :4] = np.arange(16).reshape(4, 4)
-        dataset.write(values, 1)
+    make_corner_pair(tmp_path)
     return tmp_path
 
 
@@ -47,7 +28,7 @@ def kept(folder, output="out.tif"):
 
 
 def test_a_fit_that_diverges_costs_its_tile_and_the_others_are_kept(folder):
-    outcome = upscale(folder, *DIVERGING, method=None)
+    outcome = upscale(folder, *DIVERGING, "--quiet", method=None)
     assert outcome.code == 5
     lines = outcome.err.splitlines()
     count = kept(folder)
@@ -60,8 +41,8 @@ def test_a_fit_that_diverges_costs_its_tile_and_the_others_are_kept(folder):
 
 
 def test_what_failed_is_tried_again_by_the_next_run_and_can_be_interpolated(folder):
-    assert upscale(folder, *DIVERGING, method=None).code == 5
-    outcome = upscale(folder, *DIVERGING[:-1], "--on-tile-error", "interpolate", method=None)
+    assert upscale(folder, *DIVERGING, "--quiet", method=None).code == 5
+    outcome = upscale(folder, *DIVERGING, "--on-tile-error", "interpolate", method=None)
     assert outcome.code == 5
     assert "note: continuing an earlier run" in outcome.err
     assert "tile 0 (row 0, column 0) failed: the fit diverged" in outcome.err
@@ -77,7 +58,7 @@ def test_what_failed_is_tried_again_by_the_next_run_and_can_be_interpolated(fold
 
 
 def test_interpolated_tiles_are_tried_again_by_a_run_that_continues(folder):
-    options = (*DIVERGING, "--on-tile-error", "interpolate")
+    options = (*DIVERGING, "--quiet", "--on-tile-error", "interpolate")
     (folder / "out.tif").write_text("in the way, as far as the first run can see only at its end")
     from geosr import pipeline
 
@@ -89,7 +70,7 @@ def test_interpolated_tiles_are_tried_again_by_a_run_that_continues(folder):
         assert upscale(folder, *options, "--overwrite", method=None).code == 130
     finally:
         pipeline.write = before
-    outcome = upscale(folder, *DIVERGING, "--overwrite", method=None)
+    outcome = upscale(folder, *DIVERGING, "--quiet", "--overwrite", method=None)
     assert outcome.code == 5
     assert "1 of " in outcome.err
 

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-import rasterio
-from pairs import contents, make_pair, upscale
-
-DIVERGING = [
-    "--set",
-    "learning_rate=1e12",
-    "--set",
-    "epochs=3",
-    "--set",
-    "channels=4",
-    "--tile",
-    "112",
-    "--fit",
-    "tile",
-]
+from pairs import DIVERGING, contents, make_corner_pair, upscale
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Only the first tile needs a fit (the rest of the source is constant), and with DIVERGING it fails."""
-    make_pair(tmp_path, size=40)
-    with rasterio.open(tmp_path / "source.tif", "r+") as dataset:
-        values = np.full((40, 40), 7, "float32")
-        values[:4, :4] = np.arange(16).reshape(4, 4)
-        dataset.write(values, 1)
+    make_corner_pair(tmp_path)
     return tmp_path
 
 
