@@ -31,6 +31,7 @@ def command(source: Path, guide: Path, method: str, preset: str, device: str, ti
     from geosr.inspection import estimate_seconds, inspect, rows
 
     inputs, recipe, execution = inputs_from(source, guide, values), Recipe(method, preset), Execution(device)
-    click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution)))))
+    found = inspect(inputs, recipe, execution)
+    click.echo("\n".join(table_lines(rows(found))))
     if timed:
-        click.echo("\n".join(table_lines([("time", f"about {clock(estimate_seconds(inputs, recipe, execution))}")])))
+        click.echo("\n".join(table_lines([("time", f"about {clock(estimate_seconds(found.plan, execution))}")])))

@@ -68,9 +68,8 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     return Inspection(plan, source / pixels, guide / pixels, memory, notes)
 
 
-def estimate_seconds(inputs: Inputs, recipe: Recipe, execution: Execution) -> float:
+def estimate_seconds(plan: Plan, execution: Execution) -> float:
     """About how long a run will take here, from a small part of one tile's work that is done and timed."""
-    plan = make_plan(inputs, recipe)
     placement = place(len(plan.tiles), execution)
     tile, pair = find_valid(plan.scene, plan.tiles)
     stats, trial = Stats.measure([pair]), plan.method.trial()

@@ -117,3 +117,11 @@ def test_auto_picks_what_does_best_and_says_so(town, monkeypatch):
     refused = upscale(town, "--set", "epochs=3", method="auto", output="other.tif")
     assert refused.code == 2
     assert "need a method's name" in refused.err
+
+
+def test_info_of_auto_says_what_would_be_taken_and_how_long_that_takes(town, monkeypatch):
+    monkeypatch.setattr("geosr.methods.names", lambda: ("diffusion", "bicubic"))
+    shown = geosr("info", town / "source.tif", town / "guide.tif", "--method", "auto", "--time")
+    assert shown.code == 0, shown.err
+    assert "diffusion, preset default" in shown.out
+    assert "about" in shown.out.splitlines()[-1]

@@ -123,3 +123,9 @@ def test_refuses_even_sizes_and_different_shapes():
         neighbourhood_filter(values, target, 4)
     with pytest.raises(ValueError, match="differ"):
         neighbourhood_filter(values, target[..., :3], 3)
+
+
+def test_a_size_beyond_the_kernels_goes_through_torch():
+    values, target = random_pair((1, 2, 9, 7))
+    expected = one_pixel_at_a_time(values.numpy(), target.numpy(), 33)
+    np.testing.assert_allclose(neighbourhood_filter(values.float(), target.float(), 33).numpy(), expected, atol=1e-5)

@@ -29,9 +29,10 @@ def kernels() -> str:
     return "compiled" if library() else "torch"
 
 
-def fits(values: Tensor) -> bool:
-    """Whether the kernels can treat such a tensor."""
-    return values.device.type == "cpu" and values.dtype == torch.float32 and library() is not None
+def fits(values: Tensor, size: int) -> bool:
+    """Whether the kernels can treat such a tensor with such a neighbourhood."""
+    plain = values.device.type == "cpu" and values.dtype == torch.float32
+    return plain and size <= _LARGEST and library() is not None
 
 
 def filter_forward(values: Tensor, target: Tensor, size: int) -> Tensor:
@@ -59,8 +60,6 @@ def _bands(values: Tensor, size: int) -> list[tuple[int, int]]:
 
 def _run(name: str, images: tuple[Tensor, ...], size: int, passes: Iterable[list[tuple[int, int]]]) -> None:
     """One kernel over all bands on torch's threads; one pass after the other, so that sums have one order."""
-    if size > _LARGEST:
-        raise ValueError(f"neighbourhood size is {size}; {_LARGEST} is the largest")
     kernel = getattr(library(), name)
     batch, height, width, channels = images[0].shape
     pointers = [[ctypes.c_void_p(image[index].data_ptr()) for image in images] for index in range(batch)]

@@ -7,6 +7,7 @@ Pooled by the scale the guide lies on the source's own grid, and the pooled sour
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,10 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
         return np.array(1, np.float32)
     if patches[0].judged:
         return np.array(patches[0].judged[0], np.float32)
-    ratios = [ratio for step in (4, 2) if (ratio := _ratio(patches, settings, device, step)) is not None]
-    if patches[0].scale <= 4:
-        ratios = ratios[:1]  # 4 or, where that leaves too little, 2; beyond, where 4 leaves little as well, both
-    ratio = float(np.mean(ratios)) if ratios else 1.0
+    ratios = (ratio for step in (4, 2) if (ratio := _ratio(patches, settings, device, step)) is not None)
+    # beyond x4 a step of 4 leaves little: then both count; else the second only where the first cannot tell
+    counted = [*ratios] if patches[0].scale > 4 else [*islice(ratios, 1)]
+    ratio = float(np.mean(counted)) if counted else 1.0
     return np.array(np.clip((_NONE - ratio) / (_NONE - _FULL), 0, 1), np.float32)
 
 
@@ -82,13 +83,14 @@ def answer(
 
     Those are the mild diffusion's, with a share of the detail that the hint (a network's prediction) adds to it.
     """
-    sharp = diffuse(patch, settings, device, hint) if belief > 0 else np.float32(0)
     if belief == 1:
-        return np.asarray(sharp)
-    smooth = diffuse(patch, MILD, device)
+        return diffuse(patch, settings, device, hint)
+    values = diffuse(patch, MILD, device)
     if hint is not None:
-        smooth = smooth + np.float32(share) * (exact(hint, patch).astype(np.float32) - smooth)
-    return np.float32(belief) * sharp + np.float32(1 - belief) * smooth
+        values = values + np.float32(share) * (exact(hint, patch).astype(np.float32) - values)
+    if belief > 0:
+        values = values + np.float32(belief) * (diffuse(patch, settings, device, hint) - values)
+    return values
 
 
 def exact(values: FloatArray, patch: Patch) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ def neighbourhood_filter(values: Tensor, target: Tensor, size: int) -> Tensor:
         raise ValueError(f"values {tuple(values.shape)} and target {tuple(target.shape)} differ in shape")
     if size < 1 or size % 2 == 0:
         raise ValueError(f"neighbourhood size is {size}; it must be odd")
-    kernel = _Compiled if compiled.fits(values) else _Blocked
+    kernel = _Compiled if compiled.fits(values, size) else _Blocked
     apply: Callable[[Tensor, Tensor, int], Tensor] = kernel.apply
     return apply(values.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2)
 
