@@ -107,4 +107,4 @@ def test_the_command_line_imports_no_heavy_library_and_the_library_not_the_comma
 )
 def test_torch_is_not_loaded_before_it_is_needed(code):
     check = f"{code}\nimport sys\nassert not {{'torch', 'distributed'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=600)

@@ -39,7 +39,7 @@ def real(*arguments, cwd, **environment):
         cwd=cwd,
         capture_output=True,
         env=os.environ | environment,
-        timeout=60,
+        timeout=600,
     )
 
 
@@ -130,7 +130,11 @@ def test_what_is_only_looked_at_imports_nothing_heavy(arguments, banned, pair):
         "print(code, *sorted(set(sys.argv[1].split(',')) & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, ",".join(banned), *arguments], cwd=pair, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, ",".join(banned), *arguments],
+        cwd=pair,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.stderr == "0\n"
 
@@ -345,7 +349,7 @@ def test_plain_terminals(environment, tmp_path):
 def test_closed_streams(closed, tmp_path):
     make_pair(tmp_path)
     command = f'"$0" -m geosr upscale --source source.tif --guide guide.tif -o out.tif --method bicubic -q {closed}'
-    done = subprocess.run(["sh", "-c", command, sys.executable], cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command, sys.executable], cwd=tmp_path, capture_output=True, timeout=600)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     with rasterio.open(tmp_path / "out.tif") as made:
         assert made.read(1).shape == (96, 96)
@@ -354,7 +358,7 @@ def test_closed_streams(closed, tmp_path):
 @pytest.mark.parametrize("command", ["methods", "info source.tif guide.tif --method bicubic", "--help"])
 def test_a_reader_who_leaves(command, pair):
     script = f'{{ "$0" -m geosr {command}; echo $? >&2; }} | true'
-    done = subprocess.run(["sh", "-c", script, sys.executable], cwd=pair, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", script, sys.executable], cwd=pair, capture_output=True, text=True, timeout=600)
     assert done.stderr in ("0\n", "141\n")
 
 

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def run(script, folder, *options):
     command = [sys.executable, str(EXAMPLES / script), str(folder), *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240, cwd=folder).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600, cwd=folder).stdout
 
 
 @pytest.mark.parametrize("script", ["upscale_dem.py", "upscale_thermal.py", "python_api.py"])

@@ -186,7 +186,7 @@ def test_a_tile_that_needs_more_memory_than_there_is_fails_by_name(tmp_path):
     source, guide = make_pair(tmp_path, size=72)
     values = {"tests": Path(__file__).parent, "source": source, "guide": guide, "warm": tmp_path / "w.tif"}
     code = NO_MEMORY.format(**{k: str(v) for k, v in values.items()}, output=str(tmp_path / "out.tif"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 5, done.stderr
     assert done.stdout.startswith("[True, False] 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): ")
     assert "out of memory" in done.stdout

@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_with_the_stored_fit(tmp_path):
     (folder,) = tmp_path.glob(".out.tif*")
     assert (folder / "state.npz").exists()
     resumed = subprocess.Popen([*command, *options], cwd=tmp_path)
-    assert resumed.wait(timeout=100) == 0
+    assert resumed.wait(timeout=600) == 0
     assert read(tmp_path / "out.tif")[0].tobytes() == read(tmp_path / "whole.tif")[0].tobytes()
     assert not list(tmp_path.glob(".out.tif*"))
 

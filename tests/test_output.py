@@ -307,7 +307,7 @@ def python(code, **values):
 def test_a_full_disk_leaves_the_old_output_and_what_is_done(tmp_path, pair, limit, kept):
     (tmp_path / "out.tif").write_text("old")
     command = python(FULL_DISK, limit=limit, source=pair[0], guide=pair[1], output=tmp_path / "out.tif")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 6, done.stderr
     assert 0 < len(done.stdout.strip().splitlines()) <= 3
     assert (tmp_path / "out.tif").read_text() == "old"
@@ -348,7 +348,7 @@ def test_killed_at_any_moment_the_old_output_is_whole(tmp_path, pair, moment):
     (tmp_path / "out.tif").write_text("old")
     where, action = MOMENTS[moment]
     command = python(KILLED, where=where, action=action, source=pair[0], guide=pair[1], output=tmp_path / "out.tif")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "out.tif").read_text() == "old"
     run(*pair, tmp_path / "out.tif", 4, overwrite=True)

@@ -33,7 +33,7 @@ def begin(folder, output, *more):
 
 def finish(folder, output, *more):
     run = begin(folder, output, *more)
-    said = run.communicate(timeout=100)[1]
+    said = run.communicate(timeout=600)[1]
     assert run.returncode == 0, said
     return said
 
@@ -79,7 +79,7 @@ def test_killed_and_called_again_the_output_is_the_same_byte_for_byte(options, m
     for path in set(tiles_of(folder, output)) & set(kept):
         with suppress(FileNotFoundError):  # the run has ended meanwhile
             assert path.stat().st_mtime_ns == kept[path]
-    said = run.communicate(timeout=100)[1]
+    said = run.communicate(timeout=600)[1]
     assert run.returncode == 0, said
     assert (folder / output).read_bytes() == (folder / f"{options[1]}.tif").read_bytes()
     assert not [*folder.glob(f".{output}*")]
@@ -90,7 +90,7 @@ def test_a_run_in_work_is_not_joined_by_a_second_one(folder):
     first = begin(folder, "shared.tif", "--tile", "112", "--fit", "tile", "--set", "epochs=1000000")
     assert first.stderr.readline().startswith("tiles: 0 of")
     second = begin(folder, "shared.tif", *FAST, "--overwrite")
-    said = second.communicate(timeout=60)[1]
+    said = second.communicate(timeout=600)[1]
     first.kill()
     first.communicate()
     assert second.returncode == 6
@@ -289,7 +289,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
         "import os, sys; from pathlib import Path; from geosr.store import run_folder\n"
         "with run_folder(Path(sys.argv[1]), {'a': '1'}):\n    os.kill(os.getpid(), 9)"
     )
-    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.tif")], timeout=60, check=False)
+    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.tif")], timeout=600, check=False)
     assert dead.returncode == -signal.SIGKILL
     assert len([*tmp_path.iterdir()]) == 1
     with run_folder(tmp_path / "out.tif", {"a": "1"}) as folder:

@@ -21,7 +21,7 @@ def test_every_item_once_and_results_in_order(workers):
 
 
 def test_items_overlap_in_time():
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=600)
     assert sorted(run(lambda item: both.wait(), range(2), workers=2)) == [0, 1]
 
 

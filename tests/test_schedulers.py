@@ -37,7 +37,7 @@ def begin(folder, output, *more, **environment):
 def finish(folder, output, *more, **environment):
     """Exit code and what was said."""
     run = begin(folder, output, *more, **environment)
-    said = run.communicate(timeout=120)[1]
+    said = run.communicate(timeout=600)[1]
     return run.returncode, said
 
 
@@ -59,7 +59,7 @@ def tiles_of(folder, output):
 
 
 def wait_for(what):
-    stop = time.monotonic() + 60
+    stop = time.monotonic() + 300
     while not (found := what()):
         assert time.monotonic() < stop
         time.sleep(0.01)
@@ -86,7 +86,7 @@ def test_a_worker_that_is_killed_costs_nothing(folder):
     run = begin(folder, "wounded.tif", "--scheduler", "processes", "--workers", "2")
     wait_for(lambda: len(tiles_of(folder, "wounded.tif")) >= 2)
     workers_of(run)[0].kill()
-    said = run.communicate(timeout=120)[1]
+    said = run.communicate(timeout=600)[1]
     assert run.returncode == 0, said
     assert "Traceback" not in said
     assert same(folder, "wounded.tif")
@@ -130,8 +130,8 @@ def test_nothing_is_left_of_an_interrupted_run_but_its_folder(number, folder):
         for child in workers_of(run):
             child.send_signal(number)
     run.send_signal(number)
-    said = run.communicate(timeout=10)[1]
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    said = run.communicate(timeout=600)[1]
+    assert psutil.wait_procs(children, timeout=600)[1] == []
     assert tiles_of(folder, output)
     assert not (folder / output).exists()
     if number != signal.SIGKILL:
@@ -223,7 +223,7 @@ def test_a_scheduler_that_is_lost_leaves_a_run_to_go_on_with(folder, scheduler, 
     run = begin(folder, "lost.tif", "--scheduler", scheduler)
     wait_for(lambda: tiles_of(folder, "lost.tif"))
     processes[0].kill()
-    said = run.communicate(timeout=60)[1]
+    said = run.communicate(timeout=300)[1]
     assert run.returncode == 4, said
     assert "Traceback" not in said
     assert f"the Dask scheduler {scheduler} was lost" in said

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_wheel_works_from_an_empty_directory(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, timeout=200)
+    subprocess.run(build, check=True, capture_output=True, timeout=600)
     (wheel,) = (tmp_path / "dist").glob("geosr-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
@@ -28,6 +28,6 @@ def test_the_wheel_works_from_an_empty_directory(tmp_path):
         "command.main()"
     )
     options = ["upscale", "--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif", "--set", "epochs=2"]
-    subprocess.run([sys.executable, "-c", code, *options], check=True, cwd=empty, timeout=200)
+    subprocess.run([sys.executable, "-c", code, *options], check=True, cwd=empty, timeout=600)
     with rasterio.open(empty / "out.tif") as made, rasterio.open(empty / "source.tif") as source:
         assert made.shape == tuple(4 * side for side in source.shape)
