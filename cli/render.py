@@ -82,7 +82,8 @@ class Screen:
         self._print(
             f"wrote {one_line(report.output)} in {clock(sum(report.seconds.values()))}: "
             f"{count(report.tiles, 'tile')}{skipped}; "
-            f"pooled output - source: at most {found.deviation.largest:.3g}, RMS {found.deviation.rms:.3g}{seam}"
+            f"pooled output - source: at most {found.deviation.largest:.3g}, RMS {found.deviation.rms:.3g}{seam}; "
+            f"expected error: RMS {report.expected:.3g}"
         )
 
         if report.interpolated:

@@ -74,6 +74,20 @@ _RUN = "How it runs"
     metavar="FILE",
     help="A JSON file to write: settings, versions, times, what became of the tiles; also where some fail.",
 )
+@option(
+    _RUN,
+    "--uncertainty",
+    type=PATH,
+    metavar="FILE",
+    help="A GeoTIFF to write as well: the standard deviation of every pixel, as far as the result itself tells.",
+)
+@option(
+    _RUN,
+    "--guide-influence",
+    type=PATH,
+    metavar="FILE",
+    help="A GeoTIFF to write as well: what the guide changed against the interpolated source.",
+)
 @option(_RUN, "--log-json", is_flag=True, help="Print one JSON object per event on stderr, for programs.")
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @option(_RUN, "-v", "--verbose", is_flag=True, help="Print the grids, all settings and the stages as well.")
@@ -88,6 +102,8 @@ def command(
     overwrite: bool,
     dry_run: bool,
     report: Path | None,
+    uncertainty: Path | None,
+    guide_influence: Path | None,
     log_json: bool,
     quiet: bool,
     verbose: bool,
@@ -106,8 +122,7 @@ def command(
     --bounds tries a part.
     """  # noqa: D301
     from geosr.inspection import inspect, rows
-    from geosr.pipeline import upscale_file
-    from geosr.writer import check_output
+    from geosr.pipeline import check_outputs, upscale_file
 
     if quiet + verbose + log_json > 1:
         raise UsageError("--quiet, --verbose and --log-json contradict each other; give one of them")
@@ -119,8 +134,18 @@ def command(
             consistency=None if consistency is None else Consistency.parse(consistency),
             **values,
         )
-        execution = Execution(device, workers, scheduler, overwrite, on_tile_error, report, screen.show)
-        check_output(output, [source, guide], overwrite=overwrite)
+        execution = Execution(
+            device,
+            workers,
+            scheduler,
+            overwrite,
+            on_tile_error,
+            report,
+            influence=guide_influence,
+            uncertainty=uncertainty,
+            on_event=screen.show,
+        )
+        check_outputs(output, [source, guide], execution)
         if dry_run:
             click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
             return 0

@@ -122,7 +122,7 @@ def upscale(
         overwrite,
         on_tile_error,
         None if report is None else Path(report),
-        on_event,
+        on_event=on_event,
     )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(

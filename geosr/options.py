@@ -104,6 +104,8 @@ class Execution:
         on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
             interpolated source.
         report: a JSON file that says what was done, also where tiles fail; one that exists is replaced.
+        influence: a GeoTIFF of what the guide changed against the interpolated source.
+        uncertainty: a GeoTIFF of the output's standard deviation.
         on_event: called in the caller's thread with every `Event`.
     """
 
@@ -113,6 +115,8 @@ class Execution:
     overwrite: bool = False
     on_tile_error: str = "fail"
     report: Path | None = None
+    influence: Path | None = None
+    uncertainty: Path | None = None
     on_event: Callable[[Event], None] = lambda event: None
 
     def __post_init__(self) -> None:
@@ -124,6 +128,12 @@ class Execution:
             raise UsageError(f"scheduler is {self.scheduler!r}; use threads, processes or tcp://HOST:PORT")
         if self.on_tile_error not in ON_TILE_ERROR:
             raise UsageError(f"on_tile_error is {self.on_tile_error!r}; use one of {', '.join(ON_TILE_ERROR)}")
+
+    @property
+    def layers(self) -> dict[str, Path]:
+        """Rasters to be written beside the output, by name."""
+        asked = {"influence": self.influence, "uncertainty": self.uncertainty}
+        return {name: path for name, path in asked.items() if path}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
 FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
 _ASSESS_TILES = 2  # tiles that methods are tried on one step down
+OUTPUT = "output"
+"""Name of the output among those that a run writes."""
+
+_LAYER_ENCODING = Encoding("float32", float("nan"))
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
 
@@ -97,6 +101,7 @@ class Report:
         resumed: how many of them an earlier run had done.
         guided: share of the valid area on which the guide had a say, 0 to 1.
         written: consistency and seams, as measured on the output; None where none was written.
+        expected: root mean square error to be expected, in the source's units.
         seconds: by stage.
     """
 
@@ -105,6 +110,7 @@ class Report:
     resumed: int
     guided: float
     written: Written | None
+    expected: float
     seconds: dict[str, float]
 
     @property
@@ -133,6 +139,7 @@ class Plan:
     """Everything decided before the first tile is worked on.
 
     `fit` is `scene` or `tile`; `state` is that of the method fitted on the scene; None where it is fitted on each tile.
+    `layers` names the rasters to be made beside the output.
     """
 
     inputs: Inputs
@@ -143,6 +150,7 @@ class Plan:
     tiles: list[Tile]
     fit: str
     state: State | None = None
+    layers: tuple[str, ...] = ()
 
     @property
     def fits_scene(self) -> bool:
@@ -251,11 +259,10 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     """
     stages = _Stages(execution)
     paths = [inputs.source, inputs.guide]
-    output = check_output(output, paths, overwrite=execution.overwrite)
-    if execution.report:
-        check_report(execution.report, [*paths, output])
+    outputs = check_outputs(output, paths, execution)
+    output = outputs.pop(OUTPUT)
     recipe = decide(inputs, recipe, execution)
-    plan = make_plan(inputs, recipe)
+    plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
     placement = place(len(plan.tiles), execution)
     for text in (*plan.scene.notes, *suspicions(plan.scene), *_slowness(plan, placement)):
         execution.on_event(Note(text))
@@ -272,23 +279,38 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
             state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
             plan = replace(plan, state=state or None)
         stages.begin("tiles")
-        store = folder.tiles()
+        store = folder.tiles(plan.layers)
         with _pool(plan, placement, folder.path, execution) as pool:
             made = _run_tiles(plan, placement, stats, store, pool, execution)
-        guided = _guided_share(made.results)
-        report = Report(output, made.results, made.resumed, guided, None, stages.seconds)
+        guided, expected = _guided_share(made.results), _expected_error(made.results)
+        report = Report(output, made.results, made.resumed, guided, None, expected, stages.seconds)
         if report.failed:
             _report(plan, placement, execution, depends_on, report)
             raise _failure(report, plan.scene.grids.scale)
         if guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
         stages.begin("mosaic")
-        mosaic = _mosaic(plan, made.results, store, folder.path)
-        tags = _tags(plan, placement, guided, report.interpolated)
-        written = write(mosaic, output, tags, compress=recipe.compress, overwrite=execution.overwrite)
+        mosaic = _mosaic(plan, report, store, folder.path, _tags(plan, placement, report))
+        further = [_further(mosaic, name, path) for name, path in outputs.items()]
+        *_, written = write([*further, mosaic], compress=recipe.compress, overwrite=execution.overwrite)
     report = replace(report, written=written, seconds=stages.seconds)
     _report(plan, placement, execution, depends_on, report)
     return report
+
+
+def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) -> dict[str, Path]:
+    """Where everything that a run writes will lie, by name, before any work is done.
+
+    Raises:
+        UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
+    """
+    asked = {OUTPUT: output, **execution.layers}
+    outputs = {name: check_output(path, inputs, overwrite=execution.overwrite) for name, path in asked.items()}
+    if len({*outputs.values()}) < len(outputs):
+        raise UsageError("the output and what is written beside it need different names")
+    if execution.report:
+        check_report(execution.report, [*inputs, *outputs.values()])
+    return outputs
 
 
 class _Stages:
@@ -327,6 +349,7 @@ def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: 
         workers=placement.workers,
         seconds={name: round(seconds, 3) for name, seconds in report.seconds.items()},
         guided_percent=round(100 * report.guided, 2),
+        expected_error=float(f"{report.expected:.4g}"),
         deviation=asdict(found.deviation) if found else None,
         seam_ratio=found.seam_ratio if found else None,
     )
@@ -350,20 +373,22 @@ def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
         "device": device_kind(placement.device),
         "threads a tile": str(placement.threads),
         "kernels": kernels(),
+        "further rasters": ", ".join(plan.layers),
     }
     scene = plan.scene
     return fingerprint(scene.source, scene.guide, plan.inputs, plan.recipe, plan.method, plan.consistency, machine)
 
 
 def scratch_bytes(plan: Plan) -> int:
-    """Disk that a run takes until its end, about: the tiles, the mosaic before compression, and the output.
+    """Disk that a run takes until its end, about: the tiles, a mosaic before compression, and the outputs.
 
-    The output with its overviews (a third more pixels) is taken as if it could not be compressed.
+    An output with its overviews (a third more pixels) is taken as if it could not be compressed.
     """
     scale, rows, cols = plan.scene.grids.scale, *plan.scene.grids.high.shape
     tiles = sum(tile.window.height * tile.window.width for tile in plan.tiles) * scale**2 * 4
     mosaic = rows * cols * np.dtype(plan.recipe.dtype).itemsize
-    return tiles + mosaic + mosaic * 4 // 3
+    further = tiles + rows * cols * np.dtype(_LAYER_ENCODING.dtype).itemsize * 4 // 3
+    return tiles + mosaic + mosaic * 4 // 3 + len(plan.layers) * further
 
 
 def _statistics(plan: Plan, folder: RunFolder) -> Stats:
@@ -546,7 +571,8 @@ def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStor
         passing = isinstance(error, InputError | OutOfMemoryError | MemoryError)
         return TileResult(tile, failure=str(error) or "out of memory", retry=passing)
     valid, seen = _counts(pair, tile)
-    return store.save(TileResult(tile, solution.centre, seen / max(valid, 1), valid), solution.values)
+    result = TileResult(tile, solution.centre, seen / max(valid, 1), valid, _expected_square(pair, tile, solution))
+    return _save(plan, store, result, solution)
 
 
 def interpolate_tile(
@@ -568,8 +594,17 @@ def interpolate_tile(
     no_guide = np.zeros((plan.scene.guide.channels, rows, cols), np.float32), np.zeros((rows, cols), bool)
     pair = Pair(*no_guide, source, valid)
     solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
-    interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0])
-    return store.save(interpolated, solution.values)
+    expected = _expected_square(pair, tile, solution)
+    interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0], expected=expected)
+    return _save(plan, store, interpolated, solution)
+
+
+def _save(plan: Plan, store: TileStore, result: TileResult, solution: Solution) -> TileResult:
+    """All of a tile's rasters; what makes it a finished one last."""
+    further = {"influence": solution.influence, "uncertainty": solution.deviation}
+    for name in plan.layers:
+        store.layer(name).save(replace(result, centre=0.0), further[name])
+    return store.save(result, solution.values)
 
 
 def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
@@ -578,6 +613,14 @@ def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
     valid = pair.source_valid[core.slices]
     covered = pair.guide_valid[core.times(pair.scale).slices] & spread(valid, pair.scale)
     return int(valid.sum()), float(covered.sum()) / pair.scale**2
+
+
+def _expected_square(pair: Pair, tile: Tile, solution: Solution) -> float:
+    """Mean square of the estimated error over the core's valid pixels."""
+    core = tile.core.relative_to(tile.window)
+    valid = spread(pair.source_valid[core.slices], pair.scale)
+    deviation = solution.deviation[core.times(pair.scale).slices]
+    return float((deviation[valid] ** 2).sum()) / max(int(valid.sum()), 1)
 
 
 def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
@@ -596,7 +639,14 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
             seed=seed,
             device=placement.device,
             state=plan.state,
+            influence="influence" in plan.layers,
         )
+
+
+def _expected_error(results: list[TileResult]) -> float:
+    """Root mean square over the scene's valid pixels."""
+    valid = sum(result.valid for result in results)
+    return float(np.sqrt(sum(result.expected * result.valid for result in results) / max(valid, 1)))
 
 
 def _guided_share(results: list[TileResult]) -> float:
@@ -604,23 +654,41 @@ def _guided_share(results: list[TileResult]) -> float:
     return sum(result.guided * result.valid for result in results) / max(valid, 1)
 
 
-def _mosaic(plan: Plan, results: list[TileResult], store: TileStore, folder: Path) -> Mosaic:
+def _mosaic(plan: Plan, report: Report, store: TileStore, folder: Path, tags: dict[str, str]) -> Mosaic:
     scene = plan.scene
     return Mosaic(
         source=scene.source,
         grids=scene.grids,
-        results=results,
+        results=report.results,
         tiles=store,
         folder=folder,
         read_source=scene.read_source,
         consistency=plan.consistency,
         encoding=Encoding.choose(scene.source, plan.recipe.dtype),
+        output=report.output,
+        tags=tags,
     )
 
 
-def _tags(plan: Plan, placement: Placement, guided: float, interpolated: list[TileResult]) -> dict[str, str]:
+def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
+    """The mosaic of a raster that is written beside the output: in its units, as it comes from the tiles."""
+    described = {"influence": "changed by the guide", "uncertainty": "standard deviation"}[name]
+    return replace(
+        mosaic,
+        source=replace(mosaic.source, description=described, band_tags={}),
+        results=[replace(result, centre=None if result.centre is None else 0.0) for result in mosaic.results],
+        tiles=mosaic.tiles.layer(name),
+        consistency=Consistency(np.inf),
+        encoding=_LAYER_ENCODING,
+        output=output,
+        tags={**mosaic.tags, "GEOSR_LAYER": name},
+        pools=False,
+    )
+
+
+def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
-    names = "; ".join(result.tile.name(scene.grids.scale) for result in interpolated)
+    names = "; ".join(result.tile.name(scene.grids.scale) for result in report.interpolated)
     rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
     moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
     special = ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | (
@@ -640,5 +708,6 @@ def _tags(plan: Plan, placement: Placement, guided: float, interpolated: list[Ti
         "GEOSR_THREADS_PER_TILE": str(placement.threads),
         "GEOSR_SOURCE": scene.source.path.name,
         "GEOSR_GUIDE": scene.guide.path.name,
-        "GEOSR_GUIDED_PERCENT": f"{100 * guided:.2f}",
+        "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
+        "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
     }

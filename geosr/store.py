@@ -23,7 +23,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from geosr.tiling import Tile
 _DTYPE = np.dtype("<f4")
 _ALIGNMENT = 64
 _DIGEST_SIZE = 16
-_KEPT = {"lock", "run.json", "state.npz", "tiles"}
+_KEPT = {"lock", "run.json", "state.npz", "tiles", "influence", "uncertainty"}
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -51,6 +51,7 @@ class TileResult:
         centre: to be added to the stored values; None where there are none.
         guided: share of the core's valid area on which the guide had a say.
         valid: valid source pixels in the core.
+        expected: mean square of the error to be expected over them, in the source's units squared.
         failure: why the method has no answer; what is stored then, if anything, is interpolated.
         retry: whether another attempt may go better.
     """
@@ -59,6 +60,7 @@ class TileResult:
     centre: float | None = None
     guided: float = 0.0
     valid: int = 0
+    expected: float = 0.0
     failure: str | None = None
     retry: bool = False
 
@@ -103,6 +105,7 @@ class TileStore:
             "centre": result.centre,
             "guided": result.guided,
             "valid": result.valid,
+            "expected": result.expected,
             "failure": result.failure,
         }
         text = json.dumps(header).encode()
@@ -125,7 +128,7 @@ class TileStore:
             raise OutputError(f"cannot read tile {tile.index} in {self.path}: {error.strerror or error}") from error
         if header["key"] != self.key or header["failure"] is not None:
             return None
-        return TileResult(tile, header["centre"], header["guided"], header["valid"])
+        return TileResult(tile, header["centre"], header["guided"], header["valid"], header["expected"])
 
     def load(self, index: int, *, check: bool) -> NDArray[np.float32]:
         """One tile's values, mapped and not read; with `check`, all of the file is compared with its digest.
@@ -135,6 +138,10 @@ class TileStore:
         """
         header, offset = self._header(index, check=check)
         return np.memmap(self._file(index), _DTYPE, "r", offset, tuple(header["shape"]))
+
+    def layer(self, name: str) -> TileStore:
+        """Where a further raster's tiles lie: one is stored before the tile of the output that it belongs to."""
+        return TileStore(self.path.with_name(name), self.key)
 
     def _header(self, index: int, *, check: bool) -> tuple[dict[str, Any], int]:
         """The header, and where the values begin."""
@@ -214,8 +221,11 @@ class RunFolder:
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def tiles(self) -> TileStore:
-        """The tiles of this run. What is remembered later has no say in them."""
+    def tiles(self, layers: Iterable[str] = ()) -> TileStore:
+        """The tiles of this run, and room for those of further rasters. What is remembered later has no say in them."""
+        with _reported(f"cannot write in {self.path}"):
+            for name in layers:
+                (self.path / name).mkdir(exist_ok=True)
         return TileStore(self.path / "tiles", _digest(json.dumps(self._manifest, sort_keys=True).encode()))
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
@@ -343,7 +353,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 def _sweep(folder: Path, keep: set[str]) -> None:
     """Remove everything else, and files of tiles that were being written."""
-    for left in [*folder.iterdir(), *folder.glob("tiles/.*")]:
+    for left in [*folder.iterdir(), *folder.glob("*/.*")]:
         if left.name not in keep:
             _remove(left)
 
@@ -364,7 +374,7 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         OutputError: it has not.
     """
-    there = sum(path.stat().st_size for path in folder.glob("tiles/*"))
+    there = sum(path.stat().st_size for path in folder.glob("*/*.tile"))
     free = shutil.disk_usage(folder).free
     if free < needed - there:
         raise OutputError(

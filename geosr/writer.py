@@ -113,7 +113,21 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Everything that the output is made of, and the folder in which it is made."""
+    """Everything that an output is made of.
+
+    Attributes:
+        source: whose metadata it carries.
+        grids: low and high.
+        results: of all tiles.
+        tiles: where their values lie.
+        folder: in which it is made.
+        read_source: values and validity of a window of the low grid.
+        consistency: how near the pooled output must come to them.
+        encoding: of the values.
+        output: its final name, absolute and free of links.
+        tags: provenance to add to the source's own tags.
+        pools: whether it should pool to the source at all.
+    """
 
     source: Raster
     grids: GridPair
@@ -123,6 +137,9 @@ class Mosaic:
     read_source: Callable[[Window], tuple[NDArray[np.float64], NDArray[np.bool_]]]
     consistency: Consistency
     encoding: Encoding
+    output: Path
+    tags: Mapping[str, str]
+    pools: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,27 +150,32 @@ class Written:
     seam_ratio: float | None
 
 
-def write(mosaic: Mosaic, output: Path, tags: Mapping[str, str], *, compress: str, overwrite: bool) -> Written:
-    """Make the COG and give it its name only when it is complete, checked and on disk.
+def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[Written]:
+    """Make COGs and give them their names only when all are complete, checked and on disk; the last one last.
 
     Args:
-        mosaic: tiles and how to blend them.
-        output: the final name, absolute and free of links.
-        tags: provenance to add to the source's own tags.
+        mosaics: tiles and how to blend them.
         compress: `deflate` or `zstd`.
-        overwrite: replace an existing file of that name.
+        overwrite: replace existing files of those names.
 
     Raises:
-        OutputError: no room, no right, or the finished file is not what was written.
+        OutputError: no room, no right, or a finished file is not what was written.
     """
-    staging = mosaic.folder / "mosaic.tif"
-    finished = mosaic.folder / "output.tif"
-    with _reported(output), gdal_environment():
-        written = _stage(mosaic, staging, tags)
-        _copy_to_cog(staging, finished, compress)
-        _check(finished, staging, mosaic)
-        _publish(finished, output, overwrite=overwrite)
+    written = []
+    for number, mosaic in enumerate(mosaics):
+        staging, finished = mosaic.folder / "mosaic.tif", _finished(mosaic, number)
+        with _reported(mosaic.output), gdal_environment():
+            written.append(_stage(mosaic, staging))
+            _copy_to_cog(staging, finished, compress)
+            _check(finished, staging, mosaic)
+    for number, mosaic in enumerate(mosaics):
+        with _reported(mosaic.output):
+            _publish(_finished(mosaic, number), mosaic.output, overwrite=overwrite)
     return written
+
+
+def _finished(mosaic: Mosaic, number: int) -> Path:
+    return mosaic.folder / f"output{number}.tif"
 
 
 @contextmanager
@@ -169,7 +191,7 @@ def _reported(output: Path) -> Iterator[None]:
         raise OutputError(f"{output} was not written: {reason}") from error
 
 
-def _stage(mosaic: Mosaic, path: Path, tags: Mapping[str, str]) -> Written:
+def _stage(mosaic: Mosaic, path: Path) -> Written:
     """Blend into a plain striped GeoTIFF, whole rows at a time, each written once."""
     high, scale = mosaic.grids.high, mosaic.grids.scale
     rows, cols = core_edges([result.tile for result in mosaic.results])
@@ -190,7 +212,7 @@ def _stage(mosaic: Mosaic, path: Path, tags: Mapping[str, str]) -> Written:
             squares, count = squares + float((difference**2).sum()), count + difference.size
             seams.add(top, np.where(valid, final, np.nan))
         written = Written(Deviation(largest, (squares / max(count, 1)) ** 0.5), seams.ratio)
-        dataset.update_tags(**tags, **_findings(written))
+        dataset.update_tags(**mosaic.tags, **(_findings(written) if mosaic.pools else {}))
     return written
 
 

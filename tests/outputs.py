@@ -40,7 +40,9 @@ def run(
     """`upscale_file` with the bicubic method where nothing else is said."""
     recipe = {"method": "bicubic"} | {name: options.pop(name) for name in RECIPE if name in options}
     limit = None if consistency is None else Consistency.parse(consistency)
-    execution = Execution("cpu", workers, scheduler, overwrite, on_tile_error, None, on_event or (lambda event: None))
+    execution = Execution(
+        "cpu", workers, scheduler, overwrite, on_tile_error, on_event=on_event or (lambda event: None)
+    )
     inputs = Inputs(Path(source), Path(guide), scale, **options)
     return upscale_file(inputs, Recipe(consistency=limit, **recipe), execution, Path(output))
 

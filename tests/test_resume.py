@@ -86,6 +86,25 @@ def test_killed_and_called_again_the_output_is_the_same_byte_for_byte(options, m
 
 
 @pytest.mark.chaos
+def test_what_is_written_beside_the_output_is_the_same_byte_for_byte_too(folder):
+    names = ("std.tif", "change.tif")
+    uninterrupted = [folder / f"whole-{name}" for name in names]
+    finish(folder, "whole.tif", *FAST, "--uncertainty", uninterrupted[0], "--guide-influence", uninterrupted[1])
+    more = (*FAST, "--uncertainty", "std.tif", "--guide-influence", "change.tif")
+    run = begin(folder, "beside.tif", *more)
+    wait_for_tiles(folder, "beside.tif", 9, run)
+    run.kill()
+    run.communicate()
+    count = len(tiles_of(folder, "beside.tif"))
+    assert not any((folder / name).exists() for name in names)
+
+    assert f"continuing an earlier run: {count} of 36 tiles are done" in finish(folder, "beside.tif", *more)
+    for name, whole in zip(names, uninterrupted, strict=True):
+        assert (folder / name).read_bytes() == whole.read_bytes()
+    assert not [*folder.glob(".beside*")]
+
+
+@pytest.mark.chaos
 def test_a_run_in_work_is_not_joined_by_a_second_one(folder):
     first = begin(folder, "shared.tif", "--tile", "112", "--fit", "tile", "--set", "epochs=1000000")
     assert first.stderr.readline().startswith("tiles: 0 of")

@@ -46,9 +46,15 @@ class Patch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A method's answer for one patch: (scale*h, scale*w) float32 in the patch's normalised units."""
+    """A method's answer for one patch.
+
+    Attributes:
+        values: (scale*h, scale*w) float32 in the patch's normalised units.
+        belief: how far it took the guide's edges for the source's, from 0 to 1; errors are then rare but large.
+    """
 
     values: FloatArray
+    belief: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Diffusion:
         """The diffused values."""
         from geosr.methods.judgement import answer
 
-        return Prediction(answer(patch, self.settings, float(state["belief"]), device))
+        belief = float(state["belief"])
+        return Prediction(answer(patch, self.settings, belief, device), belief)
 
 
 def create(preset: str, settings: Mapping[str, Any]) -> Diffusion:

@@ -188,7 +188,7 @@ class Mmsr:
 
         network = {name: array for name, array in state.items() if name not in ("belief", "share")}
         values = mmsr_network.predict(patch, network, self.settings, device)
-        if self.settings.refine == "diffusion":
-            belief, share = float(state["belief"]), float(state["share"])
-            values = answer(patch, DiffusionSettings(), belief, device, values, share)
-        return Prediction(values)
+        if self.settings.refine == "none":
+            return Prediction(values)
+        belief, share = float(state["belief"]), float(state["share"])
+        return Prediction(answer(patch, DiffusionSettings(), belief, device, values, share), belief)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from geosr.consistency import Consistency, project, spread
 from geosr.errors import TileError
-from geosr.methods.base import BoolArray, FloatArray, Method, Patch, State
+from geosr.methods.base import BoolArray, FloatArray, Method, Patch, Prediction, State
 from geosr.pair import Pair, Stats, normalise
+from geosr.uncertainty import standard_deviation
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,15 @@ class Solution:
         values: (s*h, s*w) float64 in the source's units, minus `centre`.
         centre: what to add; kept apart so that the values survive float32 however far they lie from zero
             (float32 loses up to 0.49 at 4.5 million).
+        deviation: (s*h, s*w) float64, standard deviation of the values' error, estimated (`geosr.uncertainty`).
+        influence: (s*h, s*w) float64, the values less those of the interpolated source made consistent in the same way;
+            0 where there is no guide. None where it was not asked for.
     """
 
     values: NDArray[np.float64]
     centre: float
+    deviation: NDArray[np.float64]
+    influence: NDArray[np.float64] | None = None
 
 
 def solve(
@@ -38,6 +44,7 @@ def solve(
     seed: int,
     device: str,
     state: State | None = None,
+    influence: bool = False,
 ) -> Solution:
     """Super-resolve one pair.
 
@@ -52,18 +59,24 @@ def solve(
         seed: of this tile.
         device: `cpu` or `cuda`, as torch names it.
         state: of the method fitted elsewhere.
+        influence: whether to tell what the guide changed.
 
     Raises:
         TileError: the method's answer has the wrong shape or is not finite.
     """
     stats = stats or Stats.measure([pair])
     patch = prepare(pair, stats, consistency)
-    values = _predict(patch, method, seed, device, state)
-    physical = values.astype(np.float64) * stats.source_spread
-    source = pair.source - stats.source_centre
-    everywhere = np.ones(values.shape, dtype=bool)
-    projected = project(physical, everywhere, source, pair.source_valid, consistency)
-    return Solution(projected, stats.source_centre)
+    share, prediction = _predict(patch, method, seed, device, state)
+
+    def physical(values: FloatArray) -> NDArray[np.float64]:
+        everywhere, source = np.ones(values.shape, dtype=bool), pair.source - stats.source_centre
+        scaled = values.astype(np.float64) * stats.source_spread
+        return project(scaled, everywhere, source, pair.source_valid, consistency)
+
+    values, valid = physical(prediction.values), spread(pair.source_valid, pair.scale)
+    deviation = standard_deviation(values, valid, stats.source_spread, share * prediction.belief, pair.scale)
+    changed = values - physical(interpolate(patch.source, patch.scale)) if influence else None
+    return Solution(values, stats.source_centre, deviation, changed)
 
 
 def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
@@ -78,22 +91,21 @@ def tells(patch: Patch) -> bool:
     return bool(known.max() > known.min() and patch.guide_valid[inside].any())
 
 
-def _predict(patch: Patch, method: Method, seed: int, device: str, state: State | None) -> FloatArray:
+def _predict(
+    patch: Patch, method: Method, seed: int, device: str, state: State | None
+) -> tuple[FloatArray | float, Prediction]:
+    """The method's answer where there is a guide, the interpolated source where there is none, and its share."""
     if not tells(patch):
-        return interpolate(patch.source, patch.scale)
+        return 0.0, Prediction(interpolate(patch.source, patch.scale))
     state = method.fit([patch], seed, device) if state is None else state
-    values = method.predict(patch, state, device).values
+    prediction = method.predict(patch, state, device)
+    values = prediction.values
     if values.shape != patch.guide_valid.shape or not np.isfinite(values).all():
         raise TileError(f"{method.name} returned {values.shape} values, some of them not finite")
-    return _feather(values, patch)
-
-
-def _feather(values: FloatArray, patch: Patch) -> FloatArray:
-    """`values` where there is a guide, the interpolated source where there is none."""
     if patch.guide_valid.all():
-        return values
+        return 1.0, prediction
     share = _guide_share(patch.guide_valid, patch.scale)
-    return share * values + (1 - share) * interpolate(patch.source, patch.scale)
+    return share, replace(prediction, values=share * values + (1 - share) * interpolate(patch.source, patch.scale))
 
 
 def _guide_share(valid: BoolArray, reach: int) -> FloatArray:

@@ -1,0 +1,75 @@
+"""How far an answer may be off, pixel by pixel, judged by the answer itself.
+
+Where a result varies from pixel to pixel it may be wrong; where it is smooth it rarely is. How much wrong was measured
+on the pairs of `shared/data` (benchmarks/uncertainty.py, which also says how often the truth lies where it should).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+KNOTS = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+"""Standard deviations of the answer in 3 x 3 pixels, in standard deviations of the source."""
+
+SCALES = np.array([2.0, 4.0, 8.0])
+
+TABLE = np.log(
+    [
+        [[0.0037, 0.0182, 0.0437, 0.1158, 0.2065, 0.3041], [0.0013, 0.0105, 0.0163, 0.0600, 0.1535, 0.2385]],
+        [[0.0263, 0.0522, 0.1143, 0.2410, 0.3822, 0.5273], [0.0034, 0.0157, 0.0318, 0.1044, 0.2302, 0.3721]],
+        [[0.0962, 0.1630, 0.3011, 0.4956, 0.6266, 0.8739], [0.0096, 0.0259, 0.0688, 0.1614, 0.3154, 0.5592]],
+    ]
+)
+"""(scales, 2, knots): logarithm of the error's standard deviation, where the guide's edges are not believed (texture:
+errors are about normal) and where they are (most edges are right, and a few are off by all of their height)."""
+
+
+def standard_deviation(
+    values: Array, valid: Mask, spread: float, belief: NDArray[np.floating] | float, scale: int
+) -> Array:
+    """Of the error of an answer, in the source's units.
+
+    Calibrated so that 60 to 76 % of the truth lies within one of it and 90 to 98 % within two, over a scene, and that
+    its root mean square is the root mean square error. Beyond x8 the table is continued in the logarithm of the scale.
+
+    Args:
+        values: (H, W) the answer, in the source's units; a constant may be missing.
+        valid: (H, W) pixels over a valid source. The others have no say, and get what their neighbours show.
+        spread: standard deviation of the scene's source.
+        belief: how far the guide's edges were believed, from 0 to 1, for all or for each pixel.
+        scale: output pixels to one source pixel along a side.
+
+    Returns:
+        (H, W) float64, positive; 0 where the source does not vary at all.
+    """
+    smooth, sharp = _rows(scale)
+    where = np.log(np.maximum(local_spread(values, valid) / max(spread, 1e-30), KNOTS[0] / 10))
+    logs = [np.interp(where, np.log(KNOTS), row) for row in (smooth, sharp)]
+    return np.asarray(spread * np.exp(logs[0] + belief * (logs[1] - logs[0])))
+
+
+def _rows(scale: int) -> Array:
+    """The table's two rows at a scale: by straight lines in the logarithm of the scale."""
+    at = np.log2(scale) - np.log2(SCALES[0])
+    below = int(np.clip(at, 0, len(SCALES) - 2))
+    return np.asarray(TABLE[below] + (at - below) * (TABLE[below + 1] - TABLE[below]))
+
+
+def local_spread(values: Array, valid: Mask) -> Array:
+    """Standard deviation over the valid ones of each pixel's 3 x 3; 0 where there is none."""
+    middle = values[valid].mean() if valid.any() else 0.0  # small numbers, so that squares keep their digits
+    known = np.where(valid, values - middle, 0.0)
+    count = np.maximum(_box(valid.astype(np.float64)), 1)
+    mean = _box(known) / count
+    return np.sqrt(np.maximum(_box(known * known) / count - mean * mean, 0.0))
+
+
+def _box(values: Array) -> Array:
+    """Sums over 3 x 3 pixels; nothing beyond the edge."""
+    padded = np.pad(values, 1)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return np.asarray(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:])
