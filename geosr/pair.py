@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.methods.base import BoolArray, FloatArray, Patch
+from geosr.noise import LEAST, remove_noise, white_noise
 
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
+
+_LEAST_SIGNAL = 0.05  # of a noisy band's variance that is taken as signal: nothing is blown up out of noise alone
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Stats:
-    """Centre and spread (mean and standard deviation over valid pixels) of the source and each guide band."""
+    """What normalises pairs.
+
+    Attributes:
+        source_centre, source_spread: mean and standard deviation over the source's valid pixels.
+        guide_centres, guide_spreads: the same of each guide band.
+        guide_noise: standard deviation of each guide band's white noise over its spread; 0 where it is small.
+    """
 
     source_centre: float
     source_spread: float
     guide_centres: tuple[float, ...]
     guide_spreads: tuple[float, ...]
+    guide_noise: tuple[float, ...]
 
     @classmethod
     def measure(cls, pairs: Iterable[Pair]) -> Stats:
@@ -52,14 +62,18 @@ class Stats:
         and not noise blown up to unit variance.
         """
         source, guide = _Moments(1), None
+        noises = []
         for pair in pairs:
             guide = guide or _Moments(len(pair.guide))
             source.add(pair.source[pair.source_valid][None])
             guide.add(pair.guide[:, pair.guide_valid])
+            noises.append([white_noise(band, pair.guide_valid) for band in pair.guide])
         if guide is None:
             raise ValueError("no pairs to measure")
         (centre,), (spread,) = source.finish()
-        return cls(centre, spread, *guide.finish())
+        centres, spreads = guide.finish()
+        shares = np.median(noises, axis=0) / spreads
+        return cls(centre, spread, centres, spreads, tuple(np.where(shares < LEAST, 0.0, shares).tolist()))
 
 
 class _Moments:
@@ -88,10 +102,17 @@ class _Moments:
 
 
 def normalise(pair: Pair, stats: Stats) -> Patch:
-    """The patch of `pair`: by centre and spread, invalid pixels filled from their valid neighbours."""
+    """The patch of `pair`: by centre and spread, a noisy guide smoothed, invalid pixels filled from valid neighbours.
+
+    A noisy band's spread is that of what is not noise, so that its edges are as high as without it.
+    """
     centres, spreads = (np.array(x)[:, None, None] for x in (stats.guide_centres, stats.guide_spreads))
     source = ((pair.source - stats.source_centre) / stats.source_spread).astype(np.float32)
     guide = ((pair.guide - centres) / spreads).astype(np.float32)
+    if any(stats.guide_noise):
+        noise = np.array(stats.guide_noise)
+        guide = remove_noise(np.where(pair.guide_valid, guide, 0), pair.guide_valid, noise)
+        guide /= np.sqrt(np.maximum(1 - noise**2, _LEAST_SIGNAL)).astype(np.float32)[:, None, None]
     return Patch(
         guide=fill(guide, pair.guide_valid),
         guide_valid=pair.guide_valid,

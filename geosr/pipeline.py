@@ -274,6 +274,9 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         check_room(folder.path, scratch_bytes(plan))
         stages.begin("statistics")
         stats = _statistics(plan, folder)
+        if any(stats.guide_noise):
+            share = max(stats.guide_noise)
+            execution.on_event(Note(f"the guide is noisy (up to {share:.0%} of its spread): it is smoothed first"))
         if plan.fits_scene:
             stages.begin("fit")
             state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
