@@ -57,6 +57,21 @@ _RUN = "How it runs"
 )
 @option(
     _RUN,
+    "--gpus",
+    metavar="WHICH",
+    help="'all', or numbers as in 0,1: one worker process a GPU. Needs --scheduler processes.",
+)
+@option(
+    _RUN,
+    "--tile-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="End a worker process that has a tile and gets no further for so long; the tile gets one more try. Also how "
+    "long a cluster may be without workers. Not for threads, which cannot be ended.  [default: 10 times the slowest "
+    "tile so far, at least 600]",
+)
+@option(
+    _RUN,
     "--on-tile-error",
     type=click.Choice(ON_TILE_ERROR),
     default="fail",
@@ -98,6 +113,8 @@ def command(
     device: str,
     workers: int | None,
     scheduler: str,
+    gpus: str | None,
+    tile_timeout: float | None,
     on_tile_error: str,
     overwrite: bool,
     dry_run: bool,
@@ -144,6 +161,8 @@ def command(
             influence=guide_influence,
             uncertainty=uncertainty,
             on_event=screen.show,
+            tile_timeout=tile_timeout,
+            gpus=gpus,
         )
         check_outputs(output, [source, guide], execution)
         if dry_run:

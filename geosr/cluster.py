@@ -1,34 +1,40 @@
 """Worker processes under dask.distributed: started here for one run, or an existing cluster's.
 
 A process may die (killed, out of memory, a crash in a library) without the run: distributed gives its item to another
-one, and an item that its workers do not survive twice is lost. Nothing else starts `distributed`, which takes a while.
+one, and an item that its workers do not survive twice is lost. One that hangs is ended, which is the same to its item.
+Nothing else starts `distributed`, which takes a while.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.config
-from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, WorkerPlugin
 from distributed.comm.core import CommClosedError
 
 from geosr.errors import GeosrError, UnavailableError
 from geosr.version import __version__
+from geosr.watch import Watch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _START = 10  # seconds for an existing scheduler to answer and to have a worker
 _END = 5  # seconds for the scheduler to come to its end
+_LOOK = 1.0  # seconds between two looks at the workers
+_ANSWER = 60  # seconds in which a scheduler says what its workers are at; it takes milliseconds
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a tile takes minutes: two workers are enough to lose
     "distributed.scheduler.worker-saturation": 1.0,  # no tile waits in a worker, to be blamed for its death
@@ -39,11 +45,21 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Workers under a Dask scheduler; `in_flight` items at most are in work or wait at the scheduler."""
+    """Workers under a Dask scheduler.
+
+    Attributes:
+        client: of the scheduler.
+        address: of the scheduler.
+        in_flight: items at most in work or waiting at the scheduler.
+        watch: when a worker is to be ended for want of progress, and the run for want of workers.
+        tell: called with a sentence when a worker is ended.
+    """
 
     client: Client
     address: str
     in_flight: int
+    watch: Watch
+    tell: Callable[[str], None]
 
     def run(
         self,
@@ -51,32 +67,131 @@ class Cluster:
         items: Sequence[Item],
         *,
         on_done: Callable[[Result], None],
-        on_lost: Callable[[Item], Result],
+        on_lost: Callable[[Item, str], Result],
         at_once: int | None = None,
     ) -> list[Result]:
-        """As `runner.Pool.run`."""
+        """As `runner.Pool.run`.
+
+        Raises:
+            UnavailableError: the scheduler was lost, or has had no workers for too long.
+        """
         waiting = enumerate(items)
+        done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         positions: dict[Future[Any], int] = {}
         results: dict[int, Result] = {}
 
-        def submit(count: int) -> list[Future[Any]]:
-            new = {self.client.submit(function, item, pure=False): i for i, item in islice(waiting, count)}
-            positions.update(new)
-            return list(new)
+        def submit(count: int) -> None:
+            for position, item in islice(waiting, count):
+                future = self.client.submit(function, item, pure=False)
+                positions[future] = position
+                future.add_done_callback(done.put)
 
-        done = as_completed(submit(at_once or self.in_flight), loop=self.client.loop)
-        for future in done:
-            position = positions.pop(future)
-            try:
-                results[position] = future.result()
-            except KilledWorker:
-                results[position] = on_lost(items[position])
-            except (CancelledError, CommClosedError) as error:
-                raise UnavailableError(f"the Dask scheduler {self.address} was lost") from error
-            on_done(results[position])
-            for new in submit(1):
-                done.add(new)
+        keeper = _Keeper(self)
+        with self._lost_is_said():
+            submit(at_once or self.in_flight)
+            while positions:
+                keeper.look({str(future.key) for future in positions})
+                try:
+                    future = done.get(timeout=_LOOK)
+                except queue.Empty:
+                    continue
+                position = positions.pop(future)
+                try:
+                    results[position] = future.result()
+                except KilledWorker as error:
+                    results[position] = on_lost(
+                        items[position], keeper.reason(str(future.key), error.allowed_failures + 1)
+                    )
+                on_done(results[position])
+                submit(1)
         return [results[position] for position in range(len(items))]
+
+    @contextmanager
+    def _lost_is_said(self) -> Iterator[None]:
+        try:
+            yield
+        except (CancelledError, CommClosedError) as error:
+            raise UnavailableError(f"the Dask scheduler {self.address} was lost") from error
+
+
+@dataclass
+class _Keeper:
+    """Looks at a cluster's workers now and then, ends those that are hung, and knows what they were at."""
+
+    cluster: Cluster
+    _ended: dict[str, float] = field(default_factory=dict)  # items whose worker was ended, after how many seconds
+    _next: float = 0.0
+
+    def look(self, ours: set[str]) -> None:
+        """At most once a second; `ours` are the items that belong to this run.
+
+        Raises:
+            UnavailableError: the scheduler does not answer, or has had no workers for too long.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _LOOK
+        work, watch = self._ask(), self.cluster.watch
+        for worker in watch.look(work, now):
+            if ours.issuperset(work[worker]):  # never to the cost of somebody else's work on a shared cluster
+                self._end(worker, work[worker])
+        if watch.alone:
+            raise UnavailableError(
+                f"the Dask scheduler {self.cluster.address} has had no workers for {watch.limit_alone:.0f} s; "
+                "start some, or wait for them longer with --tile-timeout"
+            )
+
+    def _ask(self) -> dict[str, list[str]]:
+        """What each worker is at."""
+        client = self.cluster.client
+        if client.scheduler is None:  # being lost: the items will say so
+            return {}
+        try:
+            answer = client.sync(client.scheduler.processing, workers=None, callback_timeout=_ANSWER)
+        except (OSError, TimeoutError) as error:
+            raise UnavailableError(f"the Dask scheduler {self.cluster.address} was lost: it does not answer") from error
+        return {worker: [str(key) for key in keys] for worker, keys in answer.items()}
+
+    def _end(self, worker: str, keys: list[str]) -> None:
+        limit = self.cluster.watch.limit
+        self._ended |= dict.fromkeys(keys, limit)
+        self.cluster.tell(f"the worker {worker} made no progress for {limit:.0f} s and is ended")
+        self.cluster.client.run_on_scheduler(_make_end(worker))
+
+    def reason(self, key: str, attempts: int) -> str:
+        """Why an item that no worker brought to its end is given up."""
+        times = "twice" if attempts == 2 else f"{attempts} times"
+        if key not in self._ended:
+            return f"its worker process died, {times}: killed, out of memory, or crashed"
+        given = f"no progress for {self._ended[key]:.0f} s; --tile-timeout gives it longer"
+        return f"its worker process hung or died, {times}: {given}"
+
+
+def _make_end(worker: str) -> Callable[..., Any]:
+    """What the scheduler runs to end one worker; it travels as code, for the scheduler may be without geosr.
+
+    First the scheduler forgets it, which counts against its items as its death would: a process that could still
+    say goodbye would be excused, and its items tried for ever. A stopped process hears nothing but SIGKILL, which its
+    nanny sends after asking; one without a nanny is told to close.
+    """
+
+    async def end(dask_scheduler: Any) -> None:
+        import asyncio
+        from contextlib import suppress
+
+        from distributed.core import rpc
+
+        known = dask_scheduler.workers.get(worker)
+        if known is None:
+            return
+        await dask_scheduler.remove_worker(worker, stimulus_id="geosr-hung-worker", close=not known.nanny)
+        if known.nanny:
+            with suppress(OSError, asyncio.TimeoutError):
+                async with rpc(known.nanny, connection_args=dask_scheduler.connection_args) as nanny:
+                    await asyncio.wait_for(nanny.kill(timeout=1, reason="geosr-hung-worker"), 10)
+
+    return end
 
 
 class _DeafToCtrlC(WorkerPlugin):
@@ -88,7 +203,14 @@ class _DeafToCtrlC(WorkerPlugin):
 
 
 @contextmanager
-def start_processes(workers: int, folder: Path) -> Iterator[Cluster]:
+def start_processes(
+    workers: int,
+    folder: Path,
+    *,
+    gpus: Sequence[str] = (),
+    timeout: float | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[Cluster]:
     """`workers` processes of one thread each on this machine, gone when the block ends.
 
     Only this machine can reach them (loopback), and there is no dashboard.
@@ -96,21 +218,30 @@ def start_processes(workers: int, folder: Path) -> Iterator[Cluster]:
     Args:
         workers: how many; each may use its share of the machine's memory.
         folder: a private one for what the processes put on disk.
+        gpus: the one that each process sees (its CUDA_VISIBLE_DEVICES); all of them when empty.
+        timeout: seconds of the watch; derived from the times that workers take when None.
+        tell: as in `Cluster`.
 
     Raises:
         UnavailableError: they did not start.
     """
+    options = {
+        "host": "127.0.0.1",
+        "nthreads": 1,
+        "memory_limit": 1.0 / workers,
+        "local_directory": str(folder),
+        "silence_logs": logging.CRITICAL,
+    }
+    environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * workers
     with _silence(), dask.config.set(_SETTINGS):
         try:
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                scheduler_port=0,
-                dashboard_address="127.0.0.1:0",  # with None its HTTP server takes port 8787, or warns
-                memory_limit=1.0 / workers,
-                local_directory=str(folder),
+            cluster = SpecCluster(
+                workers={i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(environments)},
+                scheduler={
+                    "cls": Scheduler,
+                    # without an address for the dashboard its HTTP server takes port 8787, or warns
+                    "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
+                },
                 silence_logs=logging.CRITICAL,
             )
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -120,14 +251,14 @@ def start_processes(workers: int, folder: Path) -> Iterator[Cluster]:
         try:
             with Client(cluster, set_as_default=False) as client:
                 client.register_plugin(_DeafToCtrlC())
-                yield Cluster(client, cluster.scheduler_address, 2 * workers)
+                yield Cluster(client, cluster.scheduler_address, 2 * workers, Watch(timeout), tell)
         finally:
             _kill(cluster)  # what they did is on disk; in the middle of a tile they would not listen to anything else
             with suppress(TimeoutError):
                 cluster.close(timeout=_END)
 
 
-def _kill(cluster: LocalCluster) -> None:
+def _kill(cluster: SpecCluster) -> None:
     for nanny in cluster.workers.values():
         nanny.auto_restart = False
         with suppress(OSError, TypeError):  # TypeError: it has no process just now
@@ -135,7 +266,15 @@ def _kill(cluster: LocalCluster) -> None:
 
 
 @contextmanager
-def connect(address: str, workers: int | None, files: Mapping[Path, int], folder: Path) -> Iterator[Cluster]:
+def connect(
+    address: str,
+    workers: int | None,
+    files: Mapping[Path, int],
+    folder: Path,
+    *,
+    timeout: float | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[Cluster]:
     """The workers of an existing scheduler, looked at before they get any work.
 
     Args:
@@ -143,6 +282,8 @@ def connect(address: str, workers: int | None, files: Mapping[Path, int], folder
         workers: items in work at once; as many as its workers take when None.
         files: what they must see, with sizes in bytes.
         folder: what they must be able to write in.
+        timeout: seconds of the watch; derived from the times that workers take when None.
+        tell: as in `Cluster`.
 
     Raises:
         UnavailableError: no scheduler answers there, it has no workers, or one of these is unfit.
@@ -155,7 +296,8 @@ def connect(address: str, workers: int | None, files: Mapping[Path, int], folder
         with client:
             _await_workers(client, address)
             _check(client, files, folder)
-            yield Cluster(client, address, workers or 2 * sum(client.nthreads().values()))
+            in_flight = workers or 2 * sum(client.nthreads().values())
+            yield Cluster(client, address, in_flight, Watch(timeout), tell)
 
 
 @contextmanager

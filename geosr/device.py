@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,31 @@ def pick_device(name: str) -> str:
             f"({torch.__version__}): install a CUDA build of torch and check the driver, or use --device cpu"
         )
     return "cuda" if has_cuda and name != "cpu" else "cpu"
+
+
+def pick_gpus(which: str) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES is for each of `which`: `all`, or numbers as torch counts them, separated by commas.
+
+    The first of them becomes this process's own, for the fit.
+
+    Raises:
+        UnavailableError: torch does not see them, or they are of different models and would give different bits.
+    """
+    seen = torch.cuda.device_count()
+    numbers = [*range(seen)] if which == "all" else [int(number) for number in which.split(",")]
+    missing = [number for number in numbers if number >= seen]
+    if missing or not numbers:
+        asked = f"GPU {missing[0]} was" if missing else "GPUs were"
+        raise UnavailableError(f"{asked} asked for, and torch ({torch.__version__}) sees {seen}; see nvidia-smi")
+    models = {torch.cuda.get_device_name(number) for number in numbers}
+    if len(models) > 1:
+        raise UnavailableError(
+            f"the GPUs are of different models ({', '.join(sorted(models))}), whose tiles would differ; "
+            "name those of one model, as in --gpus 0,1"
+        )
+    torch.cuda.set_device(numbers[0])
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return tuple(visible[number] if visible else str(number) for number in numbers)
 
 
 def torch_version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -107,6 +108,9 @@ class Execution:
         influence: a GeoTIFF of what the guide changed against the interpolated source.
         uncertainty: a GeoTIFF of the output's standard deviation.
         on_event: called in the caller's thread with every `Event`.
+        tile_timeout: seconds without progress after which a worker process is ended as hung, and without any worker
+            after which the run ends; derived from the tiles done when None. Threads cannot be ended.
+        gpus: `all`, or the numbers of those to use, as in `0,1`: one worker process each.
     """
 
     device: str = "auto"
@@ -118,6 +122,8 @@ class Execution:
     influence: Path | None = None
     uncertainty: Path | None = None
     on_event: Callable[[Event], None] = lambda event: None
+    tile_timeout: float | None = None
+    gpus: str | None = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -128,6 +134,31 @@ class Execution:
             raise UsageError(f"scheduler is {self.scheduler!r}; use threads, processes or tcp://HOST:PORT")
         if self.on_tile_error not in ON_TILE_ERROR:
             raise UsageError(f"on_tile_error is {self.on_tile_error!r}; use one of {', '.join(ON_TILE_ERROR)}")
+        self._check_tile_timeout()
+        self._check_gpus()
+
+    def _check_tile_timeout(self) -> None:
+        if self.tile_timeout is None:
+            return
+        if not 0 < self.tile_timeout < math.inf:
+            raise UsageError(f"tile_timeout is {self.tile_timeout:g}; it must be seconds, more than 0")
+        if self.scheduler == "threads":
+            raise UsageError(
+                "a thread that hangs cannot be ended: --tile-timeout needs --scheduler processes or tcp://"
+            )
+
+    def _check_gpus(self) -> None:
+        if self.gpus is None:
+            return
+        if self.device == "cpu":
+            raise UsageError("--gpus and --device cpu contradict each other")
+        if self.scheduler != "processes":
+            raise UsageError("--gpus gives each GPU a worker process of its own: it needs --scheduler processes")
+        if self.workers is not None:
+            raise UsageError("--gpus says how many workers there are, one a GPU; leave --workers out")
+        named = self.gpus.split(",")
+        if self.gpus != "all" and not (all(n.isdecimal() for n in named) and len({*map(int, named)}) == len(named)):
+            raise UsageError(f"gpus is {self.gpus!r}; use all, or different numbers as in 0,1")
 
     @property
     def layers(self) -> dict[str, Path]:

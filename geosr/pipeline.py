@@ -160,11 +160,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where tiles are worked on: `workers` at once, each with `threads` of the processor."""
+    """Where tiles are worked on: `workers` at once, each with `threads` of the processor, and one of `gpus` if any."""
 
     device: str
     workers: int
     threads: int
+    gpus: tuple[str, ...] = ()
 
 
 def open_scene(inputs: Inputs) -> Scene:
@@ -240,8 +241,11 @@ def place(tiles: int, execution: Execution) -> Placement:
     Raises:
         UnavailableError: the device asked for is not there.
     """
-    from geosr.device import pick_device
+    from geosr.device import pick_device, pick_gpus
 
+    if execution.gpus is not None:
+        gpus = pick_gpus(execution.gpus)
+        return Placement("cuda", len(gpus), 1, gpus)
     device, cores = pick_device(execution.device), processors()
     if device != "cpu":
         return Placement(device, execution.workers or 1, 1)
@@ -531,12 +535,19 @@ def _pool(plan: Plan, placement: Placement, folder: Path, execution: Execution) 
         return
     from geosr import cluster  # takes a while
 
+    timeout = execution.tile_timeout
+
+    def tell(text: str) -> None:
+        execution.on_event(Note(text))
+
     if execution.scheduler == "processes":
-        with cluster.start_processes(min(placement.workers, len(plan.tiles)), folder / "workers") as pool:
+        workers = min(placement.workers, len(plan.tiles))
+        gpus = placement.gpus[:workers]
+        with cluster.start_processes(workers, folder / "workers", gpus=gpus, timeout=timeout, tell=tell) as pool:
             yield pool
         return
     files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
-    with cluster.connect(execution.scheduler, execution.workers, files, folder) as pool:
+    with cluster.connect(execution.scheduler, execution.workers, files, folder, timeout=timeout, tell=tell) as pool:
         if address := cluster.dashboard(pool.client):
             execution.on_event(Note(f"Dask's dashboard: {address}"))
         yield pool

@@ -23,7 +23,7 @@ class Pool(Protocol):
         items: Sequence[Item],
         *,
         on_done: Callable[[Result], None],
-        on_lost: Callable[[Item], Result],
+        on_lost: Callable[[Item, str], Result],
         at_once: int | None = None,
     ) -> list[Result]:
         """`function` of every item; what it raises, or an interruption, ends the run at once.
@@ -32,7 +32,7 @@ class Pool(Protocol):
             function: called from several threads or processes at once.
             items: each is started once, in whatever order Dask finds; again only if its process died.
             on_done: called in the caller's thread with each result as it comes.
-            on_lost: the result of an item whose processes died.
+            on_lost: the result of an item whose processes died or hung, and why in a sentence.
             at_once: no more than so many in work or on their way to it; as many as there are workers when None.
 
         Returns:
@@ -52,7 +52,7 @@ class Threads:
         items: Sequence[Item],
         *,
         on_done: Callable[[Result], None] = lambda result: None,
-        on_lost: Callable[[Item], Result] | None = None,
+        on_lost: Callable[[Item, str], Result] | None = None,
         at_once: int | None = None,
     ) -> list[Result]:
         """As `Pool.run`. When it ends by an error, what is still in work on other threads is left behind."""

@@ -53,8 +53,8 @@ def run_tiles(
     return TileRun([tally.results[tile.index] for tile in tiles], len(stored))
 
 
-def _lost(tile: Tile) -> TileResult:
-    return TileResult(tile, failure="its worker process died, twice: killed, out of memory, or crashed")
+def _lost(tile: Tile, why: str) -> TileResult:
+    return TileResult(tile, failure=why)
 
 
 class _Tally:

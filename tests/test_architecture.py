@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
     ["version", "errors"],
-    ["grid", "consistency", "methods", "raster_guard", "uncertainty", "noise"],
+    ["grid", "consistency", "methods", "raster_guard", "uncertainty", "noise", "watch"],
     ["options", "tiling", "warp", "seams"],
     ["raster", "runner", "cluster", "store", "device"],
     ["methods.base", "methods.settings", "methods.compiled", "methods.diffusion_settings"],

@@ -151,11 +151,11 @@ def deadly(item):
 def test_items_are_worked_on_and_lost_ones_told(tmp_path):
     told = []
     with start_processes(2, tmp_path / "workers") as pool:
-        results = pool.run(deadly, [0, 1, 2, 3, 4], on_done=told.append, on_lost=lambda item: -item)
+        results = pool.run(deadly, [0, 1, 2, 3, 4], on_done=told.append, on_lost=lambda item, why: -item)
         assert results == [0, 1, 4, -3, 16]
         assert sorted(told) == [-3, 0, 1, 4, 16]
         with pytest.raises(TileError, match="five"):
-            pool.run(deadly, [4, 5], on_done=told.append, on_lost=lambda item: -item)
+            pool.run(deadly, [4, 5], on_done=told.append, on_lost=lambda item, why: -item)
         listening = [c for c in psutil.Process().net_connections() if c.status == "LISTEN"]
         assert listening
         assert all(c.laddr.ip == "127.0.0.1" for c in listening)
