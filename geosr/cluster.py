@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 _START = 10  # seconds for an existing scheduler to answer and to have a worker
 _END = 5  # seconds for the scheduler to come to its end
 _LOOK = 1.0  # seconds between two looks at the workers
-_ANSWER = 60  # seconds in which a scheduler says what its workers are at; it takes milliseconds
+_ANSWER = 60  # seconds for a scheduler or a worker to say something that takes milliseconds
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a tile takes minutes: two workers are enough to lose
     "distributed.scheduler.worker-saturation": 1.0,  # no tile waits in a worker, to be blamed for its death
@@ -95,13 +95,17 @@ class Cluster:
                     future = done.get(timeout=_LOOK)
                 except queue.Empty:
                     continue
-                position = positions.pop(future)
+                position = positions[future]
                 try:
-                    results[position] = future.result()
+                    results[position] = _result(future)
+                except TimeoutError:  # its worker does not hand it out
+                    future.add_done_callback(done.put)
+                    continue
                 except KilledWorker as error:
                     results[position] = on_lost(
                         items[position], keeper.reason(str(future.key), error.allowed_failures + 1)
                     )
+                del positions[future]
                 on_done(results[position])
                 submit(1)
         return [results[position] for position in range(len(items))]
@@ -114,6 +118,11 @@ class Cluster:
             raise UnavailableError(f"the Dask scheduler {self.address} was lost") from error
 
 
+def _result(future: Future[Any]) -> Any:
+    """What the item gave or raised; `TimeoutError` only where its worker does not hand it out at once."""
+    return future.result(timeout=_LOOK if future.status == "finished" else None)
+
+
 @dataclass
 class _Keeper:
     """Looks at a cluster's workers now and then, ends those that are hung, and knows what they were at."""
@@ -123,7 +132,7 @@ class _Keeper:
     _next: float = 0.0
 
     def look(self, ours: set[str]) -> None:
-        """At most once a second; `ours` are the items that belong to this run.
+        """At most once a second; `ours` are the items whose results this run waits for.
 
         Raises:
             UnavailableError: the scheduler does not answer, or has had no workers for too long.
@@ -132,7 +141,7 @@ class _Keeper:
         if now < self._next:
             return
         self._next = now + _LOOK
-        work, watch = self._ask(), self.cluster.watch
+        work, watch = self._ask(ours), self.cluster.watch
         for worker in watch.look(work, now):
             if ours.issuperset(work[worker]):  # never to the cost of somebody else's work on a shared cluster
                 self._end(worker, work[worker])
@@ -142,16 +151,24 @@ class _Keeper:
                 "start some, or wait for them longer with --tile-timeout"
             )
 
-    def _ask(self) -> dict[str, list[str]]:
-        """What each worker is at."""
+    def _ask(self, ours: set[str]) -> dict[str, list[str]]:
+        """What each worker owes: items in work, and results that it has not handed out."""
         client = self.cluster.client
+
+        async def ask(scheduler: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+            return await scheduler.processing(workers=None), await scheduler.who_has(keys=list(ours))
+
         if client.scheduler is None:  # being lost: the items will say so
             return {}
         try:
-            answer = client.sync(client.scheduler.processing, workers=None, callback_timeout=_ANSWER)
+            processing, holders = client.sync(ask, client.scheduler, callback_timeout=_ANSWER)
         except (OSError, TimeoutError) as error:
             raise UnavailableError(f"the Dask scheduler {self.cluster.address} was lost: it does not answer") from error
-        return {worker: [str(key) for key in keys] for worker, keys in answer.items()}
+        work = {worker: [str(key) for key in keys] for worker, keys in processing.items()}
+        for key, workers in holders.items():
+            for worker in workers:
+                work.setdefault(worker, []).append(key)
+        return work
 
     def _end(self, worker: str, keys: list[str]) -> None:
         limit = self.cluster.watch.limit
@@ -328,9 +345,12 @@ def dashboard(client: Client) -> str | None:
 
 def _check(client: Client, files: Mapping[Path, int], folder: Path) -> None:
     try:
-        found = client.run(_make_look({str(path): size for path, size in files.items()}, str(folder)))
+        look = _make_look({str(path): size for path, size in files.items()}, str(folder))
+        found = client.sync(client._run, look, callback_timeout=_ANSWER)  # `run` would wait for ever
     except GeosrError:
         raise
+    except TimeoutError as error:
+        raise UnavailableError(f"a worker does not answer within {_ANSWER} s; see the cluster's own list") from error
     except Exception as error:
         raise UnavailableError(f"the workers cannot be looked at: {error}") from error
     for worker, problem in found.items():

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 LEAST = 600.0
 """Seconds that a worker always gets where nobody sets a time."""
 
+RESTART = 10.0
+"""Seconds that a worker which was ended always gets to start again, before there is said to be none."""
+
 FIRST = 86400.0
 """Seconds until anything was finished at all: there is nothing to go by yet, and a paper preset takes hours."""
 
@@ -33,14 +36,14 @@ class Watch:
     @property
     def limit(self) -> float:
         """Seconds without progress after which a worker is hung."""
-        if self._timeout is None and not self._longest:
-            return FIRST
-        return self.limit_alone
+        if self._timeout is not None:
+            return self._timeout
+        return self.limit_alone if self._longest else FIRST
 
     @property
     def limit_alone(self) -> float:
         """Seconds without any worker after which there will be none."""
-        return max(LEAST, _TIMES * self._longest) if self._timeout is None else self._timeout
+        return max(LEAST, _TIMES * self._longest) if self._timeout is None else max(RESTART, self._timeout)
 
     def look(self, work: Mapping[str, Iterable[str]], now: float) -> list[str]:
         """The workers that are hung.

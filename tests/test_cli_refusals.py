@@ -80,6 +80,16 @@ OPTIONS = [
     (["--scael", "4"], USAGE, ["--scael", "--scale", "geosr upscale --help"]),
     (["stray"], USAGE, ["stray", "geosr upscale --help"]),
     (["--method", "magic"], UNAVAILABLE, ["'magic'", "mmsr", "bicubic"]),
+    (["--tile-timeout", "60"], USAGE, ["a thread that hangs cannot be ended", "--scheduler processes"]),
+    (["--tile-timeout", "0", "--scheduler", "processes"], USAGE, ["tile_timeout is 0", "more than 0"]),
+    (["--tile-timeout", "nan", "--scheduler", "processes"], USAGE, ["tile_timeout is nan"]),
+    (["--tile-timeout", "soon"], USAGE, ["--tile-timeout", "'soon'"]),
+    (["--gpus", "all", "--scheduler", "processes", "--device", "cpu"], USAGE, ["--gpus", "--device cpu", "contradict"]),
+    (["--gpus", "all"], USAGE, ["--gpus", "needs --scheduler processes"]),
+    (["--gpus", "0", "--scheduler", "processes", "--workers", "2"], USAGE, ["--gpus", "leave --workers out"]),
+    (["--gpus", "0,0", "--scheduler", "processes"], USAGE, ["gpus is '0,0'", "different numbers"]),
+    (["--gpus", "0,", "--scheduler", "processes"], USAGE, ["gpus is '0,'", "0,1"]),
+    (["--gpus", "-1", "--scheduler", "processes"], USAGE, ["gpus is '-1'"]),
     (["--device", "gpu"], UNAVAILABLE, ["'gpu'", "auto, cpu, cuda"]),
 ]
 
@@ -97,6 +107,17 @@ def test_a_gpu_that_is_not_there(folder):
         pytest.skip("there is a GPU")
     before = contents(folder)
     check_refused(upscale(folder, "--device", "cuda"), UNAVAILABLE, "CUDA", "--device cpu")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("which", "phrase"), [("all", "GPUs were asked for"), ("0,99", "was asked for")])
+def test_gpus_that_torch_does_not_see(which, phrase, folder):
+    torch = pytest.importorskip("torch")
+    if which == "all" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    before = contents(folder)
+    outcome = upscale(folder, "--scheduler", "processes", "--gpus", which)
+    check_refused(outcome, UNAVAILABLE, phrase, f"sees {torch.cuda.device_count()}", "nvidia-smi")
     assert contents(folder) == before
 
 

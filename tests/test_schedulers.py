@@ -13,8 +13,8 @@ import psutil
 import pytest
 from pairs import make_pair
 
-from geosr.cluster import _make_look, start_processes
-from geosr.errors import TileError
+from geosr.cluster import _make_look, connect, start_processes
+from geosr.errors import TileError, UnavailableError
 from geosr.options import Execution
 
 pytestmark = pytest.mark.chaos
@@ -162,6 +162,81 @@ def test_items_are_worked_on_and_lost_ones_told(tmp_path):
         assert (tmp_path / "workers").stat().st_mode & 0o022 == 0
 
 
+def make_reading(fifo):
+    """Travels as code: a worker of this test imports nothing but what it needs."""
+
+    def read(item):
+        import os
+
+        if item == "endless":
+            with open(fifo) as file:  # nobody ever writes into it
+                file.read()
+        return item, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    return read
+
+
+def test_a_worker_that_hangs_is_ended_and_its_item_tried_once_more(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    lost, stopped, ended = [], [], []
+
+    def stop_the_first(result):
+        if not stopped:
+            stopped.append(result[1])
+            os.kill(result[1], signal.SIGSTOP)
+
+    def note(item, why):
+        lost.append((item, why))
+        return item, None, None
+
+    with start_processes(2, tmp_path / "workers", timeout=4, tell=ended.append) as pool:
+        read = make_reading(str(tmp_path / "fifo"))
+        items = [0, 1, 2, 3, 4, 5]
+        results = pool.run(read, items, on_done=stop_the_first, on_lost=note)
+        assert [result[0] for result in results] == items
+        assert lost == []  # the second attempt went well
+        assert len(ended) == 1
+        assert ended[0].endswith("made no progress for 4 s and is ended")
+        wait_for(lambda: not psutil.pid_exists(stopped[0]))
+        results = pool.run(read, ["endless", 7, 8], on_done=lambda result: None, on_lost=note)
+        assert [result[0] for result in results] == ["endless", 7, 8]
+        assert [item for item, _ in lost] == ["endless"]
+        assert "hung or died, twice: no progress for 4 s; --tile-timeout gives it longer" in lost[0][1]
+        assert len(ended) == 3
+
+
+def test_the_time_is_that_of_the_command(folder):
+    command = (
+        "--scheduler",
+        "processes",
+        "--tile",
+        "320",
+        "--tile-timeout",
+        "0.001",
+    )  # even to load torch takes longer
+    code, said = finish(folder, "hasty.tif", *command)
+    assert code == 5, said
+    assert "Traceback" not in said
+    assert "made no progress for 0 s and is ended" in said
+    assert "Error: 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): its worker process hung" in said
+    assert not [*folder.glob(".hasty.tif*")]
+
+
+def test_every_gpu_has_its_own_worker_also_after_its_death(tmp_path):
+    with start_processes(2, tmp_path / "workers", gpus=("3", "GPU-5f")) as pool:
+        look = make_reading("")
+
+        def seen():
+            found = pool.run(look, [*range(40)], on_done=lambda result: None, on_lost=lambda item, why: why)
+            by_process = {pid: gpu for _, pid, gpu in found}
+            return by_process if sorted(by_process.values()) == ["3", "GPU-5f"] else None
+
+        before = wait_for(seen)
+        os.kill(min(before), signal.SIGKILL)
+        wait_for(lambda: not psutil.pid_exists(min(before)))
+        assert set(wait_for(seen)) != set(before)
+
+
 # --- an existing cluster -------------------------------------------------------------------------------------
 
 
@@ -196,18 +271,21 @@ def processes():
         process.wait()
 
 
-@pytest.fixture
-def scheduler(processes, tmp_path):
-    """The address of a scheduler without workers."""
-    port = free_port()
+def start_scheduler(processes, folder, port):
     where = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
-    processes.append(start("distributed.cli.dask_scheduler", *where, cwd=tmp_path))
+    processes.append(start("distributed.cli.dask_scheduler", *where, cwd=folder))
     wait_for(lambda: answers(port))
     return f"tcp://127.0.0.1:{port}"
 
 
-def add_worker(processes, scheduler, cwd, **environment):
-    options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
+@pytest.fixture
+def scheduler(processes, tmp_path):
+    """The address of a scheduler without workers."""
+    return start_scheduler(processes, tmp_path, free_port())
+
+
+def add_worker(processes, scheduler, cwd, *more, **environment):
+    options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *more)
     processes.append(start("distributed.cli.dask_worker", scheduler, *options, cwd=cwd, **environment))
 
 
@@ -230,6 +308,97 @@ def test_a_scheduler_that_is_lost_leaves_a_run_to_go_on_with(folder, scheduler, 
     assert "run the same command again to continue" in said
     assert finish(folder, "lost.tif")[0] == 0
     assert same(folder, "lost.tif")
+
+
+def make_slow(path):
+    """Travels as code, as in `make_reading`: every item says in a file that it is in work, and takes a while."""
+
+    def work(item):
+        import os
+        import time
+
+        with open(os.path.join(path, f"begun-{item}"), "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(0.2)
+        return item
+
+    return work
+
+
+def lose(item, why):
+    return why
+
+
+def test_a_worker_of_a_cluster_that_is_stopped_is_replaced(scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path)
+    stopped, ended = [], []
+
+    def stop(result):
+        if not stopped:
+            stopped.append(int((tmp_path / f"begun-{result}").read_text()))
+            os.kill(stopped[0], signal.SIGSTOP)  # in the middle of an item, or with a result that was not fetched
+
+    with connect(scheduler, None, {}, tmp_path, timeout=3, tell=ended.append) as pool:
+        assert pool.run(make_slow(str(tmp_path)), [*range(6)], on_done=stop, on_lost=lose) == [*range(6)]
+    assert len(ended) == 1
+    assert "made no progress for 3 s and is ended" in ended[0]
+    wait_for(lambda: not psutil.pid_exists(stopped[0]))
+
+
+def test_a_cluster_whose_workers_are_all_gone_ends_the_run(scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path, "--no-nanny")
+
+    def kill(result):
+        processes[-1].kill()
+
+    with (
+        connect(scheduler, None, {}, tmp_path, timeout=3) as pool,
+        pytest.raises(UnavailableError, match=f"{scheduler} has had no workers for 10 s; start some, or wait"),
+    ):
+        pool.run(make_slow(str(tmp_path)), [*range(50)], on_done=kill, on_lost=lose)
+
+
+def test_a_scheduler_that_starts_anew_ends_the_run(scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path)
+
+    def restart(result):
+        processes[0].kill()
+        processes[0].wait()
+        start_scheduler(processes, tmp_path, int(scheduler.rpartition(":")[2]))
+
+    with (
+        connect(scheduler, None, {}, tmp_path) as pool,
+        pytest.raises(UnavailableError, match=f"{scheduler} was lost"),
+    ):
+        pool.run(make_slow(str(tmp_path)), [*range(50)], on_done=restart, on_lost=lose)
+
+
+def test_a_scheduler_that_does_not_answer_ends_the_run(scheduler, processes, tmp_path, monkeypatch):
+    add_worker(processes, scheduler, tmp_path)
+    monkeypatch.setattr("geosr.cluster._ANSWER", 2)
+
+    def stop(result):
+        processes[0].send_signal(signal.SIGSTOP)
+
+    with (
+        connect(scheduler, None, {}, tmp_path) as pool,
+        pytest.raises(UnavailableError, match=f"{scheduler} was lost: it does not answer"),
+    ):
+        pool.run(make_slow(str(tmp_path)), [*range(50)], on_done=stop, on_lost=lose)
+
+
+def test_a_worker_that_is_stopped_from_the_first_is_found_out(scheduler, processes, tmp_path, monkeypatch):
+    add_worker(processes, scheduler, tmp_path)
+    with connect(scheduler, None, {}, tmp_path):
+        pass
+    worker = wait_for(lambda: workers_of(processes[-1]))[0]
+    worker.suspend()
+    monkeypatch.setattr("geosr.cluster._ANSWER", 2)
+    with (
+        pytest.raises(UnavailableError, match="a worker does not answer within 2 s"),
+        connect(scheduler, None, {}, tmp_path),
+    ):
+        pytest.fail("nothing can be worked on here")
 
 
 def test_a_worker_with_another_version_is_refused(folder, scheduler, processes, tmp_path):
