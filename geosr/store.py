@@ -299,7 +299,7 @@ def _locked(path: Path, output: Path) -> Iterator[None]:
 def _lock(path: Path, output: Path) -> IO[bytes]:
     while True:
         path.mkdir(mode=0o700, exist_ok=True)
-        if path.is_symlink():
+        if path.is_symlink() or not _is_ours(path):
             raise OutputError(f"{path} is in the way: geosr keeps unfinished work under that name; remove it")
         try:
             lock = (path / "lock").open("a+b", buffering=0)
@@ -309,6 +309,16 @@ def _lock(path: Path, output: Path) -> IO[bytes]:
         if _is_file(lock, path / "lock"):
             return lock
         lock.close()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether what this process makes in that place has the same owner.
+
+    The name can be guessed, and in a folder that everybody may write to another user could have put links in it
+    beforehand. The owner is compared with a new file's: shares that map users have one for all.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as made:
+        return os.fstat(made.fileno()).st_uid == path.lstat().st_uid
 
 
 def _take(lock: IO[bytes], output: Path) -> None:

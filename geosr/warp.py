@@ -114,8 +114,9 @@ def outline(geobox: GeoBox, steps: int = 32) -> tuple[Floats, Floats]:
 
 
 def _apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """`affine` of whole arrays."""
-    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+    """`affine` of whole arrays; where a projection has no answer they are infinite, and what comes of it is NaN."""
+    with np.errstate(invalid="ignore"):
+        return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
 def _centre(geobox: GeoBox) -> tuple[float, float]:
