@@ -14,7 +14,7 @@ from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, Inputs
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is refused by the library
 
 
 class Option(click.Option):

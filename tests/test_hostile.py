@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -14,12 +15,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import rasters
 from pairs import contents, geosr, make_pair, upscale
 
-USAGE, INPUT = 2, 3
+USAGE, INPUT, OUTPUT = 2, 3, 6
 
 
 @pytest.fixture
@@ -155,6 +157,46 @@ def test_a_run_starts_no_process_no_shell_and_no_connection(folder):
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert (folder / "|touch canary.tif").is_file()
     assert not [*folder.glob("**/canary")]
+
+
+# --- rights ---------------------------------------------------------------------------------------------------
+
+
+def as_others():
+    """Root may read and write everywhere; without these two capabilities it may do what anybody may."""
+    prctl = ctypes.CDLL(None).prctl
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; anybody else has none to drop
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
+@pytest.mark.parametrize(
+    ("closed", "mode", "code", "phrase"),
+    [
+        ("out", 0o500, OUTPUT, "cannot write in"),
+        ("out", 0o000, OUTPUT, "cannot"),
+        ("source.tif", 0o000, INPUT, "denied"),
+    ],
+)
+def test_what_may_not_be_read_or_written(closed, mode, code, phrase, folder):
+    (folder / "out").mkdir()
+    (folder / closed).chmod(mode)
+    pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out/a.tif", "--method", "bicubic"]
+    done = subprocess.run(
+        [sys.executable, "-m", "geosr", "upscale", *pair],
+        cwd=folder,
+        preexec_fn=as_others,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    (folder / closed).chmod(0o700)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert phrase in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [*(folder / "out").iterdir()] == []
 
 
 # --- headers that claim more than there is -------------------------------------------------------------------
@@ -395,3 +437,24 @@ def test_a_guide_where_its_projection_has_no_answer_is_refused(folder):
         assert outcome.code == INPUT
         assert outcome.err.startswith("Error: ")
         assert outcome.err.count("\n") <= 3
+
+
+# --- nothing is left behind ----------------------------------------------------------------------------------
+
+
+def test_runs_leave_no_thread_no_open_file_and_no_scratch(folder, monkeypatch):
+    process, scratch = psutil.Process(), folder / "tmp"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def go():
+        assert upscale(folder, "--overwrite", "--tile", 48, "--workers", 2).code == 0
+        assert upscale(folder, "--overwrite", source="missing.tif").code == INPUT
+        assert upscale(folder, "--overwrite", "--dtype", "uint8", "--source-nodata", -1, source="guide.tif").code != 0
+        return process.num_fds(), [*folder.rglob("*")]
+
+    go()  # what libraries keep, they keep from the first
+    threads = threading.active_count()
+    assert go() == go()
+    assert threading.active_count() <= threads

@@ -121,6 +121,22 @@ def test_a_killed_run_leaves_the_old_output(start, folder):
 
 
 @pytest.mark.chaos
+def test_ctrl_c_twice_ends_it_as_well(start, folder):
+    (folder / "out.tif").write_text("precious")
+    before = contents(folder)
+    run = start("--overwrite", "--scheduler", "processes", "--workers", "1")
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode in (130, -signal.SIGINT)
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    left = {name: digest for name, digest in contents(folder).items() if not name.startswith(".")}
+    assert left == before
+
+
+@pytest.mark.chaos
 def test_nohup_is_respected(start):
     run = start(by=["sh", "-c", 'trap "" HUP; exec "$@"', "sh"])
     run.send_signal(signal.SIGHUP)

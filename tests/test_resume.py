@@ -300,6 +300,20 @@ def test_a_link_under_the_folders_name_is_refused(stopped):
     assert "is in the way" in outcome.err
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_another_user_made_beforehand_is_refused(stopped):
+    folder, options, left = stopped
+    victim = folder / "victim"
+    victim.write_text("precious")
+    (left / "lock").unlink()
+    (left / "lock").symlink_to(victim)  # whoever takes the lock writes its process's number there
+    os.chown(left, 65534, 65534)
+    outcome = upscale(folder, *options)
+    assert outcome.code == 6
+    assert "is in the way" in outcome.err
+    assert victim.read_text() == "precious"
+
+
 # --- the folder itself ---------------------------------------------------------------------------------------
 
 

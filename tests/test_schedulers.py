@@ -140,6 +140,17 @@ def test_nothing_is_left_of_an_interrupted_run_but_its_folder(number, folder):
         assert said.splitlines()[-1].startswith("interrupted; finished tiles (")
 
 
+def test_workers_that_do_not_start_end_the_run(folder, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    os._exit(3)"
+    )
+    code, said = finish(folder, "stillborn.tif", "--scheduler", "processes", PYTHONPATH=str(tmp_path))
+    assert code == 4, said
+    assert "worker processes did not start" in said
+    assert "Traceback" not in said
+    assert not [*folder.glob(".stillborn.tif*")]
+
+
 def deadly(item):
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -156,7 +167,8 @@ def test_items_are_worked_on_and_lost_ones_told(tmp_path):
         assert sorted(told) == [-3, 0, 1, 4, 16]
         with pytest.raises(TileError, match="five"):
             pool.run(deadly, [4, 5], on_done=told.append, on_lost=lambda item, why: -item)
-        listening = [c for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = [c for process in processes for c in process.net_connections() if c.status == "LISTEN"]
         assert listening
         assert all(c.laddr.ip == "127.0.0.1" for c in listening)
         assert (tmp_path / "workers").stat().st_mode & 0o022 == 0
