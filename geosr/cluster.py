@@ -12,7 +12,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -90,7 +90,7 @@ class Cluster:
         with self._lost_is_said():
             submit(at_once or self.in_flight)
             while positions:
-                keeper.look({str(future.key) for future in positions})
+                keeper.look(positions)
                 try:
                     future = done.get(timeout=_LOOK)
                 except queue.Empty:
@@ -98,7 +98,7 @@ class Cluster:
                 position = positions[future]
                 try:
                     results[position] = _result(future)
-                except TimeoutError:  # its worker does not hand it out
+                except _NotHandedOutError:
                     future.add_done_callback(done.put)
                     continue
                 except KilledWorker as error:
@@ -118,9 +118,18 @@ class Cluster:
             raise UnavailableError(f"the Dask scheduler {self.address} was lost") from error
 
 
+class _NotHandedOutError(Exception):
+    """A worker has finished an item and does not give its result."""
+
+
 def _result(future: Future[Any]) -> Any:
-    """What the item gave or raised; `TimeoutError` only where its worker does not hand it out at once."""
-    return future.result(timeout=_LOOK if future.status == "finished" else None)
+    """What the item gave or raised."""
+    if future.status in ("error", "cancelled"):  # known here; it may be a TimeoutError of its own
+        return future.result()
+    try:
+        return future.result(timeout=_LOOK)
+    except TimeoutError as error:
+        raise _NotHandedOutError from error
 
 
 @dataclass
@@ -131,8 +140,8 @@ class _Keeper:
     _ended: dict[str, float] = field(default_factory=dict)  # items whose worker was ended, after how many seconds
     _next: float = 0.0
 
-    def look(self, ours: set[str]) -> None:
-        """At most once a second; `ours` are the items whose results this run waits for.
+    def look(self, waiting: Iterable[Future[Any]]) -> None:
+        """At most once a second; `waiting` are the items whose results are not here yet.
 
         Raises:
             UnavailableError: the scheduler does not answer, or has had no workers for too long.
@@ -141,6 +150,7 @@ class _Keeper:
         if now < self._next:
             return
         self._next = now + _LOOK
+        ours = {str(future.key) for future in waiting}
         work, watch = self._ask(ours), self.cluster.watch
         for worker in watch.look(work, now):
             if ours.issuperset(work[worker]):  # never to the cost of somebody else's work on a shared cluster
@@ -174,7 +184,10 @@ class _Keeper:
         limit = self.cluster.watch.limit
         self._ended |= dict.fromkeys(keys, limit)
         self.cluster.tell(f"the worker {worker} made no progress for {limit:.0f} s and is ended")
-        self.cluster.client.run_on_scheduler(_make_end(worker))
+        try:
+            self.cluster.client.run_on_scheduler(_make_end(worker))
+        except OSError as error:
+            raise UnavailableError(f"the Dask scheduler {self.cluster.address} was lost") from error
 
     def reason(self, key: str, attempts: int) -> str:
         """Why an item that no worker brought to its end is given up."""

@@ -156,6 +156,8 @@ def deadly(item):
         os.kill(os.getpid(), signal.SIGKILL)
     if item == 5:
         raise TileError("five")
+    if item == 6:
+        raise TimeoutError("six")
     return item * item
 
 
@@ -167,6 +169,8 @@ def test_items_are_worked_on_and_lost_ones_told(tmp_path):
         assert sorted(told) == [-3, 0, 1, 4, 16]
         with pytest.raises(TileError, match="five"):
             pool.run(deadly, [4, 5], on_done=told.append, on_lost=lambda item, why: -item)
+        with pytest.raises(TimeoutError, match="six"):
+            pool.run(deadly, [6], on_done=told.append, on_lost=lambda item, why: -item)
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [c for process in processes for c in process.net_connections() if c.status == "LISTEN"]
         assert listening
