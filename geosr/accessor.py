@@ -46,6 +46,8 @@ def upscale(
     device: str = "auto",
     workers: int | None = None,
     scheduler: str = "threads",
+    gpus: str | None = None,
+    tile_timeout: float | None = None,
     overwrite: bool = False,
     on_tile_error: str = "fail",
     report: str | os.PathLike[str] | None = None,
@@ -84,6 +86,8 @@ def upscale(
         workers: tiles in work at once; never changes the result.
         scheduler: `threads`; `processes`, which survive each other (call from under `if __name__ == "__main__"`);
             or `tcp://HOST:PORT` of a Dask scheduler whose workers see the same files.
+        gpus: `all`, or numbers as in `0,1`: one worker process each, with `scheduler="processes"`.
+        tile_timeout: seconds without progress after which a worker process is ended as hung; None follows the slowest.
         overwrite: replace an existing `output`.
         on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
             GEOSR_INTERPOLATED_TILES names them then.
@@ -123,6 +127,8 @@ def upscale(
         on_tile_error,
         None if report is None else Path(report),
         on_event=on_event,
+        tile_timeout=tile_timeout,
+        gpus=gpus,
     )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
