@@ -410,11 +410,14 @@ def test_a_worker_that_is_stopped_from_the_first_is_found_out(scheduler, process
     worker = wait_for(lambda: workers_of(processes[-1]))[0]
     worker.suspend()
     monkeypatch.setattr("geosr.cluster._ANSWER", 2)
-    with (
-        pytest.raises(UnavailableError, match="a worker does not answer within 2 s"),
-        connect(scheduler, None, {}, tmp_path),
-    ):
-        pytest.fail("nothing can be worked on here")
+    try:
+        with (
+            pytest.raises(UnavailableError, match="a worker does not answer within 2 s"),
+            connect(scheduler, None, {}, tmp_path),
+        ):
+            pytest.fail("nothing can be worked on here")
+    finally:
+        worker.kill()  # its nanny's end would not reach it
 
 
 def test_a_worker_with_another_version_is_refused(folder, scheduler, processes, tmp_path):
