@@ -33,9 +33,7 @@ def make_pair(folder, *, size=24, scale=4, crs=rasters.UTM, guide_crs=..., step=
     source = (100 + 0.1 * row + 0.01 * col + 3.0 * (col > size // 2)).astype("float32")
     side = round(4 * size / step)
     half = np.random.default_rng(0).integers(0, 100, (bands, side // 2 + 1, side // 2 + 1), dtype="uint8")
-    noise = half.repeat(2, 1).repeat(2, 2)[
-        :, :side, :side
-    ]  # texture, no noise
+    noise = half.repeat(2, 1).repeat(2, 2)[:, :side, :side]  # texture, no noise
     noise[:, :, side // 2 :] += 100
     folder = Path(folder)
     return (
