@@ -107,16 +107,22 @@ def plan_grids(
         InputError: one raster has no CRS, or the two do not overlap.
     """
     check_scale(scale)
-    guide, notes = _reconcile(source, guide)
+    guide, notes = reconcile(source, guide)
     origin = _window(source, bounds)
     grids = GridPair(crop(source, origin), scale)
     return grids, guide, origin, notes
 
 
-def _reconcile(source: GeoBox, guide: GeoBox) -> tuple[GeoBox, tuple[str, ...]]:
-    """The guide's grid in the world of the source's; only a pair without any CRS needs it."""
+def reconcile(
+    source: GeoBox, guide: GeoBox, names: tuple[str, str] = ("source", "guide")
+) -> tuple[GeoBox, tuple[str, ...]]:
+    """The guide's grid in the world of the source's, and a note; only a pair without any CRS needs it.
+
+    Raises:
+        InputError: one of them, called by its name, has no CRS, or neither has a position and their pixels do not nest.
+    """
     if (source.crs is None) != (guide.crs is None):
-        which, other = ("source", guide) if source.crs is None else ("guide", source)
+        which, other = (names[0], guide) if source.crs is None else (names[1], source)
         raise InputError(
             f"the {which} has no CRS, the other raster has {crs_name(other.crs)}; "
             "name the missing one with --assume-crs"
@@ -129,7 +135,8 @@ def _reconcile(source: GeoBox, guide: GeoBox) -> tuple[GeoBox, tuple[str, ...]]:
     factors = [g / s for g, s in zip(guide.shape, source.shape, strict=True)]
     if not all(bare) or factors[0] != factors[1] or not factors[0].is_integer():
         raise InputError(
-            f"neither raster has a CRS, and their pixels do not nest: source {_size(source)}, guide {_size(guide)}; "
+            f"neither raster has a CRS, and their pixels do not nest: "
+            f"{names[0]} {_size(source)}, {names[1]} {_size(guide)}; "
             "give both a georeference"
         )
     placed = GeoBox(guide.shape, Affine.scale(1 / factors[0]), None)

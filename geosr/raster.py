@@ -671,8 +671,8 @@ def extent_text(geobox: GeoBox) -> str:
     return f"x {left} to {right}, y {bottom} to {top} ({_crs_name(geobox)})"
 
 
-def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = False) -> str | None:
-    """How well the guide's CRS can be brought into the source's: None (exactly), or a warning.
+def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = False, name: str = "guide") -> str | None:
+    """How well the guide's CRS can be brought into the source's: None (exactly), or a warning that calls it `name`.
 
     Raises:
         InputError: only a ballpark transformation or one of unknown accuracy can be had here, or one worse than
@@ -698,7 +698,7 @@ def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = Fal
             ) from error
     names = f"from {_crs_name(guide.geobox)} to {_crs_name(source.geobox)}"
     if not group.transformers:
-        raise InputError(f"no way {names}; reproject the guide with gdalwarp first")
+        raise InputError(f"no way {names}; reproject the {name} with gdalwarp first")
     best = group.transformers[0]
     ballpark = "ballpark" in best.description.lower() or best.accuracy < 0
     limit = max(ground_resolution(source.geobox)) / 2
@@ -706,7 +706,7 @@ def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = Fal
         return None
     accuracy = "unknown accuracy" if ballpark else f"an accuracy of {best.accuracy:g} m"
     missing = "" if group.best_available else " (a better way needs grid files: projsync)"
-    message = f"the guide is brought {names} with {accuracy}{missing}"
+    message = f"the {name} is brought {names} with {accuracy}{missing}"
     if not allow_ballpark and (ballpark or (best.accuracy > limit and not group.best_available)):
         raise InputError(f"{message}; reproject it yourself, or accept that with --allow-ballpark")
     return message

@@ -1,0 +1,241 @@
+"""A raster against the truth: both brought onto one grid, measured window by window (`geosr.metrics`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from geosr import raster, warp
+from geosr.consistency import pool
+from geosr.errors import InputError
+from geosr.grid import Window, crop, reconcile
+from geosr.metrics import HALO, Array, Block, Mask, Scores, score
+from geosr.raster import Raster
+from geosr.raster_guard import show
+
+WINDOW = 1024
+"""Pixels a side that are measured at once: with them some 300 MB are held, however large the rasters are."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        scores: the metrics.
+        units: of the truth, None where its file says nothing.
+        notes: on what grid the two were compared, and what else the user should know.
+    """
+
+    scores: Scores
+    units: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Prediction and truth, and the grid on which they are compared: the one with the larger pixels."""
+
+    prediction: Raster
+    truth: Raster
+    grid: GeoBox
+    guide: Raster | None = None
+
+    def blocks(self) -> Iterator[Block]:
+        """The windows in which both have a valid pixel."""
+        rows, cols = self.grid.shape
+        for row in range(0, rows, WINDOW):
+            for col in range(0, cols, WINDOW):
+                core = Window(row, col, min(WINDOW, rows - row), min(WINDOW, cols - col))
+                if block := self._block(core):
+                    yield block
+
+    def _block(self, core: Window) -> Block | None:
+        rows, cols = self.grid.shape
+        top, left = max(core.row - HALO, 0), max(core.col - HALO, 0)
+        bottom, right = min(core.row + core.height + HALO, rows), min(core.col + core.width + HALO, cols)
+        window = Window(top, left, bottom - top, right - left)
+        prediction, valid = read_onto(self.prediction, self.grid, window)
+        if not valid.any():
+            return None
+        truth, truth_valid = read_onto(self.truth, self.grid, window)
+        block = Block(prediction, truth, valid & truth_valid, core.relative_to(window))
+        if self.guide is None:
+            return block
+        guide, guide_valid = raster.read_guide(self.guide, crop(self.grid, window), grid=self.grid)
+        return replace(block, guide=guide.astype(np.float64), guide_valid=guide_valid)
+
+
+def evaluate(
+    prediction: Path,
+    truth: Path,
+    *,
+    source: Path | None = None,
+    guide: Path | None = None,
+    band: int | None = None,
+    elevation: bool = False,
+    step: float | None = None,
+    assume_crs: str | None = None,
+) -> Evaluation:
+    """Measure a prediction against the truth, over the pixels that are valid in both.
+
+    Two rasters on one pixel grid are compared as they are. Otherwise the one with the larger pixels sets the grid, and
+    the other is brought onto it as a guide is in a run: averaged where it is finer (a pixel counts where at least half
+    of it is valid), cubic convolution where the pixels are as large but lie elsewhere.
+
+    Args:
+        prediction: one band, scale and offset are applied.
+        truth: of the same ground, in the same units.
+        source: what the prediction was made from; gives the source consistency.
+        guide: what it was made with; tells how much of its texture is in the errors.
+        band: of a truth that has several.
+        elevation: the values are heights in metres; gives errors of slope and aspect.
+        step: height of an edge in the truth's units, see `metrics.score`.
+        assume_crs: CRS of the rasters that have none.
+
+    Raises:
+        InputError: a raster is refused, or the two have no valid pixel in common.
+        UsageError: `band` or `assume_crs` makes no sense.
+    """
+    made = raster.describe_source(prediction, assume_crs=assume_crs)
+    real = raster.describe_source(truth, band=band, assume_crs=assume_crs)
+    both, notes = _align(made, real)
+    if guide is not None:
+        sharp, note = place_on(both.grid, raster.describe_guide(guide, assume_crs=assume_crs), "truth", "guide")
+        both, notes = replace(both, guide=sharp), (*notes, *note)
+    spacing = raster.ground_resolution(both.grid) if elevation else None
+    scores = score(both.blocks, step=step, spacing=spacing)
+    if not scores.pixels:
+        raise InputError(
+            f"no pixel is valid in both\nprediction: {raster.extent_text(made.geobox)}\n"
+            f"truth: {raster.extent_text(both.truth.geobox)}"
+        )
+    if source is not None:
+        rms, largest, note = measure_consistency(made, raster.describe_source(source, assume_crs=assume_crs))
+        scores, notes = replace(scores, consistency_rms=rms, consistency_max=largest), (*notes, *note)
+    notes = (*notes, *made.warnings, *real.warnings, *_unit_note(made, real))
+    return Evaluation(scores, real.units, tuple(dict.fromkeys(notes)))
+
+
+def _align(prediction: Raster, truth: Raster) -> tuple[_Both, tuple[str, ...]]:
+    """The two on the grid of the one with the larger pixels, and what to say of it."""
+    if prediction.shape[0] < truth.shape[0]:  # without georeference, a coarser grid can be told by its size alone
+        truth, notes = place_on(prediction.geobox, truth, "prediction", "truth")
+    else:
+        prediction, notes = place_on(truth.geobox, prediction, "truth", "prediction")
+    ratio = min(raster.guide_ratio(prediction, truth.geobox))
+    if ratio >= 0.99:
+        on, moved, name, reference = truth, prediction, "prediction", "truth"
+    else:
+        on, moved, name, reference = prediction, truth, "truth", "prediction"
+        ratio = min(raster.guide_ratio(truth, prediction.geobox))
+    both = _Both(prediction, truth, on.geobox)
+    if (nested := _nested(on.geobox, moved.geobox)) and nested[0] == 1:
+        return both, (*notes, "prediction and truth lie on one pixel grid: compared as they are")
+    how = "averaged" if ratio > 1.01 else "interpolated (cubic convolution)"
+    text = f"the {name}, {ratio:.3g} of its pixels to one of the {reference}'s, is {how} onto the {reference}'s grid"
+    return both, (*notes, text)
+
+
+def place_on(grid: GeoBox, moved: Raster, name: str, other: str) -> tuple[Raster, tuple[str, ...]]:
+    """A raster in the world of a grid, and what to say of the way there; `name` and `other` are what they are called.
+
+    Raises:
+        InputError: one of them has no CRS, or there is no way from one to the other.
+    """
+    box, notes = reconcile(grid, moved.geobox, (name, other))
+    moved = replace(moved, geobox=box)
+    # a raster that stands for the grid: only where it lies matters
+    way = raster.check_transform(replace(moved, geobox=grid), moved, allow_ballpark=True, name=other)
+    return moved, (*notes, *((way,) if way else ()))
+
+
+def _unit_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
+    if prediction.units and truth.units and prediction.units != truth.units:
+        return (f"the prediction is in {show(prediction.units)}, the truth in {show(truth.units)}: not converted",)
+    return ()
+
+
+def measure_consistency(prediction: Raster, source: Raster) -> tuple[float, float, tuple[str, ...]]:
+    """RMS and largest size of (prediction averaged over a source pixel - that pixel), and what to say of the way.
+
+    Raises:
+        InputError: no source pixel is covered.
+    """
+    prediction, notes = place_on(source.geobox, prediction, "source", "prediction")
+    squares, count, largest = 0.0, 0, 0.0
+    rows, cols = source.shape
+    side = max(1, WINDOW // max(1, round(min(raster.guide_ratio(prediction, source.geobox)))))
+    for row in range(0, rows, side):
+        for col in range(0, cols, side):
+            window = Window(row, col, min(side, rows - row), min(side, cols - col))
+            pooled, known = read_onto(prediction, source.geobox, window)
+            values, valid = raster.read_source(source, window)
+            off = np.abs((pooled - values)[known & valid])
+            squares, count = squares + float((off**2).sum()), count + off.size
+            largest = max(largest, float(off.max(initial=0.0)))
+    if not count:
+        raise InputError(f"the prediction covers no valid pixel of the source {show(source.path.name)}")
+    return math.sqrt(squares / count), largest, notes
+
+
+def read_onto(file: Raster, grid: GeoBox, window: Window) -> tuple[Array, Mask]:
+    """Physical values of one band on a window of another grid, and where they are valid.
+
+    Exact means in float64 where the grid's pixels are whole blocks of the file's (or the same); else as a
+    guide is read, in float32. A pixel of which less than half is valid is not.
+
+    Args:
+        file: from `describe_source`, its geobox in the world of `grid`.
+        grid: the whole grid.
+        window: of it.
+
+    Raises:
+        InputError: the file cannot be read; no way from one CRS to the other.
+    """
+    nested = _nested(grid, file.geobox)
+    if nested is None:
+        bands, valid = raster.read_guide(file, crop(grid, window), grid=grid)
+        return np.where(valid, bands[0].astype(np.float64) * file.scale + file.offset, 0.0), valid
+    scale, row, col = nested
+    whole = window.times(scale)
+    values, valid = _read_padded(file, replace(whole, row=whole.row + row, col=whole.col + col))
+    if scale == 1:
+        return values, valid
+    share = pool(valid.astype(np.float64), np.ones(valid.shape, bool), scale)[0]
+    means = pool(values, valid, scale)[0]
+    return np.where(share >= 0.5, means, 0.0), share >= 0.5
+
+
+def _read_padded(file: Raster, window: Window) -> tuple[Array, Mask]:
+    """A window that may reach over the file's edges; invalid there."""
+    values, valid = np.zeros(window.shape), np.zeros(window.shape, bool)
+    top, left = max(window.row, 0), max(window.col, 0)
+    bottom, right = min(window.row + window.height, file.shape[0]), min(window.col + window.width, file.shape[1])
+    if top < bottom and left < right:
+        part = Window(top, left, bottom - top, right - left)
+        inside = part.relative_to(window).slices
+        values[inside], valid[inside] = raster.read_source(file, part)
+    return values, valid
+
+
+def _nested(grid: GeoBox, fine: GeoBox) -> tuple[int, int, int] | None:
+    """How many of `fine`'s pixels make a side of one of `grid`'s, and the row and column where it begins; or None."""
+    if (grid.crs is None) != (fine.crs is None):
+        return None
+    if grid.crs is not None and fine.crs is not None and not warp.same_crs(grid.crs.to_wkt(), fine.crs.to_wkt()):
+        return None
+    way = ~fine.affine * grid.affine
+    scale, row, col = round(way.a), round(way.f), round(way.c)
+    if scale < 1:
+        return None
+    rows, cols = grid.shape
+    drift = max(abs(way.a - scale), abs(way.e - scale), abs(way.b), abs(way.d)) * max(rows, cols)
+    if drift + max(abs(way.c - col), abs(way.f - row)) > 1e-3:
+        return None
+    return scale, row, col

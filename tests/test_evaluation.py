@@ -1,0 +1,184 @@
+"""`geosr evaluate` on files, against plain rasterio and numpy."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from outputs import block_means, physical
+from pairs import geosr, make_pair, upscale
+from pyproj import Transformer
+from rasters import UTM, grid, pixel_centres, shared_data, write
+
+from geosr import evaluation
+from geosr.evaluation import evaluate
+from geosr.metrics import score_arrays
+
+
+@pytest.fixture
+def fields():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(100, 5, (48, 60))
+    return truth + rng.normal(0.2, 1, truth.shape), truth
+
+
+def rmse(a, b):
+    return np.sqrt(np.nanmean((a - b) ** 2))
+
+
+def test_one_grid_with_nodata_scale_and_offset(tmp_path, fields):
+    prediction, truth = fields
+    stored = np.rint((truth - 90) / 0.01).astype("int16")
+    stored[:5] = -32768
+    write(tmp_path / "truth.tif", stored, nodata=-32768, scale=0.01, offset=90)
+    prediction[:, :7] = np.nan
+    write(tmp_path / "pred.tif", prediction, nodata=np.nan)
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif")
+    expected = physical(tmp_path / "truth.tif")
+    assert found.scores.pixels == 43 * 53
+    assert found.scores.rmse == pytest.approx(rmse(prediction, expected), rel=1e-12)
+    assert found.notes == ("prediction and truth lie on one pixel grid: compared as they are",)
+
+
+def test_the_finer_one_is_averaged_onto_the_grid_of_the_other(tmp_path, fields):
+    prediction, truth = fields
+    low = block_means(truth, 4)
+    write(tmp_path / "fine.tif", prediction, grid(500000, 5000000, 1))
+    write(tmp_path / "coarse.tif", low, grid(500000, 5000000, 4))
+    found = evaluate(tmp_path / "fine.tif", tmp_path / "coarse.tif")
+    assert found.scores.rmse == pytest.approx(rmse(block_means(prediction, 4), low), rel=1e-9)
+    assert found.notes == ("the prediction, 4 of its pixels to one of the truth's, is averaged onto the truth's grid",)
+    turned = evaluate(tmp_path / "coarse.tif", tmp_path / "fine.tif")
+    assert turned.scores.rmse == pytest.approx(found.scores.rmse, rel=1e-9)
+    assert turned.scores.bias == pytest.approx(-found.scores.bias, rel=1e-9)
+    assert "the truth, 4 of its pixels" in turned.notes[0]
+
+
+def test_a_part_of_the_grid_is_compared_where_it_lies(tmp_path, fields):
+    prediction, truth = fields
+    write(tmp_path / "truth.tif", truth, grid(500000, 5000000, 1))
+    write(tmp_path / "part.tif", prediction[10:40, 20:], grid(500020, 4999990, 1))
+    found = evaluate(tmp_path / "part.tif", tmp_path / "truth.tif")
+    assert found.scores.pixels == 30 * 40
+    assert found.scores.rmse == pytest.approx(rmse(prediction[10:40, 20:], truth[10:40, 20:]), rel=1e-12)
+
+
+def test_another_crs_pixel_size_and_rotation_are_aligned(tmp_path):
+    """Both hold one function of the place: what differs is the alignment, and it must not."""
+    to_other = Transformer.from_crs(UTM, "EPSG:32633", always_xy=True)
+
+    def heights(x, y):
+        return 200 + 30 * np.sin(x / 60) + 20 * np.cos(y / 45)
+
+    ours = grid(700000, 5000000, 2)
+    truth = heights(*pixel_centres(ours, (120, 130)))
+    x, y = to_other.transform(700130, 4999880)
+    theirs = grid(x - 100, y + 100, 1.5, rotation=17)
+    back = Transformer.from_crs("EPSG:32633", UTM, always_xy=True)
+    prediction = heights(*back.transform(*pixel_centres(theirs, (150, 150))))
+    write(tmp_path / "truth.tif", truth, ours)
+    write(tmp_path / "pred.tif", prediction, theirs, "EPSG:32633")
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", elevation=True)
+    assert found.scores.pixels > 5000
+    assert found.scores.rmse < 0.05  # half a pixel off would be 0.4
+    assert found.scores.slope_rmse < 0.6
+
+
+def test_windows_change_nothing(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=(150, 170)).cumsum(axis=0)
+    prediction = truth + rng.normal(size=truth.shape)
+    prediction[30:40, 90:160] = np.nan
+    write(tmp_path / "truth.tif", truth)
+    write(tmp_path / "pred.tif", prediction)
+    write(tmp_path / "guide.tif", rng.integers(1, 255, (3, 300, 340), "uint8"), grid(500000, 5000000, 0.5))
+    monkeypatch.setattr(evaluation, "WINDOW", 64)
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", guide=tmp_path / "guide.tif", elevation=True)
+    expected = score_arrays(prediction, truth, spacing=(1, 1))
+    for name, value in vars(expected).items():
+        if value is not None:
+            assert vars(found.scores)[name] == pytest.approx(value, rel=1e-3 if name in ("nmad", "le90") else 1e-9), (
+                name
+            )
+    assert abs(found.scores.guide_copied) < 0.05
+
+
+@pytest.mark.parametrize("scale", [4, 5])
+def test_source_consistency_of_a_run_and_of_one_without(tmp_path, scale):
+    source, _ = make_pair(tmp_path, scale=scale)
+    for mode in ("exact", "off"):
+        done = upscale(tmp_path, "--scale", scale, "--consistency", mode, output=f"{mode}.tif")
+        assert done.code == 0, done.err
+    exact, off = (
+        evaluate(tmp_path / f"{mode}.tif", tmp_path / "exact.tif", source=source).scores for mode in ("exact", "off")
+    )
+    assert exact.consistency_max < 1e-5
+    residual = block_means(physical(tmp_path / "off.tif"), scale) - physical(source)
+    assert off.consistency_max == pytest.approx(np.abs(residual).max(), rel=1e-9)
+    assert off.consistency_rms == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-9)
+
+
+def test_rasters_without_any_georeference(tmp_path, fields):
+    prediction, truth = fields
+    write(tmp_path / "pred.tif", prediction, Affine.identity(), None)
+    write(tmp_path / "low.tif", block_means(truth, 4), Affine.identity(), None)
+    for order in (("pred.tif", "low.tif"), ("low.tif", "pred.tif")):
+        found = evaluate(*(tmp_path / name for name in order))
+        assert found.scores.rmse == pytest.approx(rmse(block_means(prediction, 4), block_means(truth, 4)), rel=1e-9)
+        assert "share their corners" in found.notes[0]
+
+
+def test_the_command_writes_what_it_prints(tmp_path, fields):
+    write(tmp_path / "pred.tif", fields[0])
+    write(tmp_path / "truth.tif", fields[1])
+    with rasterio.open(tmp_path / "truth.tif", "r+") as file:
+        file.units = ["m"]
+    files = [part for kind, end in (("json", "json"), ("csv", "csv"), ("markdown", "md"))
+             for part in (f"--{kind}", tmp_path / f"out.{end}")]  # fmt: skip
+    done = geosr("evaluate", tmp_path / "pred.tif", tmp_path / "truth.tif", "--elevation", *files)
+    assert done.code == 0, done.err
+    assert "compared as they are" in done.err
+    expected = rmse(*fields)
+    line = next(line for line in done.out.splitlines() if line.startswith("rmse"))
+    assert line.split() == ["rmse", f"{expected:.4g}", "RMSE,", "m"]
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["rmse"] == pytest.approx(expected)
+    assert content["units"] == "m"
+    assert content["slope_rmse"] > 0
+    assert content["consistency_rms"] is None
+    rows = {row["metric"]: row["value"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())}
+    assert float(rows["nmad"]) == content["nmad"]
+    assert f"| rmse | {expected:.4g} |" in (tmp_path / "out.md").read_text()
+
+
+def test_refusals(tmp_path, fields):
+    write(tmp_path / "pred.tif", fields[0])
+    write(tmp_path / "far.tif", fields[1], grid(900000, 5000000, 1))
+    write(tmp_path / "bare.tif", fields[1], grid(500000, 5000000, 1), None)
+
+    def refused(code, words, *arguments):
+        done = geosr("evaluate", *arguments)
+        assert done.code == code
+        assert words in done.err
+        assert "Traceback" not in done.err
+
+    pred = tmp_path / "pred.tif"
+    refused(3, "no pixel is valid in both", pred, tmp_path / "far.tif")
+    refused(3, "the truth has no CRS", pred, tmp_path / "bare.tif")
+    refused(3, "covers no valid pixel", pred, pred, "--source", tmp_path / "far.tif")
+    refused(2, "wants PRED and TRUTH", pred)
+    refused(2, "wants one ROOT", pred, pred, "--protocol", "middlebury")
+    refused(2, "ends in .json", pred, pred, "--json", tmp_path / "out.txt")
+    refused(6, "does not exist", pred, pred, "--csv", tmp_path / "nowhere" / "out.csv")
+
+
+def test_a_real_result_is_as_true_to_its_source_as_its_tags_say(tmp_path):
+    folder = shared_data() / "neon_bart"
+    (source,), (guide,) = folder.glob("NEON*.tif"), folder.glob("2019*.tif")
+    done = geosr("upscale", "--source", source, "--guide", guide, "-o", tmp_path / "x4.tif", "--method", "diffusion")
+    assert done.code == 0, done.err
+    found = evaluate(tmp_path / "x4.tif", source, source=source, guide=guide)
+    assert found.scores.rmse < 1e-6
+    assert found.scores.consistency_max < 1e-5
