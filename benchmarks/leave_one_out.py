@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from middlebury import Sample
 
+from geosr.datasets import middlebury
 from geosr.methods.diffusion import create
 
 
@@ -23,8 +24,7 @@ def main() -> None:
     parser.add_argument("setting")
     parser.add_argument("values", type=float, nargs="+")
     arguments = parser.parse_args()
-    names = sorted(path.stem for path in (arguments.data / "source_hr").glob("*.png"))
-    samples = [Sample(arguments.data, name, arguments.scale) for name in names]
+    samples = [Sample(image.read(arguments.scale)) for image in middlebury(arguments.data)]
     errors = np.zeros((len(arguments.values), len(samples)))
     for row, value in enumerate(arguments.values):
         method = create("default", {arguments.setting: value, "belief": "full"})
@@ -35,7 +35,7 @@ def main() -> None:
         print(f"{arguments.setting} {value:g}: mean {errors[row].mean():.3f}")
     others = errors.sum(axis=1, keepdims=True) - errors
     chosen = others.argmin(axis=0)
-    picks = ", ".join(f"{name} {arguments.values[pick]:g}" for name, pick in zip(names, chosen, strict=True))
+    picks = ", ".join(f"{sample.name} {arguments.values[pick]:g}" for sample, pick in zip(samples, chosen, strict=True))
     print(f"leave one out: mean {errors[chosen, np.arange(len(samples))].mean():.3f} ({picks})")
 
 

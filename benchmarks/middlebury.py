@@ -10,66 +10,41 @@ already). Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
 from geosr_cli.options import read_settings
-from numpy.typing import NDArray
 
-from geosr import methods
-from geosr.consistency import blocks_of, project
+from geosr import datasets, methods
+from geosr.consistency import project
+from geosr.datasets import TruePair
 from geosr.device import torch_threads
 from geosr.methods import mmsr_network
-from geosr.methods.base import FloatArray, Method, Patch, State
+from geosr.methods.base import FloatArray, Method, State
 from geosr.methods.mmsr import Mmsr
 from geosr.methods.solve import interpolate
-
-Array = NDArray[np.float64]
+from geosr.metrics import score_arrays
+from geosr.pair import Stats, normalise
+from geosr.protocols import authors
 
 
 class Sample:
     """One image: the patch that a method sees, and the truth."""
 
-    def __init__(self, data: Path, name: str, scale: int) -> None:
-        guide = _read(data / "guide" / f"{name}.png")[:3]
-        truth = _read(data / "source_hr" / f"{name}.png")[0]
-        rows, cols = (side // scale * scale for side in truth.shape)
-        self.name, self.truth = name, truth[:rows, :cols]
-        self.source = np.asarray(blocks_of(self.truth, scale).mean(axis=(1, 3)), dtype=np.float64)
-        self.valid = np.ones(self.source.shape, bool)
-        self.centre, self.spread = self.source.mean(), self.source.std()
-        guide = guide[:, :rows, :cols]
-        normal = (guide - guide.mean((1, 2), keepdims=True)) / guide.std((1, 2), keepdims=True)
-        source = ((self.source - self.centre) / self.spread).astype(np.float32)
-        self.patch = Patch(normal.astype(np.float32), np.ones((rows, cols), bool), source, self.valid)
+    def __init__(self, true: TruePair) -> None:
+        self.name, self._true, self._stats = true.name, true, Stats.measure([true.pair])
+        self.patch = normalise(true.pair, self._stats)
 
     def errors(self, values: FloatArray) -> tuple[float, float]:
         """RMSE of a normalised answer as it is, and projected onto the source."""
-        raw = values.astype(np.float64) * self.spread + self.centre
-        exact = project(raw, np.ones(raw.shape, bool), self.source, self.valid)
-        return _rmse(raw, self.truth), _rmse(exact, self.truth)
-
-
-def _read(path: Path) -> Array:
-    with rasterio.open(path) as image:
-        return np.asarray(image.read(), dtype=np.float64)
-
-
-def _rmse(values: Array, truth: Array) -> float:
-    return float(np.sqrt(np.mean((values - truth) ** 2)))
-
-
-def authors(data: Path, scale: int) -> dict[str, float]:
-    """The authors' RMSE by image, published for x4."""
-    if scale != 4:
-        return {}
-    with (data / "mmsr_authors_x4.csv").open() as file:
-        return {row["name"]: float(row["rmse"]) for row in csv.DictReader(file)}
+        raw = values.astype(np.float64) * self._stats.source_spread + self._stats.source_centre
+        pair = self._true.pair
+        exact = project(raw, np.ones(raw.shape, bool), pair.source, pair.source_valid)
+        found = [score_arrays(image, self._true.truth).rmse for image in (raw, exact)]
+        return found[0] or 0.0, found[1] or 0.0
 
 
 def run(sample: Sample, method: Method, seed: int, trace: int) -> tuple[float, float, float]:
@@ -109,18 +84,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    names = arguments.only or sorted(path.stem for path in (arguments.data / "source_hr").glob("*.png"))
+    images = [i for i in datasets.middlebury(arguments.data) if not arguments.only or i.name in arguments.only]
     method = methods.create(arguments.method, arguments.preset, read_settings(tuple(arguments.set)))
-    published = authors(arguments.data, arguments.scale)
+    published = authors(images, arguments.scale)
     print("| image | bicubic | authors | raw | projected | seconds |\n|---|---|---|---|---|---|")
     rows = []
     with torch_threads(arguments.threads):
-        for name in names:
-            sample = Sample(arguments.data, name, arguments.scale)
+        for image in images:
+            sample = Sample(image.read(arguments.scale))
             bicubic = sample.errors(interpolate(sample.patch.source, arguments.scale))[0]
             result = run(sample, method, arguments.seed, arguments.trace)
-            rows.append((bicubic, published.get(name, np.nan), *result))
-            print(_line(name, rows[-1]), flush=True)
+            rows.append((bicubic, published.get(image.name, np.nan), *result))
+            print(_line(image.name, rows[-1]), flush=True)
     print(_line("mean", np.mean(rows, axis=0)))
 
 

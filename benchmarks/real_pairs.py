@@ -11,7 +11,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,31 +22,19 @@ from rasterio import Affine
 
 from geosr import methods
 from geosr.consistency import EXACT, blocks_of
+from geosr.datasets import TruePair, middlebury, pool_truth
 from geosr.device import torch_threads
 from geosr.methods.solve import solve
+from geosr.metrics import score_arrays
 from geosr.options import Inputs
 from geosr.pair import Pair, Stats
 from geosr.pipeline import open_scene
 from geosr.tiling import cut
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 SIDE = 320
 """Largest side of a pair in output pixels: a tile's."""
-
-
-@dataclass(frozen=True)
-class TruePair:
-    """A pair, and what its source is the mean of: (s*h, s*w) float64, NaN where unknown."""
-
-    name: str
-    pair: Pair
-    truth: Array
-
-    def rmse(self, values: Array) -> float:
-        """Over all pixels with a truth, in its units."""
-        return float(np.sqrt(np.nanmean((values - self.truth) ** 2)))
 
 
 @dataclass(frozen=True)
@@ -77,35 +65,14 @@ _FILES = (
 
 def real_pairs(data: Path, scale: int) -> Iterator[TruePair]:
     """Every pair of the folder, cut to a tile around its middle."""
-    for image in sorted((data / "middlebury/source_hr").glob("*.png")):
-        guide = _image(data / "middlebury/guide" / image.name)[:3]
-        yield _pooled(f"middlebury {image.stem}", _image(image)[0], guide, scale)
+    for sample in middlebury(data / "middlebury"):
+        yield replace(sample.read(scale), name=f"middlebury {sample.name}")
     for path in sorted((data / "p2p").glob("*.npz")):
         with np.load(path) as arrays:
             for index, (truth, guide) in enumerate(zip(arrays["source_hr"], arrays["guide"], strict=True)):
-                yield _pooled(f"p2p {path.stem} {index}", truth.astype(np.float64), guide, scale)
+                yield pool_truth(f"p2p {path.stem} {index}", truth.astype(np.float64), guide, scale)
     for files in _FILES:
         yield _georeferenced(data, files, scale)
-
-
-def _image(path: Path) -> Array:
-    with rasterio.open(path) as file:
-        return np.asarray(file.read(), dtype=np.float64)
-
-
-def _pooled(name: str, truth: Array, guide: NDArray[np.floating], scale: int) -> TruePair:
-    rows, cols = (side // scale * scale for side in truth.shape)
-    truth, guide = truth[:rows, :cols], guide[:, :rows, :cols]
-    source, valid = _means(truth, scale)
-    pair = Pair(guide.astype(np.float32), np.isfinite(guide).all(0), source, valid)
-    return TruePair(name, pair, truth)
-
-
-def _means(truth: Array, scale: int) -> tuple[Array, Mask]:
-    """Block means, valid where all of the block is."""
-    means = np.asarray(blocks_of(truth, scale).mean(axis=(1, 3)))
-    valid = np.isfinite(means)
-    return np.where(valid, means, 0.0), valid
 
 
 def _georeferenced(data: Path, files: _Files, scale: int) -> TruePair:
@@ -113,14 +80,15 @@ def _georeferenced(data: Path, files: _Files, scale: int) -> TruePair:
     (path,) = data.glob(files.truth)
     with rasterio.open(path) as file:
         truth = file.read(1, masked=True).astype(np.float64).filled(np.nan)
-        profile, transform, crs = file.profile, file.transform, file.crs
+        transform, crs = file.transform, file.crs
     truth[~np.isfinite(truth)] = np.nan
     if files.pool > 1:
         truth = np.asarray(blocks_of(_whole(truth, files.pool), files.pool).mean(axis=(1, 3)))
     truth, corner = _middle(_whole(truth, scale), scale)
     step = files.pool * scale
     transform = transform * Affine.translation(corner[1] * files.pool, corner[0] * files.pool) * Affine.scale(step)
-    source, valid = _means(truth, scale)
+    pooled = pool_truth(files.name, truth, np.zeros((1, *truth.shape)), scale).pair
+    source, valid = pooled.source, pooled.source_valid
     with tempfile.TemporaryDirectory() as folder:
         low = Path(folder) / "source.tif"
         profile = {
@@ -187,7 +155,8 @@ def main() -> None:
 def _measure(true: TruePair, name: str, seed: int) -> tuple[str, str]:
     start, stats = time.perf_counter(), Stats.measure([true.pair])
     found = solve(true.pair, methods.create(name), stats=stats, consistency=EXACT, seed=seed, device="cpu")
-    return f"{true.rmse(found.values + found.centre):.4g}", f"{time.perf_counter() - start:.0f}"
+    rmse = score_arrays(found.values + found.centre, true.truth).rmse
+    return f"{rmse:.4g}", f"{time.perf_counter() - start:.0f}"
 
 
 if __name__ == "__main__":

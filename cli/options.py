@@ -206,6 +206,37 @@ device_option = option(
     help=f"Where the work is done: {', '.join(DEVICES)}; auto is a GPU if there is one.",
 )
 
+table_options = _together(
+    option("What is written", "--json", type=PATH, metavar="FILE", help="Write all of it as JSON."),
+    option("What is written", "--csv", type=PATH, metavar="FILE", help="Write the table as CSV."),
+    option("What is written", "--markdown", type=PATH, metavar="FILE", help="Write the table as Markdown."),
+)
+
+
+def method_list(default: str) -> Callable[[Decorated], Decorated]:
+    """`--methods`, to be read by `read_methods`."""
+    return option(
+        _RESULT,
+        "--methods",
+        default=default,
+        show_default=True,
+        metavar="NAME,NAME",
+        help="Methods to run, each a NAME or NAME:PRESET, as mmsr:paper-depth.",
+    )
+
+
+def read_methods(text: str) -> dict[str, tuple[str, str]]:
+    """Method and preset by the label that the user gave, in that order; unknown ones are refused."""
+    from geosr import methods
+
+    chosen = {}
+    for label in text.split(","):
+        name, _, preset = label.strip().partition(":")
+        if (preset or "default") not in methods.entry(name).presets:
+            raise UsageError(f"{name} has no preset {preset!r}; there are: {', '.join(methods.entry(name).presets)}")
+        chosen[label.strip()] = (name, preset or "default")
+    return chosen
+
 
 def inputs_from(source: Path, guide: Path, values: dict[str, Any]) -> Inputs:
     """`Inputs` from a command's options, which are taken out of `values`."""

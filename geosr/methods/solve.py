@@ -66,7 +66,7 @@ def solve(
     """
     stats = stats or Stats.measure([pair])
     patch = prepare(pair, stats, consistency)
-    share, prediction = _predict(patch, method, seed, device, state)
+    share, prediction = predict(patch, method, seed, device, state)
 
     def physical(values: FloatArray) -> NDArray[np.float64]:
         everywhere, source = np.ones(values.shape, dtype=bool), pair.source - stats.source_centre
@@ -91,10 +91,14 @@ def tells(patch: Patch) -> bool:
     return bool(known.max() > known.min() and patch.guide_valid[inside].any())
 
 
-def _predict(
-    patch: Patch, method: Method, seed: int, device: str, state: State | None
+def predict(
+    patch: Patch, method: Method, seed: int, device: str, state: State | None = None
 ) -> tuple[FloatArray | float, Prediction]:
-    """The method's answer where there is a guide, the interpolated source where there is none, and its share."""
+    """The method's answer where there is a guide, the interpolated source where there is none, and its share.
+
+    Raises:
+        TileError: the answer has the wrong shape or is not finite, or the fit failed.
+    """
     if not tells(patch):
         return 0.0, Prediction(interpolate(patch.source, patch.scale))
     state = method.fit([patch], seed, device) if state is None else state

@@ -1,0 +1,139 @@
+"""`geosr evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from geosr.errors import UsageError
+from geosr.tables import Cell, Table, check_files, write_files
+
+from .options import PATH, Command, method_list, option, read_methods, scale_option, table_options
+from .render import printable, say
+
+if TYPE_CHECKING:
+    from geosr.evaluation import Evaluation
+
+_FILES = "What is compared"
+_HOW = "How it is measured"
+
+_ROWS = {
+    "pixels": "compared: valid in both",
+    "rmse": "RMSE, {unit}",
+    "mae": "mean absolute error, {unit}",
+    "bias": "mean of prediction - truth, {unit}",
+    "nmad": "1.4826 x median deviation from the median error, {unit}",
+    "le90": "90 % of the errors are no larger, {unit}",
+    "psnr": "dB, over the truth's range",
+    "ssim": "structural similarity, 1 = the same",
+    "step": "what counts as an edge: neighbours in the truth further apart, {unit}",
+    "edge_share": "of the pixels lie within 2 pixels of an edge",
+    "edge_rmse": "RMSE there, {unit}",
+    "flat_rmse": "RMSE elsewhere, {unit}",
+    "slope_rmse": "RMSE of the slope, degrees",
+    "aspect_rmse": "RMSE of the aspect where it is steeper than 5 degrees, degrees",
+    "guide_copied": "correlation of the errors' detail with the guide's, away from edges; 0 = nothing printed in",
+    "consistency_rms": "RMS of (prediction over each source pixel - that pixel), {unit}",
+    "consistency_max": "the largest of them, {unit}",
+}
+
+
+@click.command(cls=Command)
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PRED TRUTH | ROOT")
+@option(_FILES, "--source", type=PATH, metavar="FILE", help="What the prediction was made from: source consistency.")
+@option(_FILES, "--guide", type=PATH, metavar="FILE", help="What it was made with: is its texture in the errors?")
+@option(_FILES, "--band", type=int, metavar="N", help="Which band of a truth that has several, from 1.")
+@option(_FILES, "--assume-crs", metavar="CRS", help="The coordinate system of rasters that name none.")
+@option(
+    _FILES,
+    "--protocol",
+    type=click.Choice(["middlebury", "dfc2019"]),
+    help="Rerun a paper's table on the data set in ROOT: pool the truth by --scale, run --methods, print the "
+    "published numbers beside the errors.",
+)
+@scale_option
+@method_list("bicubic,diffusion,mmsr")
+@option(_HOW, "--elevation", is_flag=True, help="The values are heights in metres: errors of slope and aspect, too.")
+@option(
+    _HOW,
+    "--step",
+    type=float,
+    metavar="HEIGHT",
+    help="Difference between neighbours of the truth that makes an edge.  [default: twice the RMS of all differences]",
+)
+@table_options
+def command(
+    paths: tuple[Path, ...],
+    protocol: str | None,
+    scale: float,
+    methods: str,
+    json: Path | None,
+    csv: Path | None,
+    markdown: Path | None,
+    source: Path | None,
+    guide: Path | None,
+    band: int | None,
+    assume_crs: str | None,
+    elevation: bool,
+    step: float | None,
+) -> None:
+    """Measure PRED against TRUTH, over the pixels that are valid in both.
+
+    The two may lie on any grids: the one with the larger pixels sets the grid, and a note says what was done with
+    the other. With --protocol, ROOT is a data set, which geosr super-resolves itself.
+
+    \b
+      geosr evaluate dsm_x4.tif lidar.tif --source dsm.tif --guide ortho.tif --elevation
+      geosr evaluate --protocol middlebury samples/ --scale 4 --methods bicubic,diffusion
+    """  # noqa: D301
+    files = {"json": json, "csv": csv, "markdown": markdown}
+    check_files(files)
+    if len(paths) != (1 if protocol else 2):
+        wanted = "one ROOT with --protocol" if protocol else "PRED and TRUTH"
+        raise UsageError(f"{len(paths)} paths were given; evaluate wants {wanted}")
+    if protocol:
+        _rerun(protocol, paths[0], scale, methods, files)
+        return
+    from geosr.evaluation import evaluate
+
+    found = evaluate(
+        *paths,
+        source=source,
+        guide=guide,
+        band=band,
+        elevation=elevation,
+        step=step,
+        assume_crs=assume_crs,
+    )
+    table = _table(found)
+    write_files(files, table, {"units": found.units, "notes": found.notes, **asdict(found.scores)})
+    for note in found.notes:
+        say(f"note: {note}")
+    click.echo(printable("\n".join(table.lines())))
+
+
+def _table(found: Evaluation) -> Table:
+    scores: dict[str, Cell] = asdict(found.scores)
+    unit = found.units or "in the truth's units"
+    rows = ((name, scores[name], text.format(unit=unit)) for name, text in _ROWS.items() if scores[name] is not None)
+    return Table(("metric", "value", "what"), tuple(rows))
+
+
+def _rerun(protocol: str, root: Path, scale: float, methods: str, files: dict[str, Path | None]) -> None:
+    from geosr.grid import check_scale
+    from geosr.protocols import rerun
+
+    done = rerun(
+        protocol,
+        root,
+        check_scale(scale),
+        read_methods(methods),
+        on_pair=lambda name, line: say(f"{name}: {line}"),
+    )
+    write_files(files, done.table, done.content())
+    for note in done.notes:
+        say(f"note: {note}")
+    click.echo(printable("\n".join(done.table.lines())))

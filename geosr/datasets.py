@@ -1,0 +1,172 @@
+"""The papers' data sets as pairs with a truth: how their folders are laid out, and nothing else.
+
+A data set is a function from its root folder to its samples, in `DATASETS` by name. Every sample has a guide and a
+truth on the same pixels; the source is made from the truth, its means over `scale` x `scale` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geosr import raster
+from geosr.consistency import blocks_of
+from geosr.errors import InputError
+from geosr.grid import Window, crop
+from geosr.pair import Pair
+from geosr.raster_guard import show
+
+Array = NDArray[np.float64]
+
+CROP = 320
+"""Side of the papers' images in pixels."""
+
+DFC2019_TILES = 6
+"""Tiles whose nine crops make 54 pairs, as many as the paper has; it does not name its own."""
+
+
+@dataclass(frozen=True)
+class TruePair:
+    """A pair, and what its source is the mean of: (s*h, s*w) float64, NaN where unknown."""
+
+    name: str
+    pair: Pair
+    truth: Array
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a data set.
+
+    Attributes:
+        name: of the image.
+        group: the part of the data set over which a table takes its mean.
+        guide: file of the sharp image.
+        truth: file of what is to be found, on the same pixels.
+        window: the part of both that is used; None for all.
+    """
+
+    name: str
+    group: str
+    guide: Path
+    truth: Path
+    window: Window | None = None
+
+    def read(self, scale: int) -> TruePair:
+        """The pair and its truth, both cut to whole source pixels.
+
+        Raises:
+            InputError: a file is refused, or guide and truth differ in size.
+        """
+        guide, truth = raster.describe_guide(self.guide), raster.describe_source(self.truth)
+        if guide.shape != truth.shape:
+            raise InputError(
+                f"{show(self.guide)} is {_size(guide.shape)} pixels, {show(self.truth.name)} {_size(truth.shape)}; "
+                "guide and truth must lie on the same pixels"
+            )
+        window = self.window or Window(0, 0, *truth.shape)
+        values, valid = raster.read_source(truth, window)
+        image, image_valid = raster.read_guide(guide, crop(guide.geobox, window), grid=guide.geobox)
+        return pool_truth(self.name, np.where(valid, values, np.nan), image, scale, image_valid)
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[1]} x {shape[0]}"
+
+
+def pool_truth(
+    name: str,
+    truth: Array,
+    guide: NDArray[np.floating],
+    scale: int,
+    guide_valid: NDArray[np.bool_] | None = None,
+) -> TruePair:
+    """A pair whose source is the truth's means over scale x scale pixels, valid where all of them are finite.
+
+    Args:
+        name: of the pair.
+        truth: (rows, columns), NaN where unknown; what goes beyond whole source pixels is cut off.
+        guide: (bands, rows, columns) on the same pixels.
+        scale: high pixels to one source pixel along a side.
+        guide_valid: (rows, columns); where the guide is finite when None.
+    """
+    rows, cols = (side // scale * scale for side in truth.shape)
+    truth, guide = truth[:rows, :cols], guide[:, :rows, :cols].astype(np.float32)
+    seen = np.isfinite(guide).all(axis=0) if guide_valid is None else guide_valid[:rows, :cols]
+    means = np.asarray(blocks_of(truth, scale).mean(axis=(1, 3)))
+    valid = np.isfinite(means)
+    return TruePair(name, Pair(guide, seen, np.where(valid, means, 0.0), valid), truth)
+
+
+def middlebury(root: Path) -> list[Sample]:
+    """`guide/NAME.png` and `source_hr/NAME.png`, in `root` or in folders of it (2003, 2005, 2014), each a group.
+
+    The files may as well be of another format: any folder of pairs can be laid out so.
+
+    Raises:
+        InputError: the folder is laid out otherwise, or an image has no counterpart.
+    """
+    folders = [folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "source_hr").is_dir()]
+    if not folders:
+        raise InputError(
+            f"{show(root)} holds no guide/ and source_hr/, nor folders such as 2003/ that do; expected are images of "
+            "the same names in both"
+        )
+    return [sample for folder in folders for sample in _middlebury_group(folder)]
+
+
+def _middlebury_group(folder: Path) -> list[Sample]:
+    guides, truths = (
+        {path.stem: path for path in (folder / part).glob("[!.]*.*") if path.suffix not in (".xml", ".msk")}
+        for part in ("guide", "source_hr")
+    )
+    if alone := sorted(guides.keys() ^ truths.keys()):
+        raise InputError(f"{show(folder)}: {', '.join(alone[:8])} lies in one of guide/ and source_hr/ only")
+    return [Sample(name, folder.resolve().name, guides[name], truths[name]) for name in sorted(guides)]
+
+
+def dfc2019(root: Path) -> list[Sample]:
+    """Track 1: `CITY_TILE_VIEW_RGB.tif` and `..._AGL.tif` (metres above ground), anywhere below `root`.
+
+    Crops of 320 x 320 without an invalid height, from the first `DFC2019_TILES` tiles, by name, of which all crops are
+    so: one view each, since views do not align with each other. A list of our own.
+
+    Raises:
+        InputError: there are no such files, or no tile is whole.
+    """
+    heights = {path.name.removesuffix("_AGL.tif"): path for path in sorted(root.rglob("*_AGL.tif"))}
+    images = {path.name.removesuffix("_RGB.tif"): path for path in sorted(root.rglob("*_RGB.tif"))}
+    views = sorted(heights.keys() & images.keys())
+    if not views:
+        raise InputError(
+            f"{show(root)} holds no pairs of Track 1, such as JAX_004_006_RGB.tif with JAX_004_006_AGL.tif; "
+            f"found {len(images)} _RGB.tif and {len(heights)} _AGL.tif"
+        )
+    tiles = (views for _, views in groupby(views, key=lambda view: view.rpartition("_")[0]))
+    whole = (
+        crops for tile in tiles if (crops := next(filter(None, (_crops(v, images[v], heights[v]) for v in tile)), None))
+    )
+    samples = [sample for crops in islice(whole, DFC2019_TILES) for sample in crops]
+    if not samples:
+        raise InputError(
+            f"{show(root)}: every one of its {len(views)} views has invalid heights or is under 320 pixels"
+        )
+    return samples
+
+
+def _crops(view: str, image: Path, heights: Path) -> list[Sample]:
+    """All crops of a view; none if a height in them is invalid."""
+    truth = raster.describe_source(heights)
+    starts = [range(0, side - CROP + 1, CROP) for side in truth.shape]
+    windows = [Window(row, col, CROP, CROP) for row in starts[0] for col in starts[1]]
+    if not all(raster.read_source(truth, window)[1].all() for window in windows):
+        return []
+    return [Sample(f"{view}_{w.row}_{w.col}", "dfc2019", image, heights, w) for w in windows]
+
+
+DATASETS: dict[str, Callable[[Path], list[Sample]]] = {"middlebury": middlebury, "dfc2019": dfc2019}

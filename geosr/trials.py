@@ -1,0 +1,82 @@
+"""A method tried on one patch, here or in a process of its own: its answer, seconds and peak memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geosr import methods
+from geosr.errors import TileError
+
+if TYPE_CHECKING:
+    from geosr.methods.base import Patch
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a method made of a patch.
+
+    Attributes:
+        values: (s*h, s*w) float64, in the patch's normalised units.
+        seconds: of fit and prediction.
+        memory: bytes at the process's peak, torch and all; None where that cannot be told.
+    """
+
+    values: Array
+    seconds: float
+    memory: int | None
+
+
+def attempt(patch: Patch, name: str, preset: str, *, seed: int, device: str, threads: int) -> Trial:
+    """Fit a method on a patch and predict it, made consistent with the source where the preset means to be.
+
+    Raises:
+        TileError: the fit failed.
+    """
+    from geosr.device import torch_threads
+    from geosr.methods.judgement import exact
+    from geosr.methods.solve import predict
+
+    method = methods.create(name, preset)
+    started = time.monotonic()
+    with torch_threads(threads):
+        found = predict(patch, method, seed, device)[1].values
+    values = exact(found, patch) if method.consistency == "exact" else found.astype(np.float64)
+    return Trial(values, time.monotonic() - started, peak_memory())
+
+
+def attempt_alone(patch: Patch, name: str, preset: str, *, seed: int, device: str, threads: int) -> Trial:
+    """`attempt` in a process of its own, so that the memory is the method's.
+
+    Raises:
+        TileError: the fit failed, or the process died.
+    """
+    context = multiprocessing.get_context("spawn")  # a forked one would begin with this one's memory
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(attempt, patch, name, preset, seed=seed, device=device, threads=threads).result()
+    except BrokenProcessPool as error:
+        raise TileError("its process died: killed, out of memory, or crashed") from error
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process held at its peak.
+
+    Linux's own count of the address space is asked: getrusage's begins with the peak of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if sys.platform != "linux" or not status.exists():
+        return None
+    line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
+    return 1024 * int(line.split()[1]) if line else None
