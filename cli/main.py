@@ -22,6 +22,8 @@ _COMMANDS = {
     "upscale": "Make the coarse raster sharper, with the image as a guide.",
     "info": "Look at a pair first: do the two fit, and what would be done?",
     "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
+    "evaluate": "Measure a result against the truth, or rerun a paper's table on its data set.",
+    "compare": "Run methods side by side on a pair: errors, seconds, memory, and a picture.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
     "methods": "List the methods and their presets.",
 }

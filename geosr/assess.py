@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from geosr.methods.base import Method, Patch
+    from geosr.methods.base import BoolArray, FloatArray, Method, Patch
 
 WITHOUT_GUIDE = "bicubic"
 """The method that all are compared with: it knows the source only."""
@@ -72,9 +72,6 @@ class Assessment:
 def assess(patches: Sequence[Patch], methods: Sequence[Method], spread: float, seed: int, device: str) -> Assessment:
     """Every method on every patch one step down, made consistent with the pooled source.
 
-    Methods do not judge by a further step down, where nothing would be left: they believe the guide's edges as far as
-    the patch itself lets them, and take over all detail of a network, for whose worth this is the test.
-
     Args:
         patches: of the pair, normalised by the scene's statistics.
         methods: `WITHOUT_GUIDE` is put before them.
@@ -86,15 +83,9 @@ def assess(patches: Sequence[Patch], methods: Sequence[Method], spread: float, s
         TileError: a fit failed.
     """
     from geosr.methods import create
-    from geosr.methods.diffusion_settings import DiffusionSettings
-    from geosr.methods.judgement import exact, judge_edges, one_step_down
+    from geosr.methods.judgement import exact
 
-    belief = float(judge_edges(patches, DiffusionSettings(), device)) if patches else 0.0
-    lows = [
-        (replace(low, judged=(belief, 1.0)), truth, known)
-        for patch in patches
-        for low, truth, known in one_step_down(patch)
-    ]
+    lows = steps_down(patches, device)
     pixels = sum(int(known.sum()) for _, _, known in lows)
     scores = []
     for method in (create(WITHOUT_GUIDE), *(method for method in methods if method.name != WITHOUT_GUIDE)):
@@ -105,3 +96,20 @@ def assess(patches: Sequence[Patch], methods: Sequence[Method], spread: float, s
         rmse = spread * float(np.sqrt(squares / max(pixels, 1)))
         scores.append(Score(method.name, rmse, time.monotonic() - started))
     return Assessment(len(lows), pixels, tuple(scores) if pixels else ())
+
+
+def steps_down(patches: Sequence[Patch], device: str) -> list[tuple[Patch, FloatArray, BoolArray]]:
+    """The patches one step down that leave enough to tell, each with its truth and where that is known.
+
+    Methods do not judge by a further step down, where nothing would be left: they believe the guide's edges as far as
+    the patches themselves let them, and take over all detail of a network, for whose worth this is the test.
+    """
+    from geosr.methods.diffusion_settings import DiffusionSettings
+    from geosr.methods.judgement import judge_edges, one_step_down
+
+    belief = float(judge_edges(patches, DiffusionSettings(), device)) if patches else 0.0
+    return [
+        (replace(low, judged=(belief, 1.0)), truth, known)
+        for patch in patches
+        for low, truth, known in one_step_down(patch)
+    ]

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["version", "errors"],
     ["grid", "consistency", "methods", "raster_guard", "uncertainty", "noise", "watch"],
+    ["metrics"],
     ["options", "tiling", "warp", "seams"],
     ["raster", "runner", "cluster", "store", "device"],
     ["methods.base", "methods.settings", "methods.compiled", "methods.diffusion_settings"],
@@ -22,9 +23,11 @@ LAYERS = [
     ["methods.judgement"],
     ["methods.classic", "methods.diffusion"],
     ["methods.mmsr"],
-    ["writer", "tile_run", "provenance", "report", "assess", "coregister"],
+    ["writer", "tile_run", "provenance", "report", "assess", "coregister", "tables", "figures", "trials"],
+    ["evaluation", "datasets"],
+    ["protocols"],
     ["pipeline"],
-    ["inspection", "pairs_folder", "accessor"],
+    ["inspection", "pairs_folder", "accessor", "comparison"],
     ["__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -44,6 +47,7 @@ HOMES = {
     "dask": {"runner", "cluster"},
     "distributed": {"cluster"},
     "click": set(),
+    "matplotlib": {"figures"},
     "rich": set(),
     "xarray": {"accessor"},
     "rioxarray": {"accessor"},

@@ -1,0 +1,211 @@
+"""Methods side by side on one pair: errors, seconds and peak memory, each method in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geosr import raster
+from geosr.assess import WITHOUT_GUIDE, steps_down
+from geosr.consistency import EXACT
+from geosr.errors import InputError, OutputError, TileError, UsageError
+from geosr.evaluation import place_on, read_onto
+from geosr.figures import check_drawing, draw_comparison
+from geosr.grid import Window
+from geosr.metrics import Scores, score_arrays
+from geosr.options import Execution, Inputs
+from geosr.pair import Stats
+from geosr.pipeline import Scene, find_valid, open_scene, place
+from geosr.raster_guard import show
+from geosr.store import scratch_folder
+from geosr.tables import Table, as_json
+from geosr.tiling import cut
+from geosr.trials import Array, Trial, attempt_alone
+
+SIDE = 320
+"""Largest side, in output pixels, of the part that is compared: a tile's."""
+
+_METRICS = ("rmse", "mae", "bias", "nmad", "le90", "psnr", "ssim", "edge_rmse", "flat_rmse")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method's row.
+
+    Attributes:
+        label: as the user named it.
+        values: (rows, columns) in the source's units; None where it failed.
+        scores: against the truth; None where it failed.
+        seconds: of fit and prediction.
+        memory: bytes at its process's peak; None where that cannot be told.
+        failure: why it has no answer.
+    """
+
+    label: str
+    values: Array | None = None
+    scores: Scores | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared on what.
+
+    Attributes:
+        entries: one for each method, `WITHOUT_GUIDE` first.
+        guide: (bands, rows, columns) float32.
+        source: (h, w), NaN where invalid.
+        truth: (rows, columns), NaN where unknown.
+        units: of the source, None where its file says nothing.
+        notes: which part, which truth.
+    """
+
+    entries: tuple[Entry, ...]
+    guide: NDArray[np.float32]
+    source: Array
+    truth: Array
+    units: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def table(self) -> Table:
+        """A row for each method."""
+        rows = []
+        for entry in self.entries:
+            scores = asdict(entry.scores) if entry.scores else {}
+            memory = None if entry.memory is None else entry.memory / 1e6
+            more = (entry.seconds, memory, entry.failure)
+            rows.append((entry.label, *(scores.get(name) for name in _METRICS), *more))
+        return Table(("method", *_METRICS, "seconds", "MB", "failure"), tuple(rows))
+
+    def content(self) -> dict[str, object]:
+        """For JSON: everything but the pixels."""
+        rows = [
+            {
+                "method": entry.label,
+                "scores": asdict(entry.scores) if entry.scores else None,
+                "seconds": entry.seconds,
+                "peak_memory_bytes": entry.memory,
+                "failure": entry.failure,
+            }
+            for entry in self.entries
+        ]
+        return {"units": self.units, "notes": self.notes, "methods": rows}
+
+    def picture(self) -> bytes:
+        """Guide, source, truth, results and error maps as PNG."""
+        results = {entry.label: entry.values for entry in self.entries if entry.values is not None}
+        return draw_comparison(self.guide, self.source, self.truth, results, unit=self.units or "")
+
+
+def compare(
+    inputs: Inputs,
+    chosen: Mapping[str, tuple[str, str]],
+    execution: Execution,
+    *,
+    truth: Path | None = None,
+    seed: int = 0,
+    on_entry: Callable[[Entry], None] = lambda entry: None,
+) -> Comparison:
+    """Run methods on one part of a pair, of a tile's size: the one in the middle of the scene or of `inputs.bounds`.
+
+    Without a truth they run one step down, where the source itself is the truth; see `assess`.
+
+    Args:
+        inputs: the pair.
+        chosen: method and preset by label; `WITHOUT_GUIDE` is put before them.
+        execution: its device counts.
+        truth: of the same ground and in the same units, on any grid; brought onto the output's.
+        seed: of the fits.
+        on_entry: told of each method as it is done.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as for a run.
+        InputError: no pixel has a truth, or too little of the source is left one step down.
+    """
+    from geosr.methods.solve import prepare
+
+    scene = open_scene(inputs)
+    tiles = cut(scene.grids.low.shape, inputs.scale, size=SIDE, halo=0)
+    tile, pair = find_valid(scene, tiles)
+    placement = place(1, execution)
+    stats = Stats.measure([pair])
+    window = tile.window.times(inputs.scale)
+    part = f"compared on {window.height} x {window.width} output pixels from row {window.row}, column {window.col}"
+    patch = prepare(pair, stats, EXACT)
+    if truth is None:
+        steps = steps_down([patch], placement.device)
+        if not steps:
+            raise InputError("cannot tell: less than 32 source pixels are left one step down; give a truth (--truth)")
+        patch, normal, known = steps[0]
+        real = np.where(known, normal * stats.source_spread + stats.source_centre, np.nan)
+        notes = (f"{part}, one step (x{patch.scale}) down, where the source is the truth",)
+    else:
+        real, notes = _read_truth(scene, truth, window), (part,)
+    run = partial(attempt_alone, patch, seed=seed, device=placement.device, threads=placement.threads)
+    entries = []
+    for label, kind in {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}.items():
+        entry = _try(label, partial(run, *kind), real, stats)
+        on_entry(entry)
+        entries.append(entry)
+    source = np.where(patch.source_valid, patch.source * stats.source_spread + stats.source_centre, np.nan)
+    return Comparison(tuple(entries), patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
+
+
+def _read_truth(scene: Scene, path: Path, window: Window) -> Array:
+    """The truth on a window of the output's grid, NaN where unknown."""
+    described = raster.describe_source(path)
+    file, _ = place_on(scene.grids.high, described, "output", "truth")
+    values, valid = read_onto(file, scene.grids.high, window)
+    if not valid.any():
+        raise InputError(f"the truth {show(path.name)} has no valid pixel where source and guide are compared")
+    return np.where(valid, values, np.nan)
+
+
+def _try(label: str, run: Callable[[], Trial], truth: Array, stats: Stats) -> Entry:
+    try:
+        done = run()
+    except TileError as error:
+        return Entry(label, failure=str(error))
+    values = done.values * stats.source_spread + stats.source_centre
+    return Entry(label, values, score_arrays(values, truth), done.seconds, done.memory)
+
+
+def check_folder(folder: Path) -> None:
+    """See before any work that the folder for `write_folder` is not there yet; `UsageError` if it is."""
+    if folder.exists():
+        raise UsageError(f"{show(folder)} exists; give a folder that does not")
+
+
+def write_folder(found: Comparison, folder: Path) -> None:
+    """`compare.json`, `compare.csv`, `compare.md` and `compare.png` in a new folder, all of it or nothing.
+
+    Raises:
+        UsageError: the folder exists.
+        UnavailableError: matplotlib is not installed.
+        OutputError: there is no room or no right.
+    """
+    check_folder(folder)
+    check_drawing()
+    files = {
+        "compare.json": as_json(found.content()).encode(errors="replace"),
+        "compare.csv": found.table.csv().encode(errors="replace"),
+        "compare.md": found.table.markdown().encode(errors="replace"),
+        "compare.png": found.picture(),
+    }
+    with scratch_folder(folder.absolute()) as hidden:
+        made = hidden / "comparison"
+        try:
+            made.mkdir()
+            for name, data in files.items():
+                (made / name).write_bytes(data)
+            made.rename(folder)
+        except OSError as error:
+            raise OutputError(f"{show(folder)} was not written: {error.strerror or error}") from error

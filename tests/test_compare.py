@@ -1,0 +1,84 @@
+"""`geosr compare`: methods in processes of their own, with a truth and without."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+from outputs import block_means, physical
+from pairs import geosr, make_pair, upscale
+from rasters import UTM, grid, write
+from test_assess import blocks
+
+from geosr.errors import TileError
+from geosr.trials import attempt_alone
+
+
+@pytest.fixture
+def town(tmp_path):
+    """A source whose edges its guide shows, and the truth on a finer grid than the output's."""
+    truth = 10 * blocks()
+    write(tmp_path / "truth.tif", np.kron(truth, np.ones((2, 2))), grid(500000, 5000000, 0.5), UTM)
+    write(tmp_path / "source.tif", block_means(truth, 4), grid(500000, 5000000, 4), UTM)
+    write(tmp_path / "guide.tif", (truth - truth.min()).astype("uint8")[None], grid(500000, 5000000, 1), UTM)
+    return tmp_path
+
+
+def test_with_a_truth_the_errors_are_those_of_a_run(town):
+    pair = town / "source.tif", town / "guide.tif"
+    done = geosr("compare", *pair, "--truth", town / "truth.tif", "--methods", "diffusion", "-o", town / "made")
+    assert done.code == 0, done.err
+    made = town / "made"
+    assert sorted(path.name for path in made.iterdir()) == [f"compare.{end}" for end in ("csv", "json", "md", "png")]
+    content = json.loads((made / "compare.json").read_text())
+    assert [row["method"] for row in content["methods"]] == ["bicubic", "diffusion"]
+    truth = block_means(physical(town / "truth.tif"), 2)
+    for row in content["methods"]:
+        assert upscale(town, method=row["method"], output=f"{row['method']}.tif").code == 0
+        error = physical(town / f"{row['method']}.tif") - truth
+        assert row["scores"]["rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
+        assert row["scores"]["bias"] == pytest.approx(0, abs=1e-4)
+        assert row["seconds"] > 0
+        assert 5e7 < row["peak_memory_bytes"] < 3e9
+    rows = [*csv.DictReader((made / "compare.csv").read_text().splitlines())]
+    assert float(rows[1]["rmse"]) < 0.7 * float(rows[0]["rmse"])
+    assert (made / "compare.png").read_bytes().startswith(b"\x89PNG")
+    again = geosr("compare", *pair, "-o", made)
+    assert again.code == 2
+    assert "exists" in again.err
+
+
+def test_without_a_truth_it_runs_one_step_down_as_assess_does(town):
+    pair = town / "source.tif", town / "guide.tif"
+    done = geosr("compare", *pair, "--methods", "diffusion", "--json", town / "out.json")
+    assert done.code == 0, done.err
+    assert "one step (x4) down" in done.err
+    assessed = geosr("assess", *pair, "--method", "diffusion")
+    expected = dict(line.split()[::2][:2] for line in assessed.out.splitlines()[:2])
+    for row in json.loads((town / "out.json").read_text())["methods"]:
+        assert f"{row['scores']['rmse']:.4g}," == expected[row["method"]]
+        assert row["scores"]["pixels"] == 1600
+
+
+def test_refusals(tmp_path, town):
+    (tmp_path / "small").mkdir()
+    source, guide = make_pair(tmp_path / "small", size=8)
+    small = geosr("compare", source, guide, "--methods", "bicubic")
+    assert small.code == 3
+    assert "cannot tell" in small.err
+    far = geosr("compare", source, guide, "--truth", write(tmp_path / "far.tif", np.ones((9, 9)), grid(0, 0, 1)))
+    assert far.code == 3
+    assert "no valid pixel" in far.err
+
+
+class Deadly:
+    """What ends the process that receives it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_process_that_dies_is_a_failed_method_and_not_the_end():
+    with pytest.raises(TileError, match="process died"):
+        attempt_alone(Deadly(), "bicubic", "default", seed=0, device="cpu", threads=1)
