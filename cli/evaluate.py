@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from geosr.errors import UsageError
+from geosr.options import Execution
 from geosr.tables import Cell, Table, check_files, write_files
 
-from .options import PATH, Command, method_list, option, read_methods, scale_option, table_options
+from .options import PATH, Command, device_option, method_list, option, read_methods, scale_option, table_options
 from .render import printable, say
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _FILES = "What is compared"
 _HOW = "How it is measured"
+
+_OF_FILES = ("source", "guide", "band", "assume_crs", "elevation", "step")
+_OF_PROTOCOLS = ("scale", "methods", "device")
 
 _ROWS = {
     "pixels": "compared: valid in both",
@@ -64,12 +68,16 @@ _ROWS = {
     metavar="HEIGHT",
     help="Difference between neighbours of the truth that makes an edge.  [default: twice the RMS of all differences]",
 )
+@device_option
 @table_options
+@click.pass_context
 def command(
+    context: click.Context,
     paths: tuple[Path, ...],
     protocol: str | None,
     scale: float,
     methods: str,
+    device: str,
     json: Path | None,
     csv: Path | None,
     markdown: Path | None,
@@ -91,11 +99,12 @@ def command(
     """  # noqa: D301
     files = {"json": json, "csv": csv, "markdown": markdown}
     check_files(files)
+    _check_options(context, protocol)
     if len(paths) != (1 if protocol else 2):
         wanted = "one ROOT with --protocol" if protocol else "PRED and TRUTH"
         raise UsageError(f"{len(paths)} paths were given; evaluate wants {wanted}")
     if protocol:
-        _rerun(protocol, paths[0], scale, methods, files)
+        _rerun(protocol, paths[0], scale, methods, device, files)
         return
     from geosr.evaluation import evaluate
 
@@ -122,7 +131,16 @@ def _table(found: Evaluation) -> Table:
     return Table(("metric", "value", "what"), tuple(rows))
 
 
-def _rerun(protocol: str, root: Path, scale: float, methods: str, files: dict[str, Path | None]) -> None:
+def _check_options(context: click.Context, protocol: str | None) -> None:
+    """Refuse options that would have no effect."""
+    for name in _OF_FILES if protocol else _OF_PROTOCOLS:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} has no effect {'with' if protocol else 'without'} --protocol; leave it away")
+
+
+def _rerun(protocol: str, root: Path, scale: float, methods: str, device: str, files: dict[str, Path | None]) -> None:
+    from geosr.device import pick_device
     from geosr.grid import check_scale
     from geosr.protocols import rerun
 
@@ -131,6 +149,7 @@ def _rerun(protocol: str, root: Path, scale: float, methods: str, files: dict[st
         root,
         check_scale(scale),
         read_methods(methods),
+        device=pick_device(Execution(device).device),
         on_pair=lambda name, line: say(f"{name}: {line}"),
     )
     write_files(files, done.table, done.content())

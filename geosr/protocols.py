@@ -67,6 +67,7 @@ def rerun(
     chosen: Mapping[str, tuple[str, str]],
     *,
     seed: int = 0,
+    device: str = "cpu",
     on_pair: Callable[[str, str], None] = lambda name, line: None,
 ) -> Rerun:
     """Run methods on every image of a data set as the paper has it: RMSE over all pixels of an image, then the mean.
@@ -77,6 +78,7 @@ def rerun(
         scale: x4 and x8 were published.
         chosen: method and preset by label.
         seed: of the fits.
+        device: as torch names it.
         on_pair: told of each image and its errors.
 
     Raises:
@@ -89,13 +91,13 @@ def rerun(
     errors: dict[str, dict[str, dict[str, float]]] = {}
     for sample in samples:
         true = sample.read(scale)
-        found = {label: rmse(true, *kind, seed=seed) for label, kind in chosen.items()}
+        found = {label: rmse(true, *kind, seed=seed, device=device) for label, kind in chosen.items()}
         errors.setdefault(sample.group, {})[sample.name] = found
         on_pair(sample.name, ", ".join(f"{label} {error:.4g}" for label, error in found.items()))
     return Rerun(_table(errors, scale, [*chosen], authors(samples, scale)), errors, _notes(errors, scale))
 
 
-def rmse(true: TruePair, method: str, preset: str, *, seed: int, device: str = "cpu") -> float:
+def rmse(true: TruePair, method: str, preset: str, *, seed: int, device: str) -> float:
     """RMSE of a method on a pair, over the pixels with a truth, in its units."""
     stats = Stats.measure([true.pair])
     done = attempt(normalise(true.pair, stats), method, preset, seed=seed, device=device, threads=processors())

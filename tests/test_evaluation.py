@@ -170,6 +170,8 @@ def test_refusals(tmp_path, fields):
     refused(3, "covers no valid pixel", pred, pred, "--source", tmp_path / "far.tif")
     refused(2, "wants PRED and TRUTH", pred)
     refused(2, "wants one ROOT", pred, pred, "--protocol", "middlebury")
+    refused(2, "--scale has no effect without", pred, pred, "--scale", "8")
+    refused(2, "--source has no effect with", tmp_path, "--protocol", "middlebury", "--source", pred)
     refused(2, "ends in .json", pred, pred, "--json", tmp_path / "out.txt")
     refused(6, "does not exist", pred, pred, "--csv", tmp_path / "nowhere" / "out.csv")
 
