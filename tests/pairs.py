@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasters
+from affine import Affine
 from geosr_cli.main import run
 
 
@@ -69,6 +70,22 @@ def make_corner_pair(folder):
         values = np.full((40, 40), 7, "float32")
         values[:4, :4] = np.arange(16).reshape(4, 4)
         dataset.write(values, 1)
+
+
+def write_png(path, values):
+    """A PNG, in a folder that is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rasters.write(path, values, Affine.identity(), None, driver="PNG")
+
+
+def write_samples(folder, names, side=48):
+    """Images as MMSR's authors distribute them: flat squares of disparity, and a guide that shows them."""
+    rng = np.random.default_rng(len(names))
+    for name in names:
+        levels = np.kron(rng.integers(40, 200, (side // 8, side // 8)), np.ones((8, 8)))[:side, :side]
+        image = np.stack([levels, 255 - levels, levels / 2]).astype("uint8")
+        write_png(folder / "source_hr" / f"{name}.png", np.roll(levels, 3, axis=1).astype("uint8"))
+        write_png(folder / "guide" / f"{name}.png", np.roll(image, 3, axis=2))
 
 
 @dataclass(frozen=True)

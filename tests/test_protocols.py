@@ -8,27 +8,12 @@ import torch
 import torch.nn.functional as F
 from affine import Affine
 from outputs import block_means
-from pairs import geosr
+from pairs import geosr, write_png, write_samples
 from rasters import shared_data, write
 
 from geosr.datasets import dfc2019, middlebury
 from geosr.errors import InputError
 from geosr.protocols import published, rerun
-
-
-def write_png(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, values, Affine.identity(), None, driver="PNG")
-
-
-def write_samples(folder, names, side=48):
-    """Images as MMSR's authors distribute them: flat squares of disparity, and a guide that shows them."""
-    rng = np.random.default_rng(len(names))
-    for name in names:
-        levels = np.kron(rng.integers(40, 200, (side // 8, side // 8)), np.ones((8, 8)))[:side, :side]
-        image = np.stack([levels, 255 - levels, levels / 2]).astype("uint8")
-        write_png(folder / "source_hr" / f"{name}.png", np.roll(levels, 3, axis=1).astype("uint8"))
-        write_png(folder / "guide" / f"{name}.png", np.roll(image, 3, axis=2))
 
 
 def write_view(folder, name, side=640, hole=False):
