@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,11 +65,30 @@ def attempt_alone(patch: Patch, name: str, preset: str, *, seed: int, device: st
         TileError: the fit failed, or the process died.
     """
     context = multiprocessing.get_context("spawn")  # a forked one would begin with this one's memory
+    receiver, sender = context.Pipe(duplex=False)
+    work = partial(attempt, patch, name, preset, seed=seed, device=device, threads=threads)
+    process = context.Process(target=_send, args=(sender, work))
+    process.start()
+    sender.close()
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(attempt, patch, name, preset, seed=seed, device=device, threads=threads).result()
-    except BrokenProcessPool as error:
-        raise TileError("its process died: killed, out of memory, or crashed") from error
+        found = receiver.recv()
+    except EOFError:
+        raise TileError("its process died: killed, out of memory, or crashed") from None
+    finally:
+        process.kill()  # also when this one is interrupted: nothing is to go on behind the user's back
+        process.join()
+    if isinstance(found, Exception):
+        raise found
+    return cast(Trial, found)
+
+
+def _send(sender: Connection, work: Callable[[], Trial]) -> None:
+    """In the other process: the trial, or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that waits ends this one
+    try:
+        sender.send(work())
+    except Exception as error:
+        sender.send(error)
 
 
 def peak_memory() -> int | None:
