@@ -277,7 +277,12 @@ def _features(patch: Patch, method: Mmsr, state: dict[str, NDArray[Any]]) -> dic
     guide = net.guide_in(net.guide(tensors.guide))
     source = tensors.levels.spread(net.source_in(net.source(tensors.levels.values)))
     to_guide, to_source = net.modulate(source, guide)
-    found = {"Fs": source, "Fs2g": to_guide, "Fg": guide, "Fg2s": to_source}
+    found = {
+        "source, before (Fs)": source,
+        "source, after (Fs2g)": to_guide,
+        "guide, before (Fg)": guide,
+        "guide, after (Fg2s)": to_source,
+    }
     return {name: _first_component(feature[0].numpy().astype(np.float64)) for name, feature in found.items()}
 
 

@@ -76,14 +76,15 @@ class Comparison:
 
     @property
     def table(self) -> Table:
-        """A row for each method."""
+        """A row for each method; failures in a column where there are any."""
+        failed = any(entry.failure for entry in self.entries)
         rows = []
         for entry in self.entries:
             scores = asdict(entry.scores) if entry.scores else {}
-            memory = None if entry.memory is None else entry.memory / 1e6
-            more = (entry.seconds, memory, entry.failure)
-            rows.append((entry.label, *(scores.get(name) for name in _METRICS), *more))
-        return Table(("method", *_METRICS, "seconds", "MB", "failure"), tuple(rows))
+            memory = None if entry.memory is None else round(entry.memory / 1e6)
+            failure = (entry.failure,) if failed else ()
+            rows.append((entry.label, *(scores.get(name) for name in _METRICS), entry.seconds, memory, *failure))
+        return Table(("method", *_METRICS, "seconds", "MB", *(("failure",) if failed else ())), tuple(rows))
 
     def content(self) -> dict[str, object]:
         """For JSON: everything but the pixels."""

@@ -11,7 +11,9 @@ from pairs import geosr, make_pair, upscale
 from rasters import UTM, grid, write
 from test_assess import blocks
 
+from geosr.comparison import Comparison, Entry
 from geosr.errors import TileError
+from geosr.metrics import score_arrays
 from geosr.trials import attempt_alone
 
 
@@ -80,5 +82,12 @@ class Deadly:
 
 
 def test_a_process_that_dies_is_a_failed_method_and_not_the_end():
-    with pytest.raises(TileError, match="process died"):
+    with pytest.raises(TileError, match="process died") as raised:
         attempt_alone(Deadly(), "bicubic", "default", seed=0, device="cpu", threads=1)
+    image = np.zeros((4, 4))
+    good = Entry("good", image, score_arrays(image, image), 1.0, 10_000_000)
+    found = Comparison((good, Entry("bad", failure=str(raised.value))), image[None], image, image, None, ())
+    assert found.table.columns[-2:] == ("MB", "failure")
+    assert found.table.rows[1][-1].startswith("its process died")
+    assert Comparison((good,), image[None], image, image, None, ()).table.columns[-1] == "MB"
+    assert found.picture().startswith(b"\x89PNG")
