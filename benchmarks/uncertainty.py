@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from real_pairs import TruePair, real_pairs
+from real_pairs import real_pairs
 
 from geosr import methods, uncertainty
 from geosr.consistency import EXACT, spread
+from geosr.datasets import TruePair
 from geosr.device import torch_threads
 from geosr.methods.solve import prepare, solve
 from geosr.pair import Stats
