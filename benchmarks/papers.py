@@ -175,8 +175,9 @@ class Bench:
 
     def _run(self, true: TruePair, model: Model) -> Array:
         pair = _with_noise(true.pair, self._seed) if model.noisy else true.pair
-        stats = Stats.measure([pair])
-        patch, method = normalise(pair, stats), self.method(model)
+        method = self.method(model)
+        stats = Stats.measure([pair], noise=method.statistics == "scene")
+        patch = normalise(pair, stats)
         values = method.predict(patch, method.fit([patch], self._seed, "cpu"), "cpu").values
         found = exact(values, patch) if method.consistency == "exact" else values.astype(np.float64)
         return found * stats.source_spread + stats.source_centre

@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--methods", nargs="+", default=["bicubic", "diffusion", "mmsr"])
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the pairs' names")
+    parser.add_argument("--noise", type=float, default=0, help="standard deviation of noise put on the guide")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -147,13 +148,20 @@ def main() -> None:
     print("|---" * (1 + 2 * len(arguments.methods)) + "|")
     for true in real_pairs(arguments.data, arguments.scale):
         if any(part in true.name for part in arguments.only):
+            true = _with_noise(true, arguments.noise, arguments.seed)
             with torch_threads(arguments.threads):
                 cells = [cell for name in arguments.methods for cell in _measure(true, name, arguments.seed)]
             print(f"| {true.name} | {' | '.join(cells)} |", flush=True)
 
 
+def _with_noise(true: TruePair, noise: float, seed: int) -> TruePair:
+    """The pair with Gaussian noise on its guide, in the guide's values."""
+    added = np.random.default_rng(seed).normal(0, noise, true.pair.guide.shape)
+    return replace(true, pair=replace(true.pair, guide=(true.pair.guide + added).astype(np.float32)))
+
+
 def _measure(true: TruePair, name: str, seed: int) -> tuple[str, str]:
-    start, stats = time.perf_counter(), Stats.measure([true.pair])
+    start, stats = time.perf_counter(), Stats.measure([true.pair], noise=True)
     found = solve(true.pair, methods.create(name), stats=stats, consistency=EXACT, seed=seed, device="cpu")
     rmse = score_arrays(found.values + found.centre, true.truth).rmse
     return f"{rmse:.4g}", f"{time.perf_counter() - start:.0f}"

@@ -137,7 +137,7 @@ def compare(
     tiles = cut(scene.grids.low.shape, inputs.scale, size=SIDE, halo=0)
     tile, pair = find_valid(scene, tiles)
     placement = place(1, execution)
-    stats = Stats.measure([pair])
+    stats = Stats.measure([pair], noise=True)
     window = tile.window.times(inputs.scale)
     part = f"compared on {window.height} x {window.width} output pixels from row {window.row}, column {window.col}"
     patch = prepare(pair, stats, EXACT)

@@ -72,7 +72,7 @@ def estimate_seconds(plan: Plan, execution: Execution) -> float:
     """About how long a run will take here, from a small part of one tile's work that is done and timed."""
     placement = place(len(plan.tiles), execution)
     tile, pair = find_valid(plan.scene, plan.tiles)
-    stats, trial = Stats.measure([pair]), plan.method.trial()
+    stats, trial = Stats.measure([pair], noise=True), plan.method.trial()
 
     def seconds(method: Method) -> float:
         started = time.monotonic()

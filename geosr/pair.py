@@ -55,8 +55,10 @@ class Stats:
     guide_noise: tuple[float, ...]
 
     @classmethod
-    def measure(cls, pairs: Iterable[Pair]) -> Stats:
+    def measure(cls, pairs: Iterable[Pair], *, noise: bool = False) -> Stats:
         """From the valid pixels of `pairs`, in float64.
+
+        With `noise` the guide's is looked for, to be removed; the paper takes a noisy guide as it is.
 
         A spread is never below 1e-6 of its centre's size (or 1e-12), so that a constant band becomes zeros
         and not noise blown up to unit variance.
@@ -67,7 +69,7 @@ class Stats:
             guide = guide or _Moments(len(pair.guide))
             source.add(pair.source[pair.source_valid][None])
             guide.add(pair.guide[:, pair.guide_valid])
-            noises.append([white_noise(band, pair.guide_valid) for band in pair.guide])
+            noises.append([white_noise(band, pair.guide_valid) if noise else 0.0 for band in pair.guide])
         if guide is None:
             raise ValueError("no pairs to measure")
         (centre,), (spread,) = source.finish()

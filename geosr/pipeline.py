@@ -278,7 +278,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         check_room(folder.path, scratch_bytes(plan))
         stages.begin("statistics")
         stats = _statistics(plan, folder)
-        if any(stats.guide_noise):
+        if plan.method.statistics == "scene" and any(stats.guide_noise):
             share = max(stats.guide_noise)
             execution.on_event(Note(f"the guide is noisy (up to {share:.0%} of its spread): it is smoothed first"))
         if plan.fits_scene:
@@ -494,7 +494,7 @@ def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
             f"the guide {show(scene.guide.path.name)} has no valid pixel where the source has one; "
             "check its nodata and the extents with geosr info"
         )
-    return Stats.measure(pairs)
+    return Stats.measure(pairs, noise=True)
 
 
 def _pairs(scene: Scene, tiles: Iterable[Tile]) -> Iterator[Pair]:

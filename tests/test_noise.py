@@ -73,7 +73,7 @@ def test_only_noisy_bands_of_noisy_guides_change():
 
     def guide_of(*bands):
         pair = Pair(np.stack(bands), valid, source, np.ones(source.shape, bool))
-        stats = Stats.measure([pair])
+        stats = Stats.measure([pair], noise=True)
         return stats.guide_noise, normalise(pair, stats).guide
 
     (none, some), smoothed = guide_of(clean, noisy)

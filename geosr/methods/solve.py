@@ -54,7 +54,7 @@ def solve(
     Args:
         pair: the tile.
         method: fitted on this pair alone, unless there is a state.
-        stats: the scene's statistics; the tile's own when None, as in the paper.
+        stats: the scene's statistics; the tile's own when None, and a noisy guide as it is, as in the paper.
         consistency: how near the source the pooled values must come.
         seed: of this tile.
         device: `cpu` or `cuda`, as torch names it.
