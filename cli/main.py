@@ -23,6 +23,7 @@ _COMMANDS = {
     "info": "Look at a pair first: do the two fit, and what would be done?",
     "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
+    "quicklook": "Draw a raster as a picture.",
     "methods": "List the methods and their presets.",
 }
 _BROKEN_PIPE = 141  # what a shell reports of a command whose reader has left

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["version", "errors"],
     ["grid", "consistency", "methods", "raster_guard", "uncertainty", "noise", "watch"],
+    ["picture"],
     ["options", "tiling", "warp", "seams"],
     ["raster", "runner", "cluster", "store", "device"],
     ["methods.base", "methods.settings", "methods.compiled", "methods.diffusion_settings"],
@@ -23,6 +24,9 @@ LAYERS = [
     ["methods.classic", "methods.diffusion"],
     ["methods.mmsr"],
     ["writer", "tile_run", "provenance", "report", "assess", "coregister"],
+    ["quicklook"],
+    ["views", "style"],
+    ["page"],
     ["pipeline"],
     ["inspection", "pairs_folder", "accessor"],
     ["__init__", "__main__"],
