@@ -91,7 +91,7 @@ class Kind:
 
 
 def decide_kind(units: str | None, name: str | None, *, vertical: bool, stem: str) -> Kind:
-    """Elevations, temperatures or something else: by the unit, the band's name, the CRS, the file's name, in that order.
+    """Elevations, temperatures or something else: by unit, band name, CRS and file name, in that order.
 
     Args:
         units: of the band.
@@ -128,7 +128,7 @@ class Stretch:
 
     @classmethod
     def measure(cls, values: NDArray[np.floating], valid: Mask) -> Stretch:
-        """The 2nd and the 98th percentile of the valid values; where those are one, all; around a constant, half a unit."""
+        """The 2nd and 98th percentile of the valid values; where those are one, the extremes, or half a unit about."""
         known = values[valid]
         if not known.size:
             return cls(0.0, 1.0)

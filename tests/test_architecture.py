@@ -26,7 +26,7 @@ LAYERS = [
     ["writer", "tile_run", "provenance", "report", "assess", "coregister"],
     ["quicklook"],
     ["views", "style"],
-    ["page"],
+    ["report_page"],
     ["pipeline"],
     ["inspection", "pairs_folder", "accessor"],
     ["__init__", "__main__"],
