@@ -378,13 +378,18 @@ def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: 
 def _page(plan: Plan, report: Report, content: dict[str, object]) -> bytes:
     """The report as a page, with pictures of what was read and written."""
     from geosr.report_page import make_page
-    from geosr.views import Subject, look
+    from geosr.views import Look, Subject, look
 
     scene, found = plan.scene, report.written
-    result = raster.describe_source(report.output) if found else None
-    seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen))
+    seen: Look | str
+    try:
+        result = raster.describe_source(report.output) if found else None
+        seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen))
+    except InputError as error:  # of a block that cannot be read, which made tiles fail
+        seen = str(error)
+    names = {"source": scene.source.path.name, "guide": scene.guide.path.name}
     fallen = [each.tile.core.times(scene.grids.scale) for each in report.results if each.failure]
-    return make_page(content, seen, found.deviations if found else None, fallen)
+    return make_page(content, names, seen, found.deviations if found else None, fallen)
 
 
 def _failure(report: Report, scale: int) -> TileError:

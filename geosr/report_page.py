@@ -36,13 +36,18 @@ _PLOT = (10.0, 470.0, 186.0, 12.0)  # left, right, bottom, top of the histogram
 
 
 def make_page(
-    content: Mapping[str, Any], look: Look, deviations: NDArray[np.float64] | None, fallen: Sequence[Window]
+    content: Mapping[str, Any],
+    names: Mapping[str, str],
+    look: Look | str,
+    deviations: NDArray[np.float64] | None,
+    fallen: Sequence[Window],
 ) -> bytes:
     """The page.
 
     Args:
         content: the report, as it would be written as JSON.
-        look: what there is to see.
+        names: of the files of `source` and `guide`.
+        look: what there is to see, or why there is nothing.
         deviations: the largest distance of the pooled output from the source in cells; None without an output.
         fallen: the parts of the high grid, in its pixels, that the method has no answer for.
     """
@@ -50,7 +55,7 @@ def make_page(
     style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
-    inputs = {name: Path(text.rpartition(", ")[0].split(", ")[0]).name for name, text in content["inputs"].items()}
+    units = "" if isinstance(look, str) else look.kind.units
     title = Path(content["output"]).name if content["output"] else "no output"
     text = template.render(
         style=style,
@@ -59,21 +64,18 @@ def make_page(
         script_hash=_hash(script),
         version=__version__,
         title=title,
-        lead=_lead(content, inputs),
+        lead=_lead(content, names),
         status=_status(content),
-        figures=_figures(content, look),
-        views=[_view(look, index, view, inputs) for index, view in enumerate(look.views)],
-        layers=[{"name": name, "label": _LABELS[name]} for name in _layers(look)],
-        ramp=[(f"{place:.3f}", colour) for place, colour in _ramp(look)],
-        units=look.kind.units,
-        histogram=_histogram(look.histogram, look.kind.units),
-        consistency=None if deviations is None else _consistency(content, deviations, look.kind.units),
+        figures=[*_figures(content, look, units)],
+        blind=look if isinstance(look, str) else "",
+        pictures=None if isinstance(look, str) else _pictures(look, names, fallen),
+        units=units,
+        consistency=None if deviations is None else _consistency(content, deviations, units),
         expected=[*_rows(content.get("expected_error"))],
         tiles=_tiles(content["tiles"]),
         tables=_tables(content),
         footer=f"Written by geosr {__version__}. Pictures are thinned out and compressed, the values of profiles are "
         "quantised to 65 534 levels: measure in the GeoTIFF, not here.",
-        data=_data(look, fallen),
     )
     return text.encode(errors="replace")
 
@@ -86,6 +88,17 @@ def _uri(picture: NDArray[np.uint8]) -> str:
     """Small pictures, whose pixels are seen singly, without loss."""
     form = "PNG" if picture.size <= _SMALL else "WEBP"
     return f"data:image/{form.lower()};base64,{base64.b64encode(encode_picture(picture, form)).decode()}"
+
+
+def _pictures(look: Look, names: Mapping[str, str], fallen: Sequence[Window]) -> dict[str, Any]:
+    """What the template and the script need for all that is drawn."""
+    return {
+        "views": [_view(look, index, view, names) for index, view in enumerate(look.views)],
+        "layers": [{"name": name, "label": _LABELS[name]} for name in _layers(look)],
+        "ramp": [(f"{place:.3f}", colour) for place, colour in _ramp(look)],
+        "histogram": _histogram(look.histogram, look.kind.units),
+        "data": _data(look, fallen),
+    }
 
 
 def _ramp(look: Look) -> list[tuple[float, str]]:
@@ -110,10 +123,10 @@ def _precise(stretch: Stretch, units: str) -> tuple[str, str]:
 # --- the parts of the page -----------------------------------------------------------------------------------
 
 
-def _lead(content: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def _lead(content: Mapping[str, Any], names: Mapping[str, str]) -> str:
     settings = content["settings"]
     made = f"{settings['method']} (preset {settings['preset']}), x{settings['scale']}"
-    return f"{inputs['source']} with {inputs['guide']}: {made}"
+    return f"{names['source']} with {names['guide']}: {made}"
 
 
 def _status(content: Mapping[str, Any]) -> dict[str, str]:
@@ -129,13 +142,14 @@ def _status(content: Mapping[str, Any]) -> dict[str, str]:
     return {"level": "good", "sign": "✓", "text": "complete: every tile done by the method"}
 
 
-def _figures(content: Mapping[str, Any], look: Look) -> Iterator[tuple[str, str, str]]:
+def _figures(content: Mapping[str, Any], look: Look | str, units: str) -> Iterator[tuple[str, str, str]]:
     """Name, value and a word more."""
-    units, whole = look.kind.units, look.views[0]
-    across, down = (length / whole.step for length in whole.ground)
     tiles, deviation = content["tiles"], content["deviation"]
-    yield "Output", f"{whole.window.width} x {whole.window.height}", "pixels"
-    yield "Pixel", f"{across:.4g} x {down:.4g}" if f"{across:.3g}" != f"{down:.3g}" else f"{across:.4g}", _ground(look)
+    if not isinstance(look, str):
+        whole = look.views[0]
+        across, down = (f"{length / whole.step:.4g}" for length in whole.ground)
+        yield "Output", f"{whole.window.width} x {whole.window.height}", "pixels"
+        yield "Pixel", across if across == down else f"{across} x {down}", _ground(look)
     yield "Tiles", f"{tiles['total']}", f"{tiles['skipped']} without data" if tiles["skipped"] else ""
     yield "Guide", f"{content['guided_percent']:g} %", "of the area"
     if deviation:
@@ -153,7 +167,7 @@ def _ground(look: Look) -> str:
     return "m" if look.placed else "units of the grid"
 
 
-def _view(look: Look, index: int, view: View, inputs: Mapping[str, str]) -> dict[str, Any]:
+def _view(look: Look, index: int, view: View, names: Mapping[str, str]) -> dict[str, Any]:
     low, high = _precise(view.stretch, look.kind.units)
     thinned = f", one for {view.step} x {view.step} of the output" if view.step > 1 else " of the output"
     _, rows, cols = view.pictures["guide"].shape
@@ -162,9 +176,9 @@ def _view(look: Look, index: int, view: View, inputs: Mapping[str, str]) -> dict
         f"{look.kind.name} by {look.kind.reason}; slopes in the hillshade x {view.relief:.2g}."
     )
     alts = {
-        "source": f"{view.title}: the source {inputs['source']} in colours from {low} to {high}",
+        "source": f"{view.title}: the source {names['source']} in colours from {low} to {high}",
         "result": f"{view.title}: the result in colours from {low} to {high}",
-        "guide": f"{view.title}: the guide {inputs['guide']}",
+        "guide": f"{view.title}: the guide {names['guide']}",
         "hillshade": f"{view.title}: hillshade of the {'result' if 'result' in view.surfaces else 'source'}",
     }
     pictures = [

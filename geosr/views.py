@@ -97,7 +97,14 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Look:
-    """All there is to see: the whole first, then details; `placed` tells whether there is a CRS, and metres."""
+    """All there is to see.
+
+    Attributes:
+        kind: of the values.
+        views: the whole first, then details.
+        histogram: of the whole.
+        placed: whether there is a CRS; else lengths are in the transform's units.
+    """
 
     kind: Kind
     views: tuple[View, ...]
@@ -162,25 +169,24 @@ def _image(guide: Raster, bands: NDArray[np.float32], valid: Mask) -> Picture:
 
 def _details(subject: Subject, whole: View) -> Iterator[tuple[str, Window]]:
     """Where to look closer: where the relief of the whole is strongest, and where it is as usual."""
-    scale = subject.grids.scale
-    side = min(DETAIL, *subject.grids.high.shape) // scale * scale
-    cell = side // whole.step  # pixels of the view
-    if whole.step == 1 or cell < 2 or "result" not in whole.surfaces:
+    scale, size = subject.grids.scale, subject.grids.high.shape
+    high, wide = (min(DETAIL // scale * scale, length) for length in size)
+    down, across = high // whole.step, wide // whole.step  # pixels of the view
+    surface = whole.surfaces.get("result")
+    if whole.step == 1 or surface is None or min(down, across, *surface.valid.shape) < 2:
         return
-    surface = whole.surfaces["result"]
     steps = np.hypot(*np.gradient(np.where(surface.valid, surface.values, np.nan)))
-    rows, cols = (length // cell for length in steps.shape)
-    cells = steps[: rows * cell, : cols * cell].reshape(rows, cell, cols, cell).swapaxes(1, 2).reshape(rows * cols, -1)
+    rows, cols = steps.shape[0] // down, steps.shape[1] // across
+    cells = steps[: rows * down, : cols * across].reshape(rows, down, cols, across).swapaxes(1, 2)
+    cells = cells.reshape(rows * cols, down * across)
     known = np.isfinite(cells)
     strength = np.where(known, cells, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     order = [int(i) for i in np.argsort(strength) if known[i].mean() > _KNOWN]
     places = {order[-1]: "strongest relief", order[len(order) // 2]: "usual relief"} if order else {}
     for number, (place, words) in enumerate(places.items(), 1):
-        row, col = (
-            min(i * cell * whole.step, length - side) // scale * scale
-            for i, length in zip(divmod(place, cols), subject.grids.high.shape, strict=True)
-        )
-        yield f"Detail {number}: {words}", Window(row, col, side, side)
+        row, col = place // cols * down * whole.step, place % cols * across * whole.step
+        row, col = min(row, size[0] - high) // scale * scale, min(col, size[1] - wide) // scale * scale
+        yield f"Detail {number}: {words}", Window(row, col, high, wide)
 
 
 def _histogram(whole: View) -> Histogram:
