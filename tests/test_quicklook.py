@@ -9,6 +9,7 @@ import numpy as np
 import pairs
 import pytest
 import rasterio
+import rasterio.shutil
 import rasters
 from matplotlib import image
 from scipy import ndimage
