@@ -59,9 +59,13 @@ def check_layer(layer, path, true, wrong):
     dataset = gdal.Open(str(path))  # a band does not keep its dataset alive
     unit = dataset.GetRasterBand(1).GetUnitType()
     wrong.check(unit == true["units"], f"unit {unit}")
+    compound = bool(dataset.GetSpatialRef().IsCompound())  # QGIS itself leaves the vertical part out
+    wrong.check(compound == true["compound"], f"compound CRS: {compound}")
     wrong.check(provider.sourceHasNoDataValue(1) == true["has_nodata"], "nodata is not declared")
-    if true["nodata"] is not None:
-        wrong.check(provider.sourceNoDataValue(1) == true["nodata"], f"nodata {provider.sourceNoDataValue(1)}")
+    if true["has_nodata"]:
+        nodata = provider.sourceNoDataValue(1)
+        same = math.isnan(nodata) if true["nodata"] is None else nodata == true["nodata"]
+        wrong.check(same, f"nodata {nodata}")
     if true["hole"]:
         value, known = provider.sample(QgsPointXY(*true["hole"]), 1)
         wrong.check(not known or math.isnan(value), f"{value} where there is no data")

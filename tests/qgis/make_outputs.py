@@ -80,6 +80,7 @@ def describe(output, source, *, low, rise):
         points = [[*(dataset.transform * (col + 0.5, row + 0.5)), float(made[row, col])] for row, col in places]
         hole = dataset.transform * ((HOLE[1].start + 3) * SCALE, (HOLE[0].start + 3) * SCALE)
         return {
+            "compound": "VERTCRS[" in given.crs.to_wkt(version="WKT2_2019"),
             "crs": given.crs.to_wkt(),
             "bounds": bounds,
             "box": [min(x for x, _ in corners), min(y for _, y in corners),
