@@ -24,14 +24,11 @@ from geosr.version import __version__
 from geosr.views import Histogram, Look, Surface, View
 from geosr.writer import encode_picture
 
-MAX_BYTES = 10_000_000
-"""No page is larger: what is embedded has at most 1 million pixels, noise included (measured: 6 bytes each)."""
-
 _LABELS = {"source": "Source", "result": "Result", "guide": "Guide", "hillshade": "Hillshade"}
 _LEVELS = 65534  # of a quantised value
 _SMALL = 4 * 128 * 128  # numbers in a picture
 _LISTED = 100  # tiles in the table
-_MARKED = 5000  # tiles on the picture
+_MARKED = 5000  # tiles on a picture
 _PLOT = (10.0, 470.0, 186.0, 12.0)  # left, right, bottom, top of the histogram
 
 
@@ -71,7 +68,6 @@ def make_page(
         pictures=None if isinstance(look, str) else _pictures(look, names, fallen),
         units=units,
         consistency=None if deviations is None else _consistency(content, deviations, units),
-        expected=[*_rows(content.get("expected_error"))],
         tiles=_tiles(content["tiles"]),
         tables=_tables(content),
         footer=f"Written by geosr {__version__}. Pictures are thinned out and compressed, the values of profiles are "
@@ -158,6 +154,8 @@ def _figures(content: Mapping[str, Any], look: Look | str, units: str) -> Iterat
             f"{deviation['largest']:.2g} {units}".strip(),
             f"at most, pooled; RMS {deviation['rms']:.2g}",
         )
+    if content.get("expected_error") is not None:
+        yield "Expected error", f"{content['expected_error']:.3g} {units}".strip(), "root mean square"
     if content["seam_ratio"] is not None:
         yield "Seams", f"{content['seam_ratio']:.3f}", "1: no tile edge shows"
     yield "Time", f"{sum(content['seconds'].values()):.1f} s", f"{content['workers']} at once, {content['scheduler']}"
@@ -171,9 +169,14 @@ def _view(look: Look, index: int, view: View, names: Mapping[str, str]) -> dict[
     low, high = _precise(view.stretch, look.kind.units)
     thinned = f", one for {view.step} x {view.step} of the output" if view.step > 1 else " of the output"
     _, rows, cols = view.pictures["guide"].shape
+    lit = (
+        f"slopes in the hillshade x {view.relief:.2g}"
+        if look.kind.name == "elevation"
+        else "in the hillshade a surface"
+    )
     words = (
         f"{cols} x {rows} pixels{thinned}. Colours from the 2nd to the 98th percentile; "
-        f"{look.kind.name} by {look.kind.reason}; slopes in the hillshade x {view.relief:.2g}."
+        f"{look.kind.name} by {look.kind.reason}; {lit}."
     )
     alts = {
         "source": f"{view.title}: the source {names['source']} in colours from {low} to {high}",
@@ -237,23 +240,15 @@ def _tables(content: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     run |= {"workers": content["workers"]}
     inputs, settings, versions = (content[name] for name in ("inputs", "settings", "versions"))
     return [
-        ("Inputs", [*_rows(inputs)], True),
-        ("Run", [*_rows(run | seconds)], True),
-        ("Settings", [*_rows(settings)], False),
-        ("Versions", [*_rows(versions)], False),
+        ("Inputs", _rows(inputs), True),
+        ("Run", _rows(run | seconds), True),
+        ("Settings", _rows(settings), False),
+        ("Versions", _rows(versions), False),
     ]
 
 
-def _rows(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Whatever is in a report as rows of names and texts, nested names joined."""
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from _rows(value, f"{prefix} {name}".strip().replace("_", " "))
-    elif isinstance(values, list | tuple) and values and isinstance(values[0], Mapping):
-        for number, value in enumerate(values, 1):
-            yield from _rows(value, f"{prefix} {number}".strip())
-    elif values is not None:
-        yield prefix, f"{values:.5g}" if isinstance(values, float) else str(values)
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), str(value)) for name, value in values.items()]
 
 
 # --- what the script works on --------------------------------------------------------------------------------
@@ -274,7 +269,8 @@ def _data(look: Look, fallen: Sequence[Window]) -> dict[str, Any]:
 
 def _numbers(view: View, look: Look, fallen: Sequence[Window]) -> dict[str, Any]:
     _, rows, cols = view.pictures["guide"].shape
-    marks = [("tile", _mark(view, window, (rows, cols))) for window in fallen[:_MARKED]]
+    here = [window for window in fallen if _meet(window, view.window)]
+    marks = [("tile", _mark(view, window, (rows, cols))) for window in here[:_MARKED]]
     marks += [("window", _mark(view, other.window, (rows, cols))) for other in look.views[1:] if view.step > 1]
     return {
         "rows": rows,
@@ -289,6 +285,11 @@ def _numbers(view: View, look: Look, fallen: Sequence[Window]) -> dict[str, Any]
         "marks": marks,
         "surfaces": {name: quantise(surface) for name, surface in view.surfaces.items()},
     }
+
+
+def _meet(one: Window, other: Window) -> bool:
+    rows, cols = (one.row < other.row + other.height, one.col < other.col + other.width)
+    return rows and cols and other.row < one.row + one.height and other.col < one.col + one.width
 
 
 def _mark(view: View, window: Window, shape: tuple[int, int]) -> list[float]:

@@ -125,7 +125,7 @@
     const x = (at) => box.left + ((box.width - box.left - box.right) * at) / (length || 1);
     const y = (value) => box.top + ((box.height - box.top - box.bottom) * (high - value)) / (high - low);
     const root = svg("svg", { viewBox: `0 0 ${box.width} ${box.height}` });
-    const vertical = ticks(low, high, 5), across = ticks(0, length || 1, 8);
+    const vertical = ticks(low, high, 7), across = ticks(0, length || 1, 8);
     for (const tick of vertical.list) {
       root.append(svg("line", { class: "grid", x1: box.left, x2: box.width - box.right, y1: y(tick), y2: y(tick) }));
       root.append(svg("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, number(tick, vertical.step)));
