@@ -50,7 +50,7 @@ def make_page(
     """
     folder = files("geosr") / "page"
     style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     units = "" if isinstance(look, str) else look.kind.units
     title = Path(content["output"]).name if content["output"] else "no output"
@@ -104,10 +104,6 @@ def _ramp(look: Look) -> list[tuple[float, str]]:
 
 def _layers(look: Look) -> list[str]:
     return [name for name in _LABELS if name in look.views[0].pictures]
-
-
-def _number(value: float, units: str = "") -> str:
-    return f"{value:.6g} {units}".strip()
 
 
 def _precise(stretch: Stretch, units: str) -> tuple[str, str]:

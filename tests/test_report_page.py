@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasters
+from outputs import block_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr import raster
@@ -131,6 +132,16 @@ def test_gaps_are_gaps_and_quantised_values_keep_half_a_step():
     assert np.abs(packed["low"] + (levels - 1.0) * packed["step"] - values)[valid].max() <= 0.5001 * packed["step"]
     nothing = quantise(Surface(values, np.zeros(values.shape, bool)))
     assert not any(zlib.decompress(base64.b64decode(nothing["values"])))
+
+
+def test_the_map_of_deviations_shows_the_largest_of_each_cell(tmp_path):
+    source, guide = make_pair(tmp_path, size=271, scale=2, step=2)
+    done = run(source, guide, tmp_path / "out.tif", 2, consistency="off")
+    distance = np.abs(block_means(physical(tmp_path / "out.tif"), 2) - physical(source))
+    expected = np.pad(distance, ((0, 1), (0, 1))).reshape(136, 2, 136, 2).max(axis=(1, 3))
+    assert expected.max() > 0.01
+    assert np.allclose(done.written.deviations, expected, atol=1e-4)
+    assert done.written.deviation.largest == pytest.approx(expected.max(), abs=1e-4)
 
 
 def noise(path, bands, side, step):
