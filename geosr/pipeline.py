@@ -372,10 +372,10 @@ def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: 
     if execution.report.suffix.lower() == ".json":
         write_report(execution.report, content)
         return
-    write_whole(execution.report, _page(plan, report, content))
+    write_whole(execution.report, _page(plan, report, content, execution.uncertainty))
 
 
-def _page(plan: Plan, report: Report, content: dict[str, object]) -> bytes:
+def _page(plan: Plan, report: Report, content: dict[str, object], uncertainty: Path | None) -> bytes:
     """The report as a page, with pictures of what was read and written."""
     from geosr.report_page import make_page
     from geosr.views import Look, Subject, look
@@ -384,7 +384,8 @@ def _page(plan: Plan, report: Report, content: dict[str, object]) -> bytes:
     seen: Look | str
     try:
         result = raster.describe_source(report.output) if found else None
-        seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen))
+        doubt = raster.describe_source(uncertainty) if found and uncertainty else None
+        seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen, doubt))
     except InputError as error:  # of a block that cannot be read, which made tiles fail
         seen = str(error)
     names = {"source": scene.source.path.name, "guide": scene.guide.path.name}

@@ -25,6 +25,7 @@ from geosr.views import Histogram, Look, Surface, View
 from geosr.writer import encode_picture
 
 _LABELS = {"source": "Source", "result": "Result", "guide": "Guide", "hillshade": "Hillshade"}
+_LABELS |= {"uncertainty": "Expected error"}
 _LEVELS = 65534  # of a quantised value
 _SMALL = 4 * 128 * 128  # numbers in a picture
 _LISTED = 100  # tiles in the table
@@ -174,10 +175,13 @@ def _view(look: Look, index: int, view: View, names: Mapping[str, str]) -> dict[
         f"{cols} x {rows} pixels{thinned}. Colours from the 2nd to the 98th percentile; "
         f"{look.kind.name} by {look.kind.reason}; {lit}."
     )
+    bright = "" if view.doubt is None else f"{view.doubt:.3g} {look.kind.units}".strip()
+    words += f" Expected error (standard deviation): dark 0, bright {bright}." if bright else ""
     alts = {
         "source": f"{view.title}: the source {names['source']} in colours from {low} to {high}",
         "result": f"{view.title}: the result in colours from {low} to {high}",
         "guide": f"{view.title}: the guide {names['guide']}",
+        "uncertainty": f"{view.title}: the standard deviation to be expected, up to {bright}",
         "hillshade": f"{view.title}: hillshade of the {'result' if 'result' in view.surfaces else 'source'}",
     }
     pictures = [

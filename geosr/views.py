@@ -1,6 +1,6 @@
 """What a page shows of a run: source, result, guide and relief side by side, as a whole and in details.
 
-Everything is read thinned out, so that time and size do not grow with the scene: a whole of at most 768 pixels a
+Everything is read thinned out, so that time and size do not grow with the scene: a whole of at most 720 pixels a
 side, and two details of at most 448 at the output's own resolution, in which single pixels can be seen.
 """
 
@@ -20,7 +20,7 @@ from geosr.picture import Array, Kind, Mask, Picture, Stretch, hillshade, paint,
 from geosr.quicklook import kind_of, steps_of
 from geosr.raster import Raster
 
-WHOLE = 768  # pixels a side at most
+WHOLE = 720  # pixels a side at most
 DETAIL = 448
 BINS = 80  # of the histogram
 _KNOWN = 0.8  # share of a detail that must be valid
@@ -37,6 +37,7 @@ class Subject:
         grids: of the part that was worked on.
         origin: that part in the source's own pixels.
         seen: the high grid as the guide is looked for.
+        uncertainty: the result's standard deviation, if it was written.
     """
 
     source: Raster
@@ -45,6 +46,7 @@ class Subject:
     grids: GridPair
     origin: Window
     seen: GeoBox
+    uncertainty: Raster | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class View:
         relief: by how much it was exaggerated.
         affine: from columns and rows of the view to the CRS.
         ground: length of a column step and of a row step of the view: metres, without CRS the transform's units.
+        doubt: standard deviation at the bright end of its layer; None without such a layer.
     """
 
     title: str
@@ -80,6 +83,7 @@ class View:
     relief: float
     affine: Affine
     ground: tuple[float, float]
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,9 +148,14 @@ def _view(subject: Subject, kind: Kind, title: str, window: Window, step: int) -
         relief = shade if kind.name == "elevation" else None
         pictures[name] = paint(surface.values, surface.valid, kind.name, stretch, relief)
     pictures["hillshade"] = paint_relief(shade, shown.valid)
+    doubt = None
+    if subject.uncertainty:
+        values, valid = raster.glance_source(subject.uncertainty, step, window)
+        doubt = Stretch.measure(values, valid).high
+        pictures["uncertainty"] = paint(values, valid, "other", Stretch(0.0, doubt))
     high = subject.grids.high_window(window)
     ground = raster.ground_resolution(GeoBox((rows, cols), high.affine * part, high.crs))
-    return View(title, window, step, pictures, surfaces, stretch, factor, high.affine * part, ground)
+    return View(title, window, step, pictures, surfaces, stretch, factor, high.affine * part, ground, doubt)
 
 
 def _source(subject: Subject, window: Window, step: int) -> Surface:

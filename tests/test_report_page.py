@@ -104,6 +104,16 @@ def test_a_page_is_complete_in_itself_and_says_what_the_json_says(tmp_path):
         assert grid["step"] < 1e-3
 
 
+def test_the_expected_error_is_a_layer_where_it_was_written(tmp_path):
+    make_pair(tmp_path, size=40)
+    more = ("--uncertainty", tmp_path / "sd.tif", "--report", tmp_path / "r.html")
+    assert upscale(tmp_path, *more).code == 0
+    page = read(tmp_path / "r.html")
+    check_sealed(page, pictures=5 + 1)
+    top = np.percentile(rasters.plain_read(tmp_path / "sd.tif"), 98)
+    assert f"Expected error (standard deviation): dark 0, bright {top:.3g}." in page.text
+
+
 def test_what_files_say_stays_text(tmp_path):
     source, guide = make_pair(tmp_path, size=24)
     with rasterio.open(source, "r+") as dataset:
@@ -156,7 +166,7 @@ def test_the_largest_page_there_can_be_is_small_enough(tmp_path):
     source = raster.describe_source(noise(tmp_path / "source_dsm.tif", 1, side // 2, 2))
     guide = raster.describe_guide(noise(tmp_path / "guide.tif", 3, side, 1))
     grids = GridPair(source.geobox, 2)
-    seen = look(Subject(source, guide, result, grids, Window(0, 0, side // 2, side // 2), grids.high))
+    seen = look(Subject(source, guide, result, grids, Window(0, 0, side // 2, side // 2), grids.high, result))
     sizes = [view.pictures["result"].shape[1:] for view in seen.views]
     assert sizes == [(WHOLE, WHOLE), (DETAIL, DETAIL), (DETAIL, DETAIL)]
     fallen = [Window(13 * i % side, 17 * i % side, 300, 300) for i in range(20_000)]

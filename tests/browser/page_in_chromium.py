@@ -44,19 +44,8 @@ def page_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     source, guide = make_pair(folder, guide="<script>alert(1)<&\"'>.tif")
     report = folder / "report.html"
-    done = pairs.geosr(
-        "upscale",
-        "--source",
-        source,
-        "--guide",
-        guide,
-        "-o",
-        folder / "out.tif",
-        "--method",
-        "bicubic",
-        "--report",
-        report,
-    )
+    more = ("--method", "bicubic", "--report", report, "--uncertainty", folder / "sd.tif")
+    done = pairs.geosr("upscale", "--source", source, "--guide", guide, "-o", folder / "out.tif", *more)
     assert done.code == 0, done.err
     return report
 
@@ -122,7 +111,7 @@ def test_what_is_shown_at_first(opened):
     assert shares(opened) == {"source": (0, 50), "result": (50, 100)}
     assert "<script>alert(1)<&\"'>.tif" in opened.inner_text("header")
     sizes = opened.eval_on_selector_all(".stage img", "list => list.map(e => e.naturalWidth)")
-    assert len(sizes) == 3 * 4
+    assert len(sizes) == 3 * 5
     assert min(sizes) > 0
     assert all(opened.eval_on_selector_all("img", "list => list.map(e => e.alt.length > 10)"))
     BUILD.mkdir(exist_ok=True)
@@ -137,7 +126,7 @@ def test_swipe_by_mouse_and_by_keyboard(opened):
     opened.focus("#split")
     opened.keyboard.press("End")
     assert shares(opened)["source"] == (0, 100)
-    for layer in ("hillshade", "guide"):
+    for layer in ("hillshade", "uncertainty", "guide"):
         opened.select_option("#right", layer)
         assert set(shares(opened)) == {"source", layer}
 
