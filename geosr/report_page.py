@@ -140,7 +140,7 @@ def _figures(content: Mapping[str, Any], look: Look | str, units: str) -> Iterat
     tiles, deviation = content["tiles"], content["deviation"]
     if not isinstance(look, str):
         whole = look.views[0]
-        across, down = (f"{length / whole.step:.4g}" for length in whole.ground)
+        across, down = (f"{length / n:.4g}" for length, n in zip(whole.ground, _pixel(whole), strict=True))
         yield "Output", f"{whole.window.width} x {whole.window.height}", "pixels"
         yield "Pixel", across if across == down else f"{across} x {down}", _ground(look)
     yield "Tiles", f"{tiles['total']}", f"{tiles['skipped']} without data" if tiles["skipped"] else ""
@@ -155,7 +155,12 @@ def _figures(content: Mapping[str, Any], look: Look | str, units: str) -> Iterat
         yield "Expected error", f"{content['expected_error']:.3g} {units}".strip(), "root mean square"
     if content["seam_ratio"] is not None:
         yield "Seams", f"{content['seam_ratio']:.3f}", "1: no tile edge shows"
-    yield "Time", f"{sum(content['seconds'].values()):.1f} s", f"{content['workers']} at once, {content['scheduler']}"
+    seconds = sum(content["seconds"].values())
+    yield (
+        "Time",
+        f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min",
+        f"{content['workers']} at once, {content['scheduler']}",
+    )
 
 
 def _ground(look: Look) -> str:
@@ -277,7 +282,7 @@ def _numbers(view: View, look: Look, fallen: Sequence[Window]) -> dict[str, Any]
         "columns": cols,
         "row": view.window.row,
         "column": view.window.col,
-        "step": view.step,
+        "pixel": _pixel(view),
         "affine": view.affine[:6],
         "decimals": 6 if max(abs(view.affine.a), abs(view.affine.b)) < 0.01 else 1,
         "ground": view.ground,
@@ -285,6 +290,12 @@ def _numbers(view: View, look: Look, fallen: Sequence[Window]) -> dict[str, Any]
         "marks": marks,
         "surfaces": {name: quantise(surface) for name, surface in view.surfaces.items()},
     }
+
+
+def _pixel(view: View) -> tuple[float, float]:
+    """High pixels to one of the view, along columns and rows: a little less than its step where that leaves a rest."""
+    _, rows, cols = view.pictures["guide"].shape
+    return view.window.width / cols, view.window.height / rows
 
 
 def _meet(one: Window, other: Window) -> bool:

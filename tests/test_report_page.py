@@ -96,7 +96,7 @@ def test_a_page_is_complete_in_itself_and_says_what_the_json_says(tmp_path):
     for words in ("out.tif", "source.tif with guide.tif: bicubic", "complete: every tile done", "160 x 160", "seed 3"):
         assert words in page.text
     (view,) = page.data["views"]
-    assert (view["rows"], view["columns"], view["step"], view["ground"]) == (160, 160, 1, [1.0, 1.0])
+    assert (view["rows"], view["columns"], view["pixel"], view["ground"]) == (160, 160, [1, 1], [1.0, 1.0])
     for name, file in (("source", "source.tif"), ("result", "out.tif")):
         grid, stored = view["surfaces"][name], rasters.plain_read(tmp_path / file)
         levels = np.frombuffer(zlib.decompress(base64.b64decode(grid["values"])), "<u2").reshape(stored.shape)
@@ -261,3 +261,10 @@ def test_scenes_of_any_shape_have_a_page(shape, tmp_path):
     views = page.data["views"]
     check_sealed(page, pictures=4 * len(views) + 1)
     assert len(views) == (3 if max(shape) * 4 > WHOLE else 1)
+    for view, window in zip(
+        views, [(4 * rows, 4 * cols)] + [tuple(min(4 * n, DETAIL) for n in shape)] * 2, strict=False
+    ):
+        across, down = view["pixel"]
+        assert (down * view["rows"], across * view["columns"]) == pytest.approx(window)
+        assert view["ground"] == pytest.approx([across, down])  # output pixels of 1 m
+    assert "Pixel 1 m" in page.text

@@ -160,7 +160,7 @@
   function read(column, row) {
     const view = current(), m = view.affine, fine = view.decimals;
     const place = `x ${(m[0] * column + m[1] * row + m[2]).toFixed(fine)}, y ${(m[3] * column + m[4] * row + m[5]).toFixed(fine)}`;
-    const pixel = `row ${Math.floor(view.row + row * view.step)}, column ${Math.floor(view.column + column * view.step)}`;
+    const pixel = `row ${Math.floor(view.row + row * view.pixel[1])}, column ${Math.floor(view.column + column * view.pixel[0])}`;
     const values = ["source", "result"].filter((n) => view.grids[n]).map((n) => `${data.labels[n].toLowerCase()} ${shown(valueAt(n, column, row))}`);
     find("readout").textContent = `${values.join("; ")} (${place}; ${pixel})`;
   }
