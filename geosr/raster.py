@@ -49,7 +49,7 @@ MAX_LOOKS = 4096
 SMALL = 1 << 24
 """Samples up to which a file is read through to see whether it can be."""
 
-_CACHE_MB = 128
+CACHE_BYTES = 128 << 20  # rasterio hands the number to GDAL as bytes, whatever its size
 _STALE_TAGS = ("AREA_OR_POINT", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 _SENTINELS = (
     -9999.0,
@@ -155,7 +155,7 @@ def gdal_environment() -> Iterator[None]:
     guard.check_environment()
     with rasterio.Env(
         GDAL_PAM_ENABLED="NO",
-        GDAL_CACHEMAX=_CACHE_MB,
+        GDAL_CACHEMAX=CACHE_BYTES,
         CPL_VSIL_CURL_ALLOWED_EXTENSIONS=".none",
         GDAL_HTTP_MAX_RETRY=0,
     ):
