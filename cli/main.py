@@ -25,6 +25,7 @@ _COMMANDS = {
     "evaluate": "Measure a result against the truth, or rerun a paper's table on its data set.",
     "compare": "Run methods side by side on a pair: errors, seconds, memory, and a picture.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
+    "quicklook": "Draw a raster as a picture.",
     "methods": "List the methods and their presets.",
 }
 _BROKEN_PIPE = 141  # what a shell reports of a command whose reader has left

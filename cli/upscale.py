@@ -87,7 +87,8 @@ _RUN = "How it runs"
     "--report",
     type=PATH,
     metavar="FILE",
-    help="A JSON file to write: settings, versions, times, what became of the tiles; also where some fail.",
+    help="A report to write: settings, versions, times, what became of the tiles, also where some fail. As JSON, or "
+    "with a name that ends in .html as a page to look at, with pictures and profiles.",
 )
 @option(
     _RUN,
@@ -103,6 +104,7 @@ _RUN = "How it runs"
     metavar="FILE",
     help="A GeoTIFF to write as well: what the guide changed against the interpolated source.",
 )
+@option(_RUN, "--style", is_flag=True, help="Write a QGIS style beside the output, too: its name with .qml.")
 @option(_RUN, "--log-json", is_flag=True, help="Print one JSON object per event on stderr, for programs.")
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @option(_RUN, "-v", "--verbose", is_flag=True, help="Print the grids, all settings and the stages as well.")
@@ -121,6 +123,7 @@ def command(
     report: Path | None,
     uncertainty: Path | None,
     guide_influence: Path | None,
+    style: bool,
     log_json: bool,
     quiet: bool,
     verbose: bool,
@@ -163,6 +166,7 @@ def command(
             on_event=screen.show,
             tile_timeout=tile_timeout,
             gpus=gpus,
+            style=style,
         )
         check_outputs(output, [source, guide], execution)
         if dry_run:

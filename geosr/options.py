@@ -104,13 +104,15 @@ class Execution:
         overwrite: replace an existing output.
         on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
             interpolated source.
-        report: a JSON file that says what was done, also where tiles fail; one that exists is replaced.
+        report: a JSON file or a page (`.html`) that says what was done, also where tiles fail; one that exists is
+            replaced.
         influence: a GeoTIFF of what the guide changed against the interpolated source.
         uncertainty: a GeoTIFF of the output's standard deviation.
         on_event: called in the caller's thread with every `Event`.
         tile_timeout: seconds without progress after which a worker process is ended as hung, and without any worker
             after which the run ends; derived from the tiles done when None. Threads cannot be ended.
         gpus: `all`, or the numbers of those to use, as in `0,1`: one worker process each.
+        style: write a QGIS style beside the output.
     """
 
     device: str = "auto"
@@ -124,6 +126,7 @@ class Execution:
     on_event: Callable[[Event], None] = lambda event: None
     tile_timeout: float | None = None
     gpus: str | None = None
+    style: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:

@@ -30,7 +30,8 @@ from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.report import check_report, describe_run, write_report
 from geosr.runner import Pool, Threads
-from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
+from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder, write_whole
+from geosr.style import check_style, write_style
 from geosr.tile_run import TileRun, run_tiles
 from geosr.tiling import Tile, cut
 from geosr.version import __version__
@@ -76,11 +77,15 @@ class Scene:
         return raster.read_source(self.source, Window(row, col, window.height, window.width))
 
     def read_guide(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The guide and its validity on a window of the high grid, looked for where the shift says."""
+        """The guide and its validity on a window of the high grid."""
+        return raster.read_guide(self.guide, crop(self.seen, window), grid=self.seen)
+
+    @property
+    def seen(self) -> GeoBox:
+        """The high grid as the guide is looked for: where the shift says."""
         rows, cols = self.shift.applied if self.shift else (0.0, 0.0)
         high = self.grids.high
-        seen = GeoBox(high.shape, high.affine * Affine.translation(cols, rows), high.crs)
-        return raster.read_guide(self.guide, crop(seen, window), grid=seen)
+        return GeoBox(high.shape, high.affine * Affine.translation(cols, rows), high.crs)
 
     def read(self, tile: Tile) -> Pair | None:
         """The tile's aligned arrays; None where the source has no valid pixel."""
@@ -301,6 +306,8 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         further = [_further(mosaic, name, path) for name, path in outputs.items()]
         *_, written = write([*further, mosaic], compress=recipe.compress, overwrite=execution.overwrite)
     report = replace(report, written=written, seconds=stages.seconds)
+    if execution.style:
+        write_style(output, inputs.source)
     _report(plan, placement, execution, depends_on, report)
     return report
 
@@ -317,6 +324,8 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
         raise UsageError("the output and what is written beside it need different names")
     if execution.report:
         check_report(execution.report, [*inputs, *outputs.values()])
+    if execution.style:
+        check_style(outputs[OUTPUT], overwrite=execution.overwrite)
     return outputs
 
 
@@ -360,7 +369,28 @@ def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: 
         deviation=asdict(found.deviation) if found else None,
         seam_ratio=found.seam_ratio if found else None,
     )
-    write_report(execution.report, content)
+    if execution.report.suffix.lower() == ".json":
+        write_report(execution.report, content)
+        return
+    write_whole(execution.report, _page(plan, report, content, execution.uncertainty))
+
+
+def _page(plan: Plan, report: Report, content: dict[str, object], uncertainty: Path | None) -> bytes:
+    """The report as a page, with pictures of what was read and written."""
+    from geosr.report_page import make_page
+    from geosr.views import Look, Subject, look
+
+    scene, found = plan.scene, report.written
+    seen: Look | str
+    try:
+        result = raster.describe_source(report.output) if found else None
+        doubt = raster.describe_source(uncertainty) if found and uncertainty else None
+        seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen, doubt))
+    except InputError as error:  # of a block that cannot be read, which made tiles fail
+        seen = str(error)
+    names = {"source": scene.source.path.name, "guide": scene.guide.path.name}
+    fallen = [each.tile.core.times(scene.grids.scale) for each in report.results if each.failure]
+    return make_page(content, names, seen, found.deviations if found else None, fallen)
 
 
 def _failure(report: Report, scale: int) -> TileError:

@@ -31,6 +31,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geosr import raster_guard as guard
 from geosr import warp
+from geosr.consistency import pool
 from geosr.errors import GeosrError, InputError, UsageError
 from geosr.grid import Window
 from geosr.raster_guard import Fingerprint, show
@@ -48,7 +49,7 @@ MAX_LOOKS = 4096
 SMALL = 1 << 24
 """Samples up to which a file is read through to see whether it can be."""
 
-_CACHE_MB = 128
+CACHE_BYTES = 128 << 20  # rasterio hands the number to GDAL as bytes, whatever its size
 _STALE_TAGS = ("AREA_OR_POINT", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 _SENTINELS = (
     -9999.0,
@@ -154,7 +155,7 @@ def gdal_environment() -> Iterator[None]:
     guard.check_environment()
     with rasterio.Env(
         GDAL_PAM_ENABLED="NO",
-        GDAL_CACHEMAX=_CACHE_MB,
+        GDAL_CACHEMAX=CACHE_BYTES,
         CPL_VSIL_CURL_ALLOWED_EXTENSIONS=".none",
         GDAL_HTTP_MAX_RETRY=0,
     ):
@@ -552,12 +553,33 @@ def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArr
         InputError: the file cannot be read, or is not the one that was described.
     """
     with _reopened(raster) as dataset:
-        stored, valid = _read_stored(raster, dataset, window or Window(0, 0, *raster.shape))
+        return _physical(raster, *_read_stored(raster, dataset, window or Window(0, 0, *raster.shape)))
+
+
+def _physical(raster: Raster, stored: Array, valid: Mask) -> tuple[npt.NDArray[np.float64], Mask]:
     with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs in files; float64 nodata of 1e308
         values = stored[0].astype(np.float64) * raster.scale + raster.offset
     valid &= np.isfinite(values)
     values[~valid] = 0.0
     return values, valid
+
+
+def glance_source(raster: Raster, step: int, window: Window | None = None) -> tuple[npt.NDArray[np.float64], Mask]:
+    """As `read_source`, at one pixel for `step` x `step`, for a picture: cheap however large the raster is.
+
+    A pixel is the mean of the valid ones of 2 x 2 of those under it, read from the file's overviews where it has
+    some. Sides that `step` does not divide are rounded up, their pixels a little smaller.
+    """
+    window = window or Window(0, 0, *raster.shape)
+    if step == 1:
+        return read_source(raster, window)
+    shape = (-(-window.height // step), -(-window.width // step))
+    with _reopened(raster) as dataset:
+        return pool(*_physical(raster, *_read_stored(raster, dataset, window, _twice(shape))), 2)
+
+
+def _twice(shape: tuple[int, int]) -> tuple[int, int]:
+    return 2 * shape[0], 2 * shape[1]
 
 
 def read_guide(raster: Raster, target: GeoBox, *, grid: GeoBox | None = None) -> tuple[npt.NDArray[np.float32], Mask]:
@@ -585,18 +607,43 @@ def read_guide(raster: Raster, target: GeoBox, *, grid: GeoBox | None = None) ->
         return warp.warp(read, raster.channels, raster.geobox, target, plan)
 
 
-def _read_stored(raster: Raster, dataset: Any, window: Window) -> tuple[Array, Mask]:
-    """Stored values (bands, rows, columns) and validity (rows, columns) of a window."""
+def glance_guide(raster: Raster, target: GeoBox) -> tuple[npt.NDArray[np.float32], Mask]:
+    """As `read_guide` on a grid that may be much coarser, for a picture: cheap however large the guide is.
+
+    The guide is first brought down to pixels just finer than the target's, each from 2 x 2 of those under it, read
+    from the file's overviews where it has some.
+    """
+    ratio = min(warp.step_ratio(target, raster.geobox))
+    step = min(int(ratio), *raster.shape) if math.isfinite(ratio) else 1
+    if step < 2:
+        return read_guide(raster, target)
+    rows, cols = (max(side // step, 1) for side in raster.shape)
+    coarse = GeoBox((rows, cols), raster.geobox.affine * Affine.scale(step), raster.geobox.crs)
+    with _reopened(raster) as dataset:
+
+        def read(window: Window) -> tuple[npt.NDArray[np.float32], Mask]:
+            bands, known = _expand(raster, *_read_stored(raster, dataset, window.times(step), _twice(window.shape)))
+            pooled = [pool(band, known, 2) for band in bands]
+            return np.stack([values for values, _ in pooled]).astype(np.float32), pooled[0][1]
+
+        return warp.warp(read, raster.channels, coarse, target, warp.plan_sampling(coarse, target))
+
+
+def _read_stored(
+    raster: Raster, dataset: Any, window: Window, shape: tuple[int, int] | None = None
+) -> tuple[Array, Mask]:
+    """Stored values (bands, rows, columns) and validity (rows, columns) of a window, or of `shape` pixels of it."""
+    bands = (len(raster.bands), *shape) if shape else None
     part = RasterioWindow(window.col, window.row, window.width, window.height)
     where = f"read at row {window.row}, column {window.col}"
     with _translated(raster.path, where):
-        stored = dataset.read(list(raster.bands), window=part)
+        stored = dataset.read(list(raster.bands), window=part, out_shape=bands)
         valid = _valid(raster, stored)
         if raster.masked:
-            valid &= (dataset.read_masks(list(raster.bands), window=part) > 0).all(axis=0)
+            valid &= (dataset.read_masks(list(raster.bands), window=part, out_shape=bands) > 0).all(axis=0)
         if raster.alpha is not None and raster.alpha not in raster.bands:
-            valid &= dataset.read(raster.alpha, window=part) * 2.0 >= raster.alpha_opaque
-    if valid.shape != window.shape:
+            valid &= dataset.read(raster.alpha, window=part, out_shape=shape) * 2.0 >= raster.alpha_opaque
+    if valid.shape != (shape or window.shape):
         raise InputError(f"{show(raster.path)}: {window} reaches over its edge")
     return stored, valid
 

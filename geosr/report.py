@@ -15,11 +15,11 @@ def check_report(path: Path, others: Sequence[Path]) -> Path:
     """Where the report will lie, before any work is done; one that is there will be replaced.
 
     Raises:
-        UsageError: the name does not end in .json, or is one of `others`.
+        UsageError: the name does not end in .json or .html, or is one of `others`.
         OutputError: its folder does not exist.
     """
-    if path.suffix.lower() != ".json":
-        raise UsageError(f"{show(path)}: the report is JSON; give a name that ends in .json")
+    if path.suffix.lower() not in (".json", ".html"):
+        raise UsageError(f"{show(path)}: a report is JSON or a page; give a name that ends in .json or .html")
     if any(path.absolute() == other.absolute() for other in others):
         raise UsageError(f"the report {show(path)} is an input or the output; give it another name")
     if not path.parent.is_dir():

@@ -31,7 +31,9 @@ from geosr.tiling import core_edges
 
 _STRIP = 512  # output rows blended at once, about
 _BLOCK = 512  # side of the COG's blocks
+_CELLS = 256  # to a side of the map of deviations at most
 _SAMPLES = 8  # blocks read back from the finished file and compared
+_ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",)}
 _FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
 
 
@@ -111,6 +113,21 @@ class Deviation:
     rms: float
 
 
+class DeviationMap:
+    """Where the pooled output lies how far from the source: the largest distance in cells of source pixels."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        """`shape` is the low grid's."""
+        self._step = max(-(-max(shape) // _CELLS), 1)
+        self.cells = np.zeros([-(-side // self._step) for side in shape])
+
+    def add(self, top: int, distance: NDArray[np.float64]) -> None:
+        """Rows of the low grid from `top` on; 0 where the source is invalid."""
+        rows, cols = distance.shape
+        row, col = (top + np.arange(rows)) // self._step, np.arange(cols) // self._step
+        np.maximum.at(self.cells, (row[:, None], col[None]), distance)
+
+
 @dataclass(frozen=True)
 class Mosaic:
     """Everything that an output is made of.
@@ -144,10 +161,11 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class Written:
-    """What was found while writing."""
+    """What was found while writing; `deviations` is the `DeviationMap`'s."""
 
     deviation: Deviation
     seam_ratio: float | None
+    deviations: NDArray[np.float64]
 
 
 def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[Written]:
@@ -196,7 +214,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
     high, scale = mosaic.grids.high, mosaic.grids.scale
     rows, cols = core_edges([result.tile for result in mosaic.results])
     seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
-    largest, squares, count = 0.0, 0.0, 0
+    distances, squares, count = DeviationMap(mosaic.grids.low.shape), 0.0, 0
     with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
         _describe(dataset, mosaic)
         for window in _strips(mosaic.grids):
@@ -207,11 +225,12 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             top = window.row * scale
             dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
             final = mosaic.encoding.decode(stored)
-            difference = (pool(final, valid, scale)[0] - source)[source_valid]
-            largest = max(largest, float(np.abs(difference).max(initial=0.0)))
-            squares, count = squares + float((difference**2).sum()), count + difference.size
+            difference = np.where(source_valid, pool(final, valid, scale)[0] - source, 0.0)
+            distances.add(window.row, np.abs(difference))
+            squares, count = squares + float((difference**2).sum()), count + int(source_valid.sum())
             seams.add(top, np.where(valid, final, np.nan))
-        written = Written(Deviation(largest, (squares / max(count, 1)) ** 0.5), seams.ratio)
+        deviation = Deviation(float(distances.cells.max()), (squares / max(count, 1)) ** 0.5)
+        written = Written(deviation, seams.ratio, distances.cells)
         dataset.update_tags(**mosaic.tags, **(_findings(written) if mosaic.pools else {}))
     return written
 
@@ -333,11 +352,11 @@ def _samples(dataset: rasterio.io.DatasetReader) -> list[RasterioWindow]:
     return windows[:: max(len(windows) // _SAMPLES, 1)]
 
 
-def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> Path:
+def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form: str = "GeoTIFF") -> Path:
     """Where the output will really lie, links resolved, before any work is done.
 
     Raises:
-        UsageError: it is no name for a GeoTIFF, is one of the inputs, or exists and `overwrite` is not given.
+        UsageError: it is no name for a file of that form, is one of the inputs, or exists and `overwrite` is not given.
         OutputError: its folder does not exist, it is a folder itself, or the system cannot have such a name.
     """
     name = show(output)
@@ -345,8 +364,8 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> Pa
         path = Path(os.path.realpath(output))
         if path.is_dir():
             raise OutputError(f"{name} is a folder; give the name of a file to write")
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            raise UsageError(f"{name}: a GeoTIFF is written; give a name that ends in .tif")
+        if path.suffix.lower() not in _ENDINGS[form]:
+            raise UsageError(f"{name}: a {form} is written; give a name that ends in {_ENDINGS[form][0]}")
         if not path.parent.is_dir():
             raise OutputError(f"{show(path.parent)} does not exist; make the folder first")
         exists = path.exists()
@@ -426,3 +445,18 @@ def write_tile(
         made.write(bands)
         if valid is not None:
             made.write_mask(valid)
+
+
+def encode_picture(picture: NDArray[np.uint8], form: str) -> bytes:
+    """A picture (red, green, blue and alpha; rows; columns) as a file: `PNG`, lossless, or `WEBP`, small.
+
+    Raises:
+        OutputError: this GDAL cannot write it.
+    """
+    bands, rows, cols = picture.shape
+    quality = {"QUALITY": 85} if form == "WEBP" else {"ZLEVEL": 9}
+    profile = {"driver": form, "height": rows, "width": cols, "count": bands, "dtype": "uint8", **quality}
+    with _reported(Path(form)), gdal_environment(), rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as made:
+            made.write(picture)
+        return bytes(memory.getbuffer())

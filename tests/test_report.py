@@ -64,8 +64,9 @@ def test_a_report_names_tiles_that_failed_and_those_of_an_earlier_run(folder):
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("report.html", 2, "the report is JSON; give a name that ends in .json"),
+        ("report.pdf", 2, "a report is JSON or a page; give a name that ends in .json or .html"),
         ("report", 2, "give a name that ends in .json"),
+        ("missing/report.html", 6, "does not exist; make the folder first"),
         ("missing/report.json", 6, "does not exist; make the folder first"),
     ],
 )

@@ -28,6 +28,8 @@ def test_the_wheel_works_from_an_empty_directory(tmp_path):
         "command.main()"
     )
     options = ["upscale", "--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif", "--set", "epochs=2"]
+    options += ["--report", "report.html"]  # made of files that are no modules
     subprocess.run([sys.executable, "-c", code, *options], check=True, cwd=empty, timeout=600)
+    assert (empty / "report.html").stat().st_size > 30_000
     with rasterio.open(empty / "out.tif") as made, rasterio.open(empty / "source.tif") as source:
         assert made.shape == tuple(4 * side for side in source.shape)

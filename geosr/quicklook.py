@@ -1,0 +1,94 @@
+"""A raster as a picture: colours, and relief where it is a surface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from odc.geo.geobox import GeoBox
+
+from geosr import raster
+from geosr.errors import UsageError
+from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint
+from geosr.raster import Raster
+from geosr.store import write_whole
+from geosr.writer import check_output, encode_picture
+
+MAX_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class Quicklook:
+    """What was drawn.
+
+    Attributes:
+        picture: uint8 (4, rows, columns).
+        kind: of the values.
+        stretch: values at the two ends of the colours.
+        step: raster pixels to one of the picture, along a side.
+        relief: by how much it was exaggerated; None where there is none.
+    """
+
+    picture: Picture
+    kind: Kind
+    stretch: Stretch
+    step: int
+    relief: float | None
+
+
+def kind_of(file: Raster, *, stem: str | None = None) -> Kind:
+    """What the values of `file` are; `stem` stands for its name where that is another one."""
+    vertical = "VERTCRS[" in (file.crs_wkt or "")
+    return decide_kind(file.units, file.description, vertical=vertical, stem=stem or file.path.stem)
+
+
+def steps_of(grid: GeoBox, kind: Kind, times: float = 1.0) -> tuple[float, float]:
+    """Length of `times` column steps and row steps of `grid` in the unit of heights, for `hillshade`."""
+    across, down = raster.ground_resolution(grid)
+    return times * across / kind.metres, times * down / kind.metres
+
+
+def quicklook(
+    path: Path,
+    output: Path,
+    *,
+    size: int = 1024,
+    kind: str | None = None,
+    band: int | None = None,
+    overwrite: bool = False,
+) -> Quicklook:
+    """Draw the raster at `path` into the PNG file `output`.
+
+    Args:
+        path: a raster file.
+        output: the picture to write.
+        size: longer side of the picture at most; a larger raster is read from its overviews, or thinned out.
+        kind: one of `KINDS`, over what the file says.
+        band: which one of several, from 1.
+        overwrite: replace an existing picture.
+
+    Raises:
+        UsageError, InputError: before anything is written.
+        OutputError: the picture could not be written; nothing is left under its name.
+    """
+    if not 16 <= size <= MAX_SIDE:
+        raise UsageError(f"size is {size}; it must be from 16 to {MAX_SIDE}")
+    if kind not in (None, *KINDS):
+        raise UsageError(f"kind is {kind!r}; use one of {', '.join(KINDS)}")
+    output = check_output(output, [path], overwrite=overwrite, form="PNG")
+    file = raster.describe_source(path, band=band)
+    found = kind_of(file)
+    drawn = draw(file, replace(found, name=kind, reason="what was asked for") if kind else found, size)
+    write_whole(output, encode_picture(drawn.picture, "PNG"))
+    return drawn
+
+
+def draw(file: Raster, kind: Kind, size: int) -> Quicklook:
+    """`file` in at most `size` pixels a side; elevations with their relief."""
+    step = -(-max(file.shape) // size)
+    values, valid = raster.glance_source(file, step)
+    stretch = Stretch.measure(values, valid)
+    shade, relief = (
+        hillshade(values, valid, steps_of(file.geobox, kind, step)) if kind.name == "elevation" else (None, None)
+    )
+    return Quicklook(paint(values, valid, kind.name, stretch, shade), kind, stretch, step, relief)

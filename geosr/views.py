@@ -1,0 +1,207 @@
+"""What a page shows of a run: source, result, guide and relief side by side, as a whole and in details.
+
+Everything is read thinned out, so that time and size do not grow with the scene: a whole of at most 720 pixels a
+side, and two details of at most 448 at the output's own resolution, in which single pixels can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from geosr import raster
+from geosr.grid import GridPair, Window, crop
+from geosr.picture import Array, Kind, Mask, Picture, Stretch, hillshade, paint, paint_image, paint_relief
+from geosr.quicklook import kind_of, steps_of
+from geosr.raster import Raster
+
+WHOLE = 720  # pixels a side at most
+DETAIL = 448
+BINS = 80  # of the histogram
+_KNOWN = 0.8  # share of a detail that must be valid
+_ENDS = (0.5, 99.5)  # percentiles between which the histogram's bins lie
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The files of a run and how they lie to each other.
+
+    Attributes:
+        source, guide: as described.
+        result: None where nothing was written.
+        grids: of the part that was worked on.
+        origin: that part in the source's own pixels.
+        seen: the high grid as the guide is looked for.
+        uncertainty: the result's standard deviation, if it was written.
+    """
+
+    source: Raster
+    guide: Raster
+    result: Raster | None
+    grids: GridPair
+    origin: Window
+    seen: GeoBox
+    uncertainty: Raster | None = None
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Values (rows, columns) and where they are valid."""
+
+    values: Array
+    valid: Mask
+
+
+@dataclass(frozen=True)
+class View:
+    """One window of the high grid, drawn.
+
+    Attributes:
+        title: what it shows.
+        window: in high pixels.
+        step: high pixels to one of the view, along a side.
+        pictures: by the name of the layer; the source's has its own, larger pixels.
+        surfaces: the same of those that have values.
+        stretch: values at the two ends of the colours.
+        relief: by how much it was exaggerated.
+        affine: from columns and rows of the view to the CRS.
+        ground: length of a column step and of a row step of the view: metres, without CRS the transform's units.
+        doubt: standard deviation at the bright end of its layer; None without such a layer.
+    """
+
+    title: str
+    window: Window
+    step: int
+    pictures: dict[str, Picture]
+    surfaces: dict[str, Surface]
+    stretch: Stretch
+    relief: float
+    affine: Affine
+    ground: tuple[float, float]
+    doubt: float | None = None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often values occur, of the pixels of the whole view.
+
+    Attributes:
+        edges: of the bins; what lies beyond is counted in the first and the last.
+        shares: 0 to 1 for each bin, by the name of the layer.
+    """
+
+    edges: NDArray[np.float64]
+    shares: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """All there is to see.
+
+    Attributes:
+        kind: of the values.
+        views: the whole first, then details.
+        histogram: of the whole.
+        placed: whether there is a CRS; else lengths are in the transform's units.
+    """
+
+    kind: Kind
+    views: tuple[View, ...]
+    histogram: Histogram
+    placed: bool
+
+
+def look(subject: Subject) -> Look:
+    """Read and draw everything.
+
+    Raises:
+        InputError: a file cannot be read any more.
+    """
+    kind = kind_of(subject.source)
+    rows, cols = subject.grids.high.shape
+    everything, step = Window(0, 0, rows, cols), -(-max(rows, cols) // WHOLE)
+    whole = _view(subject, kind, "The whole", everything, step)
+    details = (_view(subject, kind, title, window, 1) for title, window in _details(subject, whole))
+    return Look(kind, (whole, *details), _histogram(whole), subject.seen.crs is not None)
+
+
+def _view(subject: Subject, kind: Kind, title: str, window: Window, step: int) -> View:
+    scale = subject.grids.scale
+    rows, cols = -(-window.height // step), -(-window.width // step)
+    part = Affine.scale(window.width / cols, window.height / rows)
+    there = crop(subject.seen, window)
+    bands, seen = raster.glance_guide(subject.guide, GeoBox((rows, cols), there.affine * part, there.crs))
+    surfaces = {"source": _source(subject, window, max(step // scale, 1))}
+    if subject.result:
+        surfaces["result"] = Surface(*raster.glance_source(subject.result, step, window))
+    shown = surfaces.get("result", surfaces["source"])
+    stretch = Stretch.measure(shown.values, shown.valid)
+    pictures, shade, factor = {"guide": _image(subject.guide, bands, seen)}, shown.values, 1.0
+    for name, surface in surfaces.items():  # what is shown last
+        pixel = window.height / surface.valid.shape[0]  # in high pixels
+        shade, factor = hillshade(surface.values, surface.valid, steps_of(subject.grids.high, kind, pixel))
+        relief = shade if kind.name == "elevation" else None
+        pictures[name] = paint(surface.values, surface.valid, kind.name, stretch, relief)
+    pictures["hillshade"] = paint_relief(shade, shown.valid)
+    doubt = None
+    if subject.uncertainty:
+        values, valid = raster.glance_source(subject.uncertainty, step, window)
+        doubt = Stretch.measure(values, valid).high
+        pictures["uncertainty"] = paint(values, valid, "other", Stretch(0.0, doubt))
+    high = subject.grids.high_window(window)
+    ground = raster.ground_resolution(GeoBox((rows, cols), high.affine * part, high.crs))
+    return View(title, window, step, pictures, surfaces, stretch, factor, high.affine * part, ground, doubt)
+
+
+def _source(subject: Subject, window: Window, step: int) -> Surface:
+    """The source under a window of the high grid, in its own pixels or larger ones."""
+    scale, origin = subject.grids.scale, subject.origin
+    row, col = window.row // scale + origin.row, window.col // scale + origin.col
+    low = Window(row, col, window.height // scale, window.width // scale)
+    return Surface(*raster.glance_source(subject.source, step, low))
+
+
+def _image(guide: Raster, bands: NDArray[np.float32], valid: Mask) -> Picture:
+    """Red, green and blue where the guide names them, else its first three bands or its first."""
+    named = [guide.colorinterp[band - 1] for band in guide.bands] if not guide.palette else ["red", "green", "blue"]
+    colours = ("red", "green", "blue")
+    chosen = [named.index(colour) for colour in colours] if set(colours) <= set(named) else [*range(3)]
+    if len(bands) < 3:
+        chosen = [0]
+    return paint_image(bands[chosen].astype(np.float64), valid, as_is=guide.dtype == "uint8")
+
+
+def _details(subject: Subject, whole: View) -> Iterator[tuple[str, Window]]:
+    """Where to look closer: where the relief of the whole is strongest, and where it is as usual."""
+    scale, size = subject.grids.scale, subject.grids.high.shape
+    high, wide = (min(DETAIL // scale * scale, length) for length in size)
+    down, across = high // whole.step, wide // whole.step  # pixels of the view
+    surface = whole.surfaces.get("result")
+    if whole.step == 1 or surface is None or min(down, across, *surface.valid.shape) < 2:
+        return
+    steps = np.hypot(*np.gradient(np.where(surface.valid, surface.values, np.nan)))
+    rows, cols = steps.shape[0] // down, steps.shape[1] // across
+    cells = steps[: rows * down, : cols * across].reshape(rows, down, cols, across).swapaxes(1, 2)
+    cells = cells.reshape(rows * cols, down * across)
+    known = np.isfinite(cells)
+    strength = np.where(known, cells, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    order = [int(i) for i in np.argsort(strength) if known[i].mean() > _KNOWN]
+    places = {order[-1]: "strongest relief", order[len(order) // 2]: "usual relief"} if order else {}
+    for number, (place, words) in enumerate(places.items(), 1):
+        row, col = place // cols * down * whole.step, place % cols * across * whole.step
+        row, col = min(row, size[0] - high) // scale * scale, min(col, size[1] - wide) // scale * scale
+        yield f"Detail {number}: {words}", Window(row, col, high, wide)
+
+
+def _histogram(whole: View) -> Histogram:
+    known = {name: surface.values[surface.valid] for name, surface in whole.surfaces.items()}
+    together = np.concatenate([*known.values()])
+    low, high = np.percentile(together, _ENDS) if together.size else (0.0, 1.0)
+    edges = np.linspace(low, high, BINS + 1) if low < high else np.linspace(low - 0.5, low + 0.5, BINS + 1)
+    counts = {name: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] for name, values in known.items()}
+    return Histogram(edges, {name: count / max(count.sum(), 1) for name, count in counts.items()})
