@@ -25,7 +25,7 @@ from .render import clock, table_lines
     "names",
     multiple=True,
     metavar="NAME",
-    help="A method to try, may be given more than once.  [default: all]",
+    help="A method to try, may be given more than once.  [default: those that auto chooses among]",
 )
 @option("How the result is made", "--seed", type=int, default=0, show_default=True, metavar="N", help="Of the fits.")
 @device_option
@@ -41,7 +41,7 @@ def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device
     from geosr.pipeline import assess_file
 
     inputs = inputs_from(source, guide, values)
-    found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.names())
+    found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.candidates())
     click.echo("\n".join([*table_lines(_rows(found)), found.verdict]))
 
 

@@ -225,16 +225,22 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     """Decide method and tiles; torch is not loaded."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings)
-    fit = recipe.fit or method.statistics
-    if fit == "scene" and method.statistics == "tile":
+    fit = recipe.fit or method.fits
+    if fit == "scene" and method.fits == "tile":
         raise UsageError(
-            f"{method.name} with preset {recipe.preset} normalises each tile by itself and cannot be fitted once for "
-            "a scene; use --fit tile, or --set statistics=scene"
+            f"a fit of {method.name} with preset {recipe.preset} holds for its own tile only and is of no use to "
+            "the others; use --fit tile"
         )
+    if inputs.scale not in method.scales:
+        raise UsageError(f"{method.name} works at scales {_spelled(method.scales)}; --scale is {inputs.scale}")
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
     consistency = recipe.consistency or Consistency.parse(method.consistency)
     return Plan(inputs, scene, recipe, method, consistency, tiles, fit)
+
+
+def _spelled(scales: range) -> str:
+    return ", ".join(str(scale) for scale in scales)
 
 
 def place(tiles: int, execution: Execution) -> Placement:
@@ -485,8 +491,9 @@ def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
     if recipe.preset != "default" or recipe.settings:
         raise UsageError(f"--method {AUTO} chooses among default presets; a preset or settings need a method's name")
     execution.on_event(Stage("assessment"))
-    found = assess_file(inputs, recipe, execution, methods.names())
-    chosen = found.best.method if found.best else methods.names()[0]
+    names = methods.candidates()
+    found = assess_file(inputs, recipe, execution, names)
+    chosen = found.best.method if found.best else names[0]
     execution.on_event(Note(f"{found.verdict}; method {chosen}"))
     return replace(recipe, method=chosen)
 
@@ -735,8 +742,11 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
     names = "; ".join(result.tile.name(scene.grids.scale) for result in report.interpolated)
     rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
     moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
-    special = ({"GEOSR_INTERPOLATED_TILES": names} if names else {}) | (
-        {"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {}
+    package = methods.entry(plan.method.name).package
+    special = (
+        ({"GEOSR_INTERPOLATED_TILES": names} if names else {})
+        | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
+        | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
     )
     return special | {
         "GEOSR_VERSION": __version__,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geosr import raster
+from geosr import methods, raster
 from geosr.consistency import Consistency
 from geosr.options import Inputs, Recipe
 from geosr.raster import Raster
@@ -58,6 +58,7 @@ def fingerprint(
         "consistency": consistency,
         **machine,
         **versions(),
+        **methods.versions(methods.entry(method.name)),
     }
     return {name: str(value) for name, value in values.items()}
 

@@ -108,7 +108,7 @@ def test_the_command_says_where_nothing_can_be_told(tmp_path):
 
 
 def test_auto_picks_what_does_best_and_says_so(town, monkeypatch):
-    monkeypatch.setattr("geosr.methods.names", lambda: ("diffusion", "bicubic"))
+    monkeypatch.setattr("geosr.methods.candidates", lambda: ("diffusion", "bicubic"))
     done = upscale(town, method="auto")
     assert done.code == 0, done.err
     assert "method diffusion" in done.out + done.err
@@ -120,7 +120,7 @@ def test_auto_picks_what_does_best_and_says_so(town, monkeypatch):
 
 
 def test_info_of_auto_says_what_would_be_taken_and_how_long_that_takes(town, monkeypatch):
-    monkeypatch.setattr("geosr.methods.names", lambda: ("diffusion", "bicubic"))
+    monkeypatch.setattr("geosr.methods.candidates", lambda: ("diffusion", "bicubic"))
     shown = geosr("info", town / "source.tif", town / "guide.tif", "--method", "auto", "--time")
     assert shown.code == 0, shown.err
     assert "diffusion, preset default" in shown.out

@@ -21,7 +21,7 @@ from geosr_cli.render import clock, printable
 from pairs import contents, geosr, make_pair, upscale
 
 import geosr as package
-from geosr import errors
+from geosr import errors, methods
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +107,25 @@ def test_version():
     assert geosr("--version").out == f"geosr, version {package.__version__}\n"
 
 
-def test_methods_lists_names_and_presets():
+def test_methods_lists_each_with_source_cost_use_and_presets():
     lines = geosr("methods").out.splitlines()
-    assert [line.split()[0] for line in lines] == ["mmsr", "diffusion", "bicubic"]
-    assert "presets: default, paper-depth, paper-dem" in lines[0]
+    names = [line.partition(":")[0] for line in lines if not line.startswith(" ")]
+    assert names == [*methods.names()]
+    assert lines[1:5] == [
+        "  source    Dong et al., ECCV 2022",
+        "  cost      a minute or more a tile",
+        "  use       the best result on most pairs, where there is time for it",
+        "  presets   default, paper-depth, paper-dem",
+    ]
+    assert "settings" not in "\n".join(lines)
 
 
 LIGHT = [
     (["--help"], ("torch", "rasterio", "xarray", "distributed", "rich")),
     (["upscale", "--help"], ("torch", "rasterio", "xarray", "distributed", "rich")),
     (["info", "--help"], ("torch", "rasterio", "xarray", "distributed", "rich")),
-    (["methods"], ("torch", "rasterio", "xarray", "distributed", "rich")),
+    (["methods"], ("torch", "rasterio", "xarray", "distributed", "rich", "PIL", "sklearn")),
+    (["methods", "mmsr", "regression"], ("torch", "rasterio", "sklearn")),
     (["info", "source.tif", "guide.tif"], ("torch", "distributed")),
     (["info", "source.tif", "guide.tif", "--method", "bicubic"], ("torch", "distributed")),
 ]

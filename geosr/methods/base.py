@@ -67,27 +67,48 @@ class Trial:
 
 
 class Method(Protocol):
-    """A way to super-resolve patches. Implementations are cheap to create and picklable."""
+    """A way to super-resolve patches, cheap to create and picklable.
 
-    @property
-    def name(self) -> str:
-        """As registered."""
+    Implementations inherit from it what most methods declare, and say what is otherwise: by a property, or as a frozen
+    dataclass by a field with a default.
 
-    @property
-    def settings(self) -> Any:
-        """A frozen dataclass with everything that changes the result."""
+    Attributes:
+        name: as registered.
+        settings: a frozen dataclass with everything that changes the result; becomes `--set` and provenance tags.
+    """
+
+    name: str
+    settings: Any
 
     @property
     def statistics(self) -> str:
         """What normalises a patch: `scene`, or `tile` for the tile's own statistics."""
+        return "scene"
 
     @property
     def consistency(self) -> str:
         """The consistency that is meant when none is asked for: `exact` or `off`."""
+        return "exact"
 
     @property
     def needs_fit(self) -> bool:
         """Whether `fit` has anything to find out."""
+        return False
+
+    @property
+    def fits(self) -> str:
+        """What one fit holds for: the whole `scene`, or only the `tile` that it was made on."""
+        return self.statistics
+
+    @property
+    def uses_guide(self) -> bool:
+        """Whether the guide has a say; where it has, gaps of the guide are filled with the interpolated source."""
+        return True
+
+    @property
+    def scales(self) -> range:
+        """The scales it works at."""
+        return range(2, 33)
 
     def halo(self, scale: int) -> int:
         """High pixels beyond which a patch's surroundings change a pixel by less than 1e-3 std."""
@@ -96,10 +117,12 @@ class Method(Protocol):
         """Bytes that fitting a patch of `shape` high pixels takes at its peak, about."""
 
     def trial(self) -> Trial:
-        """The same with little of the work, to estimate the time that all of it takes."""
+        """The same with little of the work, to estimate the time that all of it takes; here all of it."""
+        return Trial(self, self, 0.0)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit to the patches. Same patches, seed, device kind and threads: the same state, bit for bit."""
+        return {}
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """Values on the patch's high grid."""

@@ -1,55 +1,81 @@
-"""Methods that do not look at the guide."""
+"""Interpolations of the source, which do not look at the guide.
+
+They interpolate the filled source (`geosr.pair.fill`), so that what is stored under invalid pixels has no influence,
+and repeat it beyond its edges. Made exactly consistent they are no longer what other tools call by these names: that is
+`--consistency off`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geosr.errors import UsageError
-from geosr.methods.base import Patch, Prediction, State, Trial
+import numpy as np
+from PIL import Image
+
+from geosr.methods.base import FloatArray, Method, Patch, Prediction, State
+from geosr.methods.settings import apply_settings
 
 
 @dataclass(frozen=True)
-class BicubicSettings:
-    """Cubic convolution has nothing to set."""
+class NoSettings:
+    """There is nothing to set."""
 
 
 @dataclass(frozen=True)
-class Bicubic:
-    """Cubic convolution of the source, the answer without a guide."""
+class Interpolation(Method):
+    """The source interpolated by a kernel that reaches `reach` source pixels to each side."""
 
-    name: str = "bicubic"
-    settings: BicubicSettings = BicubicSettings()
-    statistics: str = "scene"
-    consistency: str = "exact"
-    needs_fit: bool = False
+    name: str
+    reach: int
+    settings: NoSettings = NoSettings()
+    uses_guide: bool = False
 
     def halo(self, scale: int) -> int:
-        """The kernel reaches two source pixels."""
-        return 2 * scale
+        """What the kernel reaches."""
+        return self.reach * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
         """The patch and its answer."""
         return 4 * (bands + 4) * shape[0] * shape[1]
 
-    def trial(self) -> Trial:
-        """All of it: there is nothing smaller."""
-        return Trial(self, self, 0.0)
-
-    def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
-        """Nothing to fit."""
-        return {}
-
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The interpolated source."""
+        return Prediction(_interpolate(self.name, patch.source, patch.scale))
+
+
+def _interpolate(name: str, source: FloatArray, scale: int) -> FloatArray:
+    if name == "bicubic":
         from geosr.methods.solve import interpolate
 
-        return Prediction(interpolate(patch.source, patch.scale))
+        return interpolate(source, scale)
+    kernel = {
+        "nearest": Image.Resampling.NEAREST,
+        "bilinear": Image.Resampling.BILINEAR,
+        "lanczos": Image.Resampling.LANCZOS,
+    }[name]
+    rows, cols = source.shape
+    # Pillow leaves kernels off at the image's edge; here the edge is repeated as everywhere in geosr
+    padded = Image.fromarray(np.pad(source, _PAD, mode="edge"))
+    high = padded.resize(((cols + 2 * _PAD) * scale, (rows + 2 * _PAD) * scale), kernel)
+    inside = slice(_PAD * scale, -_PAD * scale)
+    return np.array(high, np.float32)[inside, inside]
 
 
-def create(preset: str, settings: Mapping[str, Any]) -> Bicubic:
-    """The method, which has one preset and no settings."""
-    if preset != "default" or settings:
-        raise UsageError(f"bicubic has no preset {preset!r} and no settings; leave --preset and --set away")
-    return Bicubic()
+_PAD = 3
+"""Source pixels, the widest kernel's reach."""
+
+
+def _creator(name: str, reach: int) -> Callable[[str, Mapping[str, Any]], Interpolation]:
+    def create(preset: str, settings: Mapping[str, Any]) -> Interpolation:
+        """The method; `UsageError` for any setting, and for a preset but `default`."""
+        return Interpolation(name, reach, apply_settings(name, {"default": NoSettings()}, preset, settings))
+
+    return create
+
+
+create_nearest = _creator("nearest", 0)
+create_bilinear = _creator("bilinear", 1)
+create_bicubic = _creator("bicubic", 2)
+create_lanczos = _creator("lanczos", 3)

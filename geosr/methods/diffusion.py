@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from geosr.methods.base import Patch, Prediction, State, Trial
+from geosr.methods.base import Method, Patch, Prediction, State
 from geosr.methods.diffusion_settings import DiffusionSettings
 from geosr.methods.settings import apply_settings
 
@@ -19,13 +19,11 @@ HALO_BLOCKS = 6
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(Method):
     """The diffusion by itself, started from the interpolated source."""
 
     settings: DiffusionSettings = field(default_factory=DiffusionSettings)
     name: str = "diffusion"
-    statistics: str = "scene"
-    consistency: str = "exact"
     needs_fit: bool = True
 
     def halo(self, scale: int) -> int:
@@ -35,10 +33,6 @@ class Diffusion:
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
         """Guide, and some 20 maps in float32."""
         return 4 * (2 * bands + 20) * shape[0] * shape[1]
-
-    def trial(self) -> Trial:
-        """All of it: a second or two."""
-        return Trial(self, self, 0.0)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """How far the patches' own test one step down lets the guide be believed."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from geosr.errors import UsageError
-from geosr.methods.base import Patch, Prediction, State, Trial
+from geosr.methods.base import Method, Patch, Prediction, State, Trial
 from geosr.methods.diffusion import HALO_BLOCKS
 from geosr.methods.diffusion_settings import BELIEFS, DiffusionSettings
 from geosr.methods.settings import apply_settings
@@ -131,7 +131,7 @@ def create(preset: str, settings: Mapping[str, Any]) -> Mmsr:
 
 
 @dataclass(frozen=True)
-class Mmsr:
+class Mmsr(Method):
     """The method: one network from random weights for the patches given, no outside data."""
 
     settings: MmsrSettings = PRESETS["default"]

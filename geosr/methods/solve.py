@@ -48,7 +48,8 @@ def solve(
 ) -> Solution:
     """Super-resolve one pair.
 
-    Where the guide is missing the interpolated source takes over, with a transition one source pixel wide.
+    Where a method that uses the guide has none the interpolated source takes over, with a transition one source pixel
+    wide.
     A source that is constant over the tile needs no method: the constant is the answer.
 
     Args:
@@ -75,8 +76,10 @@ def solve(
 
     values, valid = physical(prediction.values), spread(pair.source_valid, pair.scale)
     deviation = standard_deviation(values, valid, stats.source_spread, share * prediction.belief, pair.scale)
-    changed = values - physical(interpolate(patch.source, patch.scale)) if influence else None
-    return Solution(values, stats.source_centre, deviation, changed)
+    if not influence:
+        return Solution(values, stats.source_centre, deviation)
+    unguided = physical(interpolate(patch.source, patch.scale)) if method.uses_guide else values
+    return Solution(values, stats.source_centre, deviation, values - unguided)
 
 
 def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
@@ -86,27 +89,31 @@ def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
 
 def tells(patch: Patch) -> bool:
     """Whether there is anything to be made out: a source that is not constant, and a guide over it."""
-    known = patch.source[patch.source_valid]
     inside = spread(patch.source_valid, patch.scale)
-    return bool(known.max() > known.min() and patch.guide_valid[inside].any())
+    return _varies(patch) and bool(patch.guide_valid[inside].any())
+
+
+def _varies(patch: Patch) -> bool:
+    known = patch.source[patch.source_valid]
+    return bool(known.max() > known.min())
 
 
 def predict(
     patch: Patch, method: Method, seed: int, device: str, state: State | None = None
 ) -> tuple[FloatArray | float, Prediction]:
-    """The method's answer where there is a guide, the interpolated source where there is none, and its share.
+    """The method's answer, and its share: where it uses the guide and there is none, the source is interpolated.
 
     Raises:
         TileError: the answer has the wrong shape or is not finite, or the fit failed.
     """
-    if not tells(patch):
+    if not (tells(patch) if method.uses_guide else _varies(patch)):
         return 0.0, Prediction(interpolate(patch.source, patch.scale))
     state = method.fit([patch], seed, device) if state is None else state
     prediction = method.predict(patch, state, device)
     values = prediction.values
     if values.shape != patch.guide_valid.shape or not np.isfinite(values).all():
         raise TileError(f"{method.name} returned {values.shape} values, some of them not finite")
-    if patch.guide_valid.all():
+    if not method.uses_guide or patch.guide_valid.all():
         return 1.0, prediction
     share = _guide_share(patch.guide_valid, patch.scale)
     return share, replace(prediction, values=share * values + (1 - share) * interpolate(patch.source, patch.scale))

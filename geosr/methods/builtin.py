@@ -1,0 +1,89 @@
+"""geosr's own methods, the default first."""
+
+from __future__ import annotations
+
+from geosr.methods.entry import Entry
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "mmsr",
+            "geosr.methods.mmsr:create",
+            "mutual modulation network fitted on the pair itself; a guided diffusion places its edges",
+            source="Dong et al., ECCV 2022",
+            use="the best result on most pairs, where there is time for it",
+            cost="minutes",
+            presets=("default", "paper-depth", "paper-dem"),
+            automatic=True,
+        ),
+        Entry(
+            "diffusion",
+            "geosr.methods.diffusion:create",
+            "smooths the source, but not across the guide's edges as far as these are believed",
+            source="Perona and Malik 1990; Metzger et al., CVPR 2023",
+            use="man-made edges that the guide shows: roofs, walls, roads; a large scene in little time",
+            cost="instant",
+            automatic=True,
+        ),
+        Entry(
+            "regression",
+            "geosr.methods.regression:create",
+            "regression from guide bands to source at the source's resolution, with its residual added (DMS, TsHARP)",
+            source="Gao et al. 2012; Kustas et al. 2003; scikit-learn",
+            use="to compare with thermal sharpening tools; bands with which the source goes up and down",
+            cost="seconds",
+            libraries=("scikit-learn",),
+            extra="baselines",
+        ),
+        Entry(
+            "guided-filter",
+            "geosr.methods.filters:create_guided",
+            "the interpolated source as a locally linear function of the guide",
+            source="He, Sun and Tang, TPAMI 2013",
+            use="a quick guided baseline; soft edges",
+            cost="instant",
+        ),
+        Entry(
+            "joint-bilateral",
+            "geosr.methods.filters:create_bilateral",
+            "mean of the near source pixels, those of the same colour in the guide before others",
+            source="Kopf et al., SIGGRAPH 2007",
+            use="a quick guided baseline; sharp edges where colours differ clearly",
+            cost="instant",
+        ),
+        Entry(
+            "bicubic",
+            "geosr.methods.classic:create_bicubic",
+            "cubic convolution of the source (a = -0.75); the guide is not used",
+            source="Keys 1981; torch",
+            use="what every other method is measured against; a guide that has nothing to do with the source",
+            cost="instant",
+            automatic=True,
+        ),
+        Entry(
+            "lanczos",
+            "geosr.methods.classic:create_lanczos",
+            "windowed sinc over three source pixels to each side; the guide is not used",
+            source="Duchon 1979; Pillow",
+            use="to compare; the sharpest interpolation, with overshoots at edges",
+            cost="instant",
+        ),
+        Entry(
+            "bilinear",
+            "geosr.methods.classic:create_bilinear",
+            "between the four nearest source pixels; the guide is not used",
+            source="Pillow",
+            use="to compare; no overshoots with --consistency off",
+            cost="instant",
+        ),
+        Entry(
+            "nearest",
+            "geosr.methods.classic:create_nearest",
+            "every output pixel is its source pixel; the guide is not used",
+            source="Pillow",
+            use="to compare; the source's own values on the finer grid",
+            cost="instant",
+        ),
+    )
+}
