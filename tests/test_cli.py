@@ -120,12 +120,22 @@ def test_methods_lists_each_with_source_cost_use_and_presets():
     assert "settings" not in "\n".join(lines)
 
 
+def test_methods_with_a_name_shows_its_settings():
+    shown = geosr("methods", "p2p", "lanczos")
+    assert shown.code == 0
+    assert "  settings  steps=4096, batch=32, hidden=512" in shown.out
+    assert shown.out.splitlines()[-1] == "  settings  none"
+    refused = geosr("methods", "magic")
+    assert refused.code == 4
+    assert "mmsr, diffusion, p2p" in refused.err
+
+
 LIGHT = [
     (["--help"], ("torch", "rasterio", "xarray", "distributed", "rich")),
     (["upscale", "--help"], ("torch", "rasterio", "xarray", "distributed", "rich")),
     (["info", "--help"], ("torch", "rasterio", "xarray", "distributed", "rich")),
     (["methods"], ("torch", "rasterio", "xarray", "distributed", "rich", "PIL", "sklearn")),
-    (["methods", "mmsr", "regression"], ("torch", "rasterio", "sklearn")),
+    (["methods", "mmsr", "p2p", "regression"], ("torch", "rasterio", "sklearn")),
     (["info", "source.tif", "guide.tif"], ("torch", "distributed")),
     (["info", "source.tif", "guide.tif", "--method", "bicubic"], ("torch", "distributed")),
 ]

@@ -27,6 +27,15 @@ ENTRIES = {
             automatic=True,
         ),
         Entry(
+            "p2p",
+            "geosr.methods.p2p:create",
+            "a function from a pixel's colour and place to its value, fitted on the tile (PixTransform)",
+            source="de Lutio et al., ICCV 2019",
+            use="to compare with; large scales, where colour tells more than the blurred source does",
+            cost="minutes",
+            presets=("default", "paper"),
+        ),
+        Entry(
             "regression",
             "geosr.methods.regression:create",
             "regression from guide bands to source at the source's resolution, with its residual added (DMS, TsHARP)",

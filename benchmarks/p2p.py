@@ -1,0 +1,123 @@
+"""P2P fitted by the plain loop, as it is usually written, and by geosr, from the same settings, in turns.
+
+    python benchmarks/p2p.py ../shared/data --scale 4 --steps 32768 --only vhm
+
+The yardstick cuts the guide into one patch for each source pixel, hands them out through torch's DataLoader, and sends
+them through 1 x 1 convolutions with autograd. Both draw weights and batches of their own. Prints Markdown: processor
+seconds of fit and prediction on one thread, their ratio, and RMSE as answered and made consistent with the source, for
+both at the paper's settings (but for --steps) and for geosr's default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from real_pairs import TruePair, real_pairs
+from torch import nn
+
+from geosr.consistency import EXACT, Consistency, project
+from geosr.device import torch_threads
+from geosr.methods import p2p_network
+from geosr.methods.base import FloatArray, Patch
+from geosr.methods.p2p import PRESETS, P2pSettings
+from geosr.methods.solve import prepare
+from geosr.pair import Stats
+
+Solver = Callable[[Patch, P2pSettings, int], FloatArray]
+
+
+class PlainNetwork(nn.Module):
+    """One branch for colour, one for place, summed, and a head: all convolutions of one pixel."""
+
+    def __init__(self, bands: int, settings: P2pSettings) -> None:
+        super().__init__()
+        narrow, wide = settings.channels, settings.hidden
+        self.colour, self.place = (
+            nn.Sequential(nn.Conv2d(inputs, narrow, 1), nn.ReLU(), nn.Conv2d(narrow, wide, 1)) for inputs in (bands, 2)
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(wide, narrow, 1), nn.ReLU(), nn.Conv2d(narrow, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        values: torch.Tensor = self.head(self.colour(image[:, :-2]) + self.place(image[:, -2:]))
+        return values
+
+    def optimiser(self, settings: P2pSettings) -> torch.optim.Adam:
+        """Adam with the published weight decay of each part."""
+        decays = settings.position_decay, settings.guide_decay, settings.head_decay
+        parts = zip((self.place, self.colour, self.head), decays, strict=True)
+        groups = [{"params": part.parameters(), "weight_decay": decay} for part, decay in parts]
+        return torch.optim.Adam(groups, lr=settings.learning_rate)
+
+
+def plain_loop(patch: Patch, settings: P2pSettings, seed: int) -> FloatArray:
+    """The yardstick."""
+    torch.manual_seed(seed)
+    scale, (rows, cols) = patch.scale, patch.source.shape
+    places = torch.meshgrid(*(torch.linspace(-0.5, 0.5, side) for side in patch.guide_valid.shape), indexing="ij")
+    image = torch.cat((torch.from_numpy(patch.guide), torch.stack(places)))
+    corners = [(row * scale, col * scale) for row in range(rows) for col in range(cols)]
+    patches = torch.stack([image[:, row : row + scale, col : col + scale] for row, col in corners])
+    data = torch.utils.data.TensorDataset(patches, torch.from_numpy(patch.source).reshape(-1, 1))
+    loader = torch.utils.data.DataLoader(data, batch_size=settings.batch, shuffle=True)
+    net = PlainNetwork(len(patch.guide), settings)
+    optimiser, step = net.optimiser(settings), 0
+    while step < settings.steps:
+        for inputs, means in loader:
+            if step == settings.steps:
+                break
+            optimiser.zero_grad()
+            nn.functional.l1_loss(net(inputs).mean((2, 3)), means).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            step += 1
+    with torch.no_grad():
+        values: FloatArray = torch.cat([net(part) for part in torch.split(image[None], 32, 2)], 2)[0, 0].numpy()
+        return values
+
+
+def ours(patch: Patch, settings: P2pSettings, seed: int) -> FloatArray:
+    return p2p_network.predict(patch, p2p_network.fit(patch, settings, seed, "cpu"), "cpu")
+
+
+def measure(true: TruePair, solver: Solver, settings: P2pSettings, seed: int) -> tuple[float, float, float]:
+    """Processor seconds, RMSE as answered, RMSE made consistent."""
+    stats = Stats.measure([true.pair])
+    start = time.process_time()
+    values = solver(prepare(true.pair, stats, Consistency.parse("off")), settings, seed)
+    seconds = time.process_time() - start
+    raw = values.astype(np.float64) * stats.source_spread + stats.source_centre
+    exact = project(raw, np.ones(raw.shape, bool), true.pair.source, true.pair.source_valid, EXACT)
+    return seconds, true.rmse(raw), true.rmse(exact)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=PRESETS["paper"].steps)
+    parser.add_argument("--only", nargs="*", default=["p2p"], help="parts of the pairs' names")
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    paper = replace(PRESETS["paper"], steps=arguments.steps)
+    print("| pair | plain s | ours s | ratio | plain RMSE | ours RMSE | default s | default RMSE |")
+    print("|---" * 8 + "|")
+    for true in real_pairs(arguments.data, arguments.scale):
+        if not any(part in true.name for part in arguments.only):
+            continue
+        for seed in range(arguments.rounds):
+            with torch_threads(1):
+                plain = measure(true, plain_loop, paper, seed)
+                same = measure(true, ours, paper, seed)
+                default = measure(true, ours, PRESETS["default"], seed)
+            errors = [f"{raw:.3f} / {exact:.3f}" for _, raw, exact in (plain, same, default)]
+            times = f"{plain[0]:.1f} | {same[0]:.1f} | {plain[0] / same[0]:.1f}"
+            print(f"| {true.name} | {times} | {errors[0]} | {errors[1]} | {default[0]:.1f} | {errors[2]} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

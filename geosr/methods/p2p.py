@@ -1,0 +1,133 @@
+"""P2P (PixTransform): a function from a pixel's colour and place to its value (de Lutio et al., ICCV 2019).
+
+`geosr.methods.p2p_network` has the network; here are its settings, without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from geosr.errors import UsageError
+from geosr.methods.base import Method, Patch, Prediction, State, Trial
+from geosr.methods.settings import apply_settings
+
+_OVERLAP = 4
+"""Source pixels that neighbouring tiles share: each has a function of its own, and the blend needs room."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "schedule": ("constant", "cosine"),
+    "statistics": ("scene", "tile"),
+    "consistency": ("exact", "off"),
+}
+
+
+@dataclass(frozen=True)
+class P2pSettings:
+    """Everything that changes the result; the defaults are the paper's.
+
+    Attributes:
+        steps: of the optimiser.
+        batch: source pixels that a step looks at.
+        hidden: features of the wide layer.
+        channels: features of the narrow layers before and behind it.
+        learning_rate: of Adam.
+        schedule: `constant`, or `cosine` to zero at the last step.
+        position_decay: L2 penalty in Adam on what looks at the pixel's place.
+        guide_decay: the same on what looks at its colour.
+        head_decay: the same on what follows both.
+        statistics: normalise by the `scene`'s or, as in the paper, by the `tile`'s own.
+        consistency: what is done to the output when nothing else is asked for; `off` in the paper.
+    """
+
+    steps: int = 32768
+    batch: int = 32
+    hidden: int = 2048
+    channels: int = 32
+    learning_rate: float = 0.001
+    schedule: str = "constant"
+    position_decay: float = 0.0001
+    guide_decay: float = 0.001
+    head_decay: float = 0.0001
+    statistics: str = "tile"
+    consistency: str = "off"
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        for name in ("steps", "batch", "hidden", "channels", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("position_decay", "guide_decay", "head_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+
+    def rate(self, step: int) -> float:
+        """The learning rate at `step` (from 0) as a share of `learning_rate`."""
+        return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+PRESETS = {
+    "default": P2pSettings(steps=4096, hidden=512, schedule="cosine", statistics="scene", consistency="exact"),
+    "paper": P2pSettings(),
+}
+
+
+@dataclass(frozen=True)
+class P2p(Method):
+    """The method: one function for the tile, from random weights."""
+
+    settings: P2pSettings = PRESETS["default"]
+    name: str = "p2p"
+    needs_fit: bool = True
+    fits: str = "tile"  # a place means nothing on another tile
+
+    @property
+    def statistics(self) -> str:
+        """What normalises a patch."""
+        return self.settings.statistics
+
+    @property
+    def consistency(self) -> str:
+        """The consistency that is meant when none is asked for."""
+        return self.settings.consistency
+
+    def halo(self, scale: int) -> int:
+        """A pixel knows its own colour and place only; what there is serves the blend."""
+        return _OVERLAP * scale
+
+    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+        """The pixels' colours and places, three times, and the wide features of a step at x8."""
+        return 4 * (3 * (bands + 3) * shape[0] * shape[1] + 64 * self.settings.hidden * self.settings.batch)
+
+    def trial(self) -> Trial:
+        """A few steps, and some more."""
+        less, more = (P2p(replace(self.settings, steps=steps)) for steps in (1, 17))
+        return Trial(less, more, (self.settings.steps - 1) / 16)
+
+    def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
+        """Fit a function to one patch.
+
+        Raises:
+            UsageError: there is more than one patch.
+            TileError: the loss is not finite, or the memory does not suffice.
+        """
+        from geosr.methods import p2p_network
+
+        if len(patches) != 1:
+            raise UsageError(f"p2p fits one tile at a time; there are {len(patches)}")
+        return p2p_network.fit(patches[0], self.settings, seed, device)
+
+    def predict(self, patch: Patch, state: State, device: str) -> Prediction:
+        """The function at every pixel."""
+        from geosr.methods import p2p_network
+
+        return Prediction(p2p_network.predict(patch, state, device))
+
+
+def create(preset: str, settings: Mapping[str, Any]) -> P2p:
+    """`P2p` with a preset's settings, some of them replaced; `UsageError` for what does not exist."""
+    return P2p(apply_settings("p2p", PRESETS, preset, settings))
