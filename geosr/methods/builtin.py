@@ -32,7 +32,7 @@ ENTRIES = {
             "a function from a pixel's colour and place to its value, fitted on the tile (PixTransform)",
             source="de Lutio et al., ICCV 2019",
             use="to compare with; large scales, where colour tells more than the blurred source does",
-            cost="minutes",
+            cost="seconds",
             presets=("default", "paper"),
         ),
         Entry(
@@ -41,7 +41,7 @@ ENTRIES = {
             "regression from guide bands to source at the source's resolution, with its residual added (DMS, TsHARP)",
             source="Gao et al. 2012; Kustas et al. 2003; scikit-learn",
             use="to compare with thermal sharpening tools; bands with which the source goes up and down",
-            cost="seconds",
+            cost="instant",
             libraries=("scikit-learn",),
             extra="baselines",
         ),

@@ -38,7 +38,7 @@ class GuidedFilterSettings:
     """
 
     radius: float = 1.0
-    epsilon: float = 0.01
+    epsilon: float = 0.001
 
     def __post_init__(self) -> None:
         _check_positive(self, "radius", "epsilon")
@@ -122,7 +122,7 @@ class JointBilateralSettings:
 
     radius: int = 2
     distance: float = 0.75
-    contrast: float = 0.15
+    contrast: float = 0.3
 
     def __post_init__(self) -> None:
         _check_positive(self, "radius", "distance", "contrast")
