@@ -98,6 +98,8 @@ BROKEN = [
     (entry(), "AttributeError"),
     (entry() + "def create(preset, settings): raise KeyError('y')", "KeyError: 'y'"),
     (entry() + "def create(preset, settings): return 3", "AttributeError"),
+    (entry() + METHOD.format(name="mine", predict="pass"), "TypeError: asdict"),
+    (entry() + METHOD.format(name="yours", predict="pass"), "it calls itself 'yours'"),
 ]
 
 

@@ -18,7 +18,7 @@ from geosr.methods.entry import Entry
 if TYPE_CHECKING:
     from geosr.methods.base import Method
 
-__all__ = ["Entry", "candidates", "create", "entry", "listing", "names"]
+__all__ = ["Entry", "candidates", "create", "entry", "listing", "names", "versions"]
 
 
 def names() -> tuple[str, ...]:

@@ -17,6 +17,9 @@ from PIL import Image
 from geosr.methods.base import FloatArray, Method, Patch, Prediction, State
 from geosr.methods.settings import apply_settings
 
+_PAD = 3
+"""Source pixels, the widest kernel's reach."""
+
 
 @dataclass(frozen=True)
 class NoSettings:
@@ -61,10 +64,6 @@ def _interpolate(name: str, source: FloatArray, scale: int) -> FloatArray:
     high = padded.resize(((cols + 2 * _PAD) * scale, (rows + 2 * _PAD) * scale), kernel)
     inside = slice(_PAD * scale, -_PAD * scale)
     return np.array(high, np.float32)[inside, inside]
-
-
-_PAD = 3
-"""Source pixels, the widest kernel's reach."""
 
 
 def _creator(name: str, reach: int) -> Callable[[str, Mapping[str, Any]], Interpolation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +41,7 @@ def create(entry: Entry, preset: str, settings: Mapping[str, Any]) -> Foreign:
         declared = {name: getattr(inner, name) for name in _DECLARED}
         if declared["name"] != entry.name:
             raise ValueError(f"it calls itself {declared['name']!r}")
+        asdict(declared["settings"])
         return Foreign(inner, entry.package, **declared)
 
 
