@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import methods, raster
-from geosr.assess import Assessment, assess
+from geosr.assess import WITHOUT_GUIDE, Assessment, assess
 from geosr.consistency import Consistency, spread
 from geosr.coregister import Shift, find_shift
 from geosr.errors import InputError, OutOfMemoryError, TileError, UsageError
@@ -644,7 +644,7 @@ def interpolate_tile(
     rows, cols = tile.window.times(scale).shape
     no_guide = np.zeros((plan.scene.guide.channels, rows, cols), np.float32), np.zeros((rows, cols), bool)
     pair = Pair(*no_guide, source, valid)
-    solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
+    solution = solve_tile(methods.create(WITHOUT_GUIDE), plan, placement, stats, pair, tile)
     expected = _expected_square(pair, tile, solution)
     interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0], expected=expected)
     return _save(plan, store, interpolated, solution)

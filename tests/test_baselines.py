@@ -189,3 +189,9 @@ def test_on_a_scene_with_gaps_any_number_of_workers_gives_the_same_bytes(name, t
     means = np.asarray(high).reshape(40, 4, 40, 4).mean(axis=(1, 3))
     np.testing.assert_allclose(means[values != -1], values[values != -1], atol=1e-3)
     assert np.isnan(means[values == -1]).all()
+
+
+def test_what_does_not_use_the_guide_shows_no_influence_of_it(tmp_path):
+    make_pair(tmp_path)
+    assert upscale(tmp_path, "--guide-influence", tmp_path / "influence.tif", method="lanczos").code == 0
+    assert not np.nan_to_num(physical(tmp_path / "influence.tif")).any()

@@ -54,7 +54,7 @@ ENTRY = Entry({name!r}, "{module}:create", "s", source="s", use="u", cost="insta
 METHOD = """
 from geosr.methods.base import Method, Prediction
 class Mine(Method):
-    name, settings = {name!r}, None
+    name, settings, uses_guide = {name!r}, None, False
     def halo(self, scale): return 0
     def memory(self, bands, shape): return 1
     def predict(self, patch, state, device): {predict}
@@ -84,7 +84,7 @@ def entry(name="mine"):
 
 
 def working(predict="return 1 / 0"):
-    method = METHOD.format(name="mine", predict=predict).replace("None\n", "Settings()\n", 1)
+    method = METHOD.format(name="mine", predict=predict).replace("None,", "Settings(),", 1)
     return entry() + SETTINGS + method
 
 
@@ -142,6 +142,8 @@ def test_what_fails_in_a_tile_names_the_package(install, tmp_path):
     assert "dividing 1.0: the prediction of 'mine' failed: ZeroDivisionError: division by zero" in failed.err
     assert "Traceback" not in failed.err
     assert not (tmp_path / "out.tif").exists()
+    assert upscale(tmp_path, "--on-tile-error", "interpolate", method="mine").code == 5
+    assert (tmp_path / "out.tif").exists()
 
 
 def test_another_version_of_the_package_is_another_output(install):
