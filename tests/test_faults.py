@@ -171,7 +171,7 @@ def note(event):
         failures.append(event.retry)
 run({source!r}, {guide!r}, {warm!r}, 4, method="mmsr", settings=SMALL_NETWORK["settings"])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), -1))
 try:
     large = SMALL_NETWORK["settings"] | {{"channels": 64}}
     run({source!r}, {guide!r}, {output!r}, 4, method="mmsr", settings=large, on_event=note)
