@@ -20,7 +20,7 @@ import numpy as np
 from middlebury import Sample, run
 from rasterio.errors import NotGeoreferencedWarning
 
-from geosr import methods
+from geosr import datasets, methods
 from geosr.device import torch_threads
 
 CHEAP = [name for name in methods.names() if name != "mmsr"]
@@ -33,8 +33,8 @@ def measure(data: Path, name: str, scale: int) -> tuple[float, float, float, flo
     method = methods.create(name, preset or "default")
     results = []
     with torch_threads(1):
-        for path in sorted((data / "source_hr").glob("*.png")):
-            sample = Sample(data, path.stem, scale)
+        for image in datasets.middlebury(data):
+            sample = Sample(image.read(scale))
             start = time.process_time()
             raw, exact, _ = run(sample, method, seed=0, trace=0)
             results.append((raw, exact, time.process_time() - start))

@@ -16,18 +16,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from real_pairs import TruePair, real_pairs
+from middlebury import Sample
+from real_pairs import real_pairs
 from torch import nn
 
-from geosr.consistency import EXACT, Consistency, project
 from geosr.device import torch_threads
 from geosr.methods import p2p_network
 from geosr.methods.base import FloatArray, Patch
 from geosr.methods.p2p import PRESETS, P2pSettings
-from geosr.methods.solve import prepare
-from geosr.pair import Stats
 
 Solver = Callable[[Patch, P2pSettings, int], FloatArray]
 
@@ -84,15 +81,11 @@ def ours(patch: Patch, settings: P2pSettings, seed: int) -> FloatArray:
     return p2p_network.predict(patch, p2p_network.fit(patch, settings, seed, "cpu"), "cpu")
 
 
-def measure(true: TruePair, solver: Solver, settings: P2pSettings, seed: int) -> tuple[float, float, float]:
+def measure(sample: Sample, solver: Solver, settings: P2pSettings, seed: int) -> tuple[float, float, float]:
     """Processor seconds, RMSE as answered, RMSE made consistent."""
-    stats = Stats.measure([true.pair])
     start = time.process_time()
-    values = solver(prepare(true.pair, stats, Consistency.parse("off")), settings, seed)
-    seconds = time.process_time() - start
-    raw = values.astype(np.float64) * stats.source_spread + stats.source_centre
-    exact = project(raw, np.ones(raw.shape, bool), true.pair.source, true.pair.source_valid, EXACT)
-    return seconds, true.rmse(raw), true.rmse(exact)
+    values = solver(sample.patch, settings, seed)
+    return time.process_time() - start, *sample.errors(values)
 
 
 def main() -> None:
@@ -109,11 +102,12 @@ def main() -> None:
     for true in real_pairs(arguments.data, arguments.scale):
         if not any(part in true.name for part in arguments.only):
             continue
+        sample = Sample(true)
         for seed in range(arguments.rounds):
             with torch_threads(1):
-                plain = measure(true, plain_loop, paper, seed)
-                same = measure(true, ours, paper, seed)
-                default = measure(true, ours, PRESETS["default"], seed)
+                plain = measure(sample, plain_loop, paper, seed)
+                same = measure(sample, ours, paper, seed)
+                default = measure(sample, ours, PRESETS["default"], seed)
             errors = [f"{raw:.3f} / {exact:.3f}" for _, raw, exact in (plain, same, default)]
             times = f"{plain[0]:.1f} | {same[0]:.1f} | {plain[0] / same[0]:.1f}"
             print(f"| {true.name} | {times} | {errors[0]} | {errors[1]} | {default[0]:.1f} | {errors[2]} |", flush=True)
