@@ -98,7 +98,7 @@ def predict(patch: Patch, state: State, settings: MmsrSettings, device: str) -> 
     """The network's answer on the patch's high grid; nothing is projected or refined here."""
     with deterministic(device):
         net = _build(len(patch.guide), settings, seeds=[0])
-        net.load_state_dict({name: torch.from_numpy(array)[None] for name, array in state.items()})
+        net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
         (values,) = _answer(net.to(device), _Tensors.of([patch], device))
         return values
 
@@ -248,11 +248,12 @@ def _optimise(
             )
     sound = sums.isfinite().tolist()
     diverged = TileError("the fit diverged; use a lower learning_rate")
-    return [_state(net, tile) if sound[tile] else diverged for tile in range(len(seeds))]
+    return [_state(net, tile, len(seeds)) if sound[tile] else diverged for tile in range(len(seeds))]
 
 
-def _state(net: _Network, tile: int) -> State:
-    return {name: value[tile].detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
+def _state(net: _Network, tile: int, tiles: int) -> State:
+    values = {name: value.chunk(tiles)[tile] for name, value in net.state_dict().items()}
+    return {name: value.detach().cpu().numpy().copy() for name, value in values.items()}
 
 
 def _optimiser(net: _Network, settings: MmsrSettings) -> torch.optim.Adam:
@@ -276,7 +277,8 @@ def _loss(net: _Network, batch: _Tensors) -> Tensor:
 
 def _crop_loss(net: _Network, batch: _Tensors, side: int, draws: Sequence[torch.Generator]) -> Tensor:
     """The same on a random square of each, but for its rim where what the network sees ends and the patch does not."""
-    shape, size, rim = batch.source.shape[2:], max(side // batch.scale, 3), -(-_RIM // batch.scale)
+    shape, rim = batch.source.shape[2:], -(-_RIM // batch.scale)
+    size = max(side // batch.scale, 2 * rim + 1)  # something is left between two rims
     places = [(_draw_span(shape[0], size, draw), _draw_span(shape[1], size, draw)) for draw in draws]
     part = batch.crop(places)
     seen = torch.zeros(part.valid.shape, dtype=torch.bool)
@@ -299,32 +301,36 @@ def _draw_span(length: int, size: int, draw: torch.Generator) -> slice:
 
 @torch.no_grad()
 def _answer(net: _Network, batch: _Tensors) -> list[FloatArray]:
-    return [*net(batch.guide, batch.levels)[:, 0].cpu().numpy()]
+    return [*net(batch.guide, batch.levels)[:, 0].float().cpu().numpy()]  # bfloat16 under autocast
 
 
 class _Conv(nn.Module):
-    """A convolution of (T, inputs, H, W), zeros around it, with weights of its own for each tile; then maybe a ReLU."""
+    """A convolution of (T, inputs, H, W), zeros around it, with weights of its own for each tile; then maybe a ReLU.
+
+    The weights of all tiles follow each other on the first axis.
+    """
 
     def __init__(self, tiles: int, inputs: int, outputs: int, kernel: int, *, relu: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(tiles, outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(tiles, outputs))
-        self.relu = relu
+        self.weight = nn.Parameter(torch.empty(tiles * outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(tiles * outputs))
+        self.tiles, self.padding, self.relu = tiles, kernel // 2, relu
 
     def forward(self, x: Tensor) -> Tensor:
-        tiles, outputs, _, kernel, _ = self.weight.shape
-        if tiles > 1 and kernel == 1:
+        if self.tiles == 1:
+            return self._activate(F.conv2d(x, self.weight, self.bias, padding=self.padding))
+        if self.padding == 0:
             return self._product(x)
-        joined = x.reshape(1, -1, *x.shape[2:]) if tiles > 1 else x
-        weight, bias = self.weight.flatten(0, 1), self.bias.flatten()
-        out = self._activate(F.conv2d(joined, weight, bias, padding=kernel // 2, groups=tiles))
-        return out.reshape(tiles, outputs, *x.shape[2:]) if tiles > 1 else out
+        joined = x.reshape(1, -1, *x.shape[2:])
+        out = F.conv2d(joined, self.weight, self.bias, padding=self.padding, groups=self.tiles)
+        return self._activate(out).reshape(self.tiles, -1, *x.shape[2:])
 
     def _product(self, x: Tensor) -> Tensor:
         """A kernel of one pixel: a product of matrices for each tile, channels last."""
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        out = self._activate(torch.baddbmm(self.bias[:, None], pixels, self.weight[..., 0, 0].transpose(1, 2)))
-        return out.reshape(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+        weight = self.weight.reshape(self.tiles, -1, x.shape[1]).transpose(1, 2)
+        out = self._activate(torch.baddbmm(self.bias.reshape(self.tiles, 1, -1), pixels, weight))
+        return out.reshape(self.tiles, *x.shape[2:], -1).permute(0, 3, 1, 2)
 
     def _activate(self, x: Tensor) -> Tensor:
         return F.relu_(x) if self.relu else x
@@ -448,13 +454,14 @@ def _build(bands: int, settings: MmsrSettings, seeds: Sequence[int]) -> _Network
     with torch.device("meta"):
         net = _Network(len(seeds), bands, settings)
     net.to_empty(device="cpu")
-    layers = [layer for layer in net.modules() if isinstance(layer, _Conv)]
     with torch.no_grad():
         for tile, draw in enumerate(map(generator, seeds)):
-            for layer in layers:
-                bound = 1 / math.sqrt(layer.weight[0, 0].numel())
-                for parameter in (layer.weight, layer.bias):
-                    parameter[tile].uniform_(-bound, bound, generator=draw)
-    for layer in layers:
-        layer.weight.data = layer.weight.data.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+            for layer in net.modules():
+                if isinstance(layer, _Conv):
+                    bound = 1 / math.sqrt(layer.weight[0].numel())
+                    for parameter in (layer.weight, layer.bias):
+                        parameter.chunk(len(seeds))[tile].uniform_(-bound, bound, generator=draw)
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return net
