@@ -103,7 +103,7 @@ def _precision() -> str:
     """Of products of float32, as torch is told for its own: TF32 only where the caller allowed it.
 
     Otherwise three TF32 products make one, to about 2^-21: as compiled for compute capability 9.0 they run on the
-    tensor cores, while `ieee` has none of those and spills a thousand bytes of registers.
+    tensor cores, while `ieee` has none of those and spills hundreds of bytes of registers.
     """
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
