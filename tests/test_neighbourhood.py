@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +227,11 @@ def test_fused_kernels_compile_for_a_card_that_is_not_here(tmp_path):
     assert done.returncode == 0, done.stderr
     assert all(0 < int(size) <= 227 * 1024 for size in done.stdout.split())
     assert len(done.stdout.split()) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_the_gpu_benchmark_refuses_without_a_card():
+    command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "gpu_speed.py"), "check", "steps"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "nothing was measured" in done.stderr
