@@ -227,6 +227,7 @@ def _optimise(
     """
     draws, optimiser = [generator(seed) for seed in seeds], _optimiser(net, settings)
     sums = torch.zeros(len(seeds), device=batches[0].guide.device)  # not finite once a loss was not
+    sound = torch.zeros_like(sums, dtype=torch.long)  # epochs before that
     for epoch in range(settings.epochs):
         (order, *_) = [torch.randperm(len(batches), generator=draw).tolist() for draw in draws]
         total = torch.zeros_like(sums)
@@ -240,15 +241,19 @@ def _optimise(
             optimiser.step()
             total += losses.detach()
         sums += total
-        if epoch % _LOOK == 0 and not sums.isfinite().any():
+        sound += sums.isfinite()
+        if epoch % _LOOK == 0 and int(sound.max()) <= epoch:
             break
         if on_epoch:
             on_epoch(
                 epoch + 1, float(total.mean()) / len(batches), lambda: [a for b in batches for a in _answer(net, b)]
             )
-    sound = sums.isfinite().tolist()
-    diverged = TileError("the fit diverged; use a lower learning_rate")
-    return [_state(net, tile, len(seeds)) if sound[tile] else diverged for tile in range(len(seeds))]
+    return [
+        _state(net, tile, len(seeds))
+        if epochs == settings.epochs
+        else TileError(f"the fit diverged in epoch {epochs + 1}; use a lower learning_rate")
+        for tile, epochs in enumerate(sound.tolist())
+    ]
 
 
 def _state(net: _Network, tile: int, tiles: int) -> State:
