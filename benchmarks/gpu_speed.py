@@ -233,9 +233,10 @@ def accuracy(data: Path, preset: str, epochs: int | None, scale: int) -> None:
     """Mean RMSE over the images, all fitted at once, with the same seeds in each precision."""
     from middlebury import Sample  # needs rasterio
 
+    from geosr.datasets import middlebury
+
     settings = replace(PRESETS[preset], epochs=epochs or PRESETS[preset].epochs)
-    names = sorted(path.stem for path in (data / "source_hr").glob("*.png"))
-    samples = [Sample(data, name, scale) for name in names]
+    samples = [Sample(image.read(scale)) for image in middlebury(data)]
     method, patches = Mmsr(settings), [sample.patch for sample in samples]
     print(f"preset {preset}, {settings.epochs} epochs, {len(samples)} images, x{scale}\n")
     print("| precision | raw | projected | seconds of all fits |\n|---|---|---|---|")
