@@ -410,12 +410,12 @@ def _failure(report: Report, scale: int) -> TileError:
 
 def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
     from geosr.device import device_kind
-    from geosr.methods.compiled import kernels
+    from geosr.methods.neighbourhood import kernels
 
     machine = {
         "device": device_kind(placement.device),
         "threads a tile": str(placement.threads),
-        "kernels": kernels(),
+        "kernels": kernels(placement.device),
         "further rasters": ", ".join(plan.layers),
     }
     scene = plan.scene
@@ -500,9 +500,9 @@ def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
 
 def _slowness(plan: Plan, placement: Placement) -> Iterator[str]:
     """What makes this installation slower than it could be."""
-    from geosr.methods.compiled import kernels
+    from geosr.methods.neighbourhood import kernels
 
-    if plan.method.name == "mmsr" and placement.device == "cpu" and kernels() == "torch":
+    if plan.method.name == "mmsr" and placement.device == "cpu" and kernels("cpu") == "torch":
         yield "geosr was installed without a C compiler: fits take about 1.7 times as long as with its compiled kernels"
 
 

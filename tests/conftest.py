@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import os
 import signal
 
 import pytest
+
+# Triton reads it when it is first imported. On a machine with a card, TRITON_INTERPRET=0 runs the kernels there.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

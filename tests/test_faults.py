@@ -173,7 +173,7 @@ run({source!r}, {guide!r}, {warm!r}, 4, method="mmsr", settings=SMALL_NETWORK["s
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), -1))
 try:
-    large = SMALL_NETWORK["settings"] | {{"channels": 64}}
+    large = SMALL_NETWORK["settings"] | {{"channels": 256}}
     run({source!r}, {guide!r}, {output!r}, 4, method="mmsr", settings=large, on_event=note)
 except TileError as error:
     print(failures, error)

@@ -47,7 +47,7 @@ def test_learning_rate_of_the_paper():
 
 @pytest.mark.parametrize("bands", [1, 3, 8])
 def test_the_papers_network_has_the_papers_weights(bands):
-    net = mmsr_network._build(bands, PRESETS["paper-depth"], seed=0)
+    net = mmsr_network._build(bands, PRESETS["paper-depth"], seeds=[0])
     guide = (9 * bands * 64 + 64) + 5 * (9 * 64 * 64 + 64)
     source = (64 + 64) + 5 * (64 * 64 + 64)
     rest = 2 * (64 * 64 + 64) + (128 * 64 + 64) + 6 * (64 * 64 + 64) + (64 + 1)
@@ -55,7 +55,7 @@ def test_the_papers_network_has_the_papers_weights(bands):
 
 
 def test_initial_weights_are_torchs_usual_ones():
-    weight = mmsr_network._build(3, PRESETS["paper-depth"], seed=0).guide[2].weight.detach()
+    weight = mmsr_network._build(3, PRESETS["paper-depth"], seeds=[0]).guide[1].weight.detach()
     bound = 1 / np.sqrt(9 * 64)
     assert weight.abs().max() <= bound
     assert float(weight.std()) == pytest.approx(bound / np.sqrt(3), rel=0.02)
@@ -114,9 +114,9 @@ def plainly(net, guide, bilinear):
 @pytest.mark.parametrize(("rows", "cols"), [(26, 24), (9, 7)])
 def test_the_fast_network_is_the_papers(rows, cols):
     settings = replace(PRESETS["paper-depth"], channels=16)
-    patch = mmsr_network._Tensors.of(make_patch(rows=rows, cols=cols), "cpu")
-    net = mmsr_network._build(3, settings, seed=3)
-    exact = mmsr_network._build(3, settings, seed=3).double()
+    patch = mmsr_network._Tensors.of([make_patch(rows=rows, cols=cols)], "cpu")
+    net = mmsr_network._build(3, settings, seeds=[3])
+    exact = mmsr_network._build(3, settings, seeds=[3]).double()
     bilinear = torch.nn.functional.interpolate(patch.source.double(), scale_factor=4, mode="bilinear")
     weight = torch.randn(1, 1, 4 * rows, 4 * cols, generator=torch.Generator().manual_seed(0))
     ours, expected = net(patch.guide, patch.levels), plainly(exact, patch.guide.double(), bilinear)
@@ -181,3 +181,61 @@ def test_device():
 def test_settings_are_the_papers_by_default():
     assert MmsrSettings() == PRESETS["paper-depth"]
     assert Mmsr().settings == PRESETS["default"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "shape"),
+    [
+        ("paper-dem", {}, (6, 7)),
+        ("paper-dem", {}, (26, 20)),  # more pixels than levels
+        ("default", {"crop": 16}, (6, 7)),
+    ],
+)
+def test_several_fits_at_once_are_those_of_one_after_the_other(preset, settings, shape):
+    method = create(preset, SMALL | {"epochs": 6} | settings)
+    patches, seeds = [make_patch(4, *shape, seed=seed) for seed in range(3)], [7, 8, 9]
+    for patch, seed, state in zip(patches, seeds, method.fit_each(patches, seeds, "cpu"), strict=True):
+        alone, expected = answer(method, patch, seed)
+        assert alone.keys() == state.keys()
+        values = method.predict(patch, state, "cpu").values
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "choice", [("variant", name) for name in CHOICES["variant"]] + [("fusion", name) for name in CHOICES["fusion"]]
+)
+def test_several_networks_at_once_are_each_of_them(choice):
+    settings = create("paper-dem", SMALL | dict([choice])).settings
+    patches, seeds = [make_patch(seed=seed) for seed in range(3)], [7, 8, 9]
+    together = mmsr_network._build(3, settings, seeds)
+    losses = mmsr_network._loss(together, mmsr_network._Tensors.of(patches, "cpu"))
+    losses.sum().backward()
+    for tile, (patch, seed) in enumerate(zip(patches, seeds, strict=True)):
+        alone = mmsr_network._build(3, settings, [seed])
+        loss = mmsr_network._loss(alone, mmsr_network._Tensors.of([patch], "cpu"))
+        loss.sum().backward()
+        assert losses[tile].item() == pytest.approx(loss.item(), rel=1e-6)
+        for (name, mine), other in zip(together.named_parameters(), alone.parameters(), strict=True):
+            assert torch.equal(mine.chunk(3)[tile], other), name
+            assert (mine.grad.chunk(3)[tile] - other.grad).abs().max() <= 1e-5 * other.grad.abs().max() + 1e-8, name
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_a_crop_however_small_leaves_something_between_its_rims(scale):
+    losses = []
+    settings = create("default", SMALL | {"crop": 8, "epochs": 5}).settings
+    patch = make_patch(scale, rows=40, cols=40)
+    mmsr_network.fit([patch], settings, 0, "cpu", lambda epoch, loss, predict: losses.append(loss))
+    assert min(losses) > 0
+
+
+def test_a_fit_that_diverges_takes_no_other_with_it():
+    settings = create("paper-dem", SMALL).settings
+    patches = [make_patch(seed=0), make_patch(seed=1, guide=np.full((3, 24, 28), np.nan)), make_patch(seed=2)]
+    states = mmsr_network.fit_each(patches, settings, [0, 1, 2], "cpu")
+    assert "diverged in epoch 1;" in str(states[1])
+    alone = mmsr_network.fit([patches[2]], settings, 2, "cpu")
+    for name, values in alone.items():
+        np.testing.assert_allclose(states[2][name], values, rtol=0, atol=1e-5)
+    with pytest.raises(UsageError, match="shape"):
+        mmsr_network.fit_each([patches[0], make_patch(rows=3)], settings, [0, 1], "cpu")

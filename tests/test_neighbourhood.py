@@ -1,13 +1,18 @@
 """The adaptive filter against the paper's formula, pixel by pixel."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geosr.device import torch_threads
-from geosr.methods import compiled
+from geosr.methods import compiled, neighbourhood
 from geosr.methods.neighbourhood import neighbourhood_filter
 
 
@@ -129,3 +134,104 @@ def test_a_size_beyond_the_kernels_goes_through_torch():
     values, target = random_pair((1, 2, 9, 7))
     expected = one_pixel_at_a_time(values.numpy(), target.numpy(), 33)
     np.testing.assert_allclose(neighbourhood_filter(values.float(), target.float(), 33).numpy(), expected, atol=1e-5)
+
+
+# The GPU's kernels: interpreted on the CPU unless there is a card and TRITON_INTERPRET=0 (see conftest.py).
+CARD = "cuda" if torch.cuda.is_available() and os.environ["TRITON_INTERPRET"] == "0" else "cpu"
+
+
+def fused_filter(values, target, size):
+    neighbourhood_triton = pytest.importorskip("geosr.methods.neighbourhood_triton", reason="no Triton")
+    last = (x.to(CARD).permute(0, 2, 3, 1) for x in (values, target))
+    return neighbourhood_triton.Fused.apply(*last, size).permute(0, 3, 1, 2).to(values.device)
+
+
+def with_gradients(function, *inputs):
+    """The answer, and the gradients of a fixed weighted sum of it."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    out = function(*inputs)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    return out.detach(), *torch.autograd.grad((out * weight.to(out.dtype)).sum(), inputs)
+
+
+def check_fused(shape, size, dtype=torch.float32, near=1e-4):
+    inputs = [x.to(dtype) for x in random_pair(shape)]
+    ours = with_gradients(lambda v, t: fused_filter(v, t, size), *inputs)
+    exact = with_gradients(lambda v, t: by_unfolding(v, t, size), *(x.double() for x in inputs))
+    for mine, other in zip(ours, exact, strict=True):
+        assert (mine - other).abs().max() <= near * other.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11])
+def test_fused_kernels_are_the_formula(size):
+    check_fused((2, 3, 9, 5), size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1, 20, 5, 3), 31), ((1, 1, 1, 1), 3), ((1, 64, 9, 11), 3), ((1, 33, 17, 2), 3)]
+)
+def test_fused_kernels_for_any_shape(shape, size):
+    check_fused(shape, size)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 0.005), (torch.bfloat16, 0.03)])
+def test_fused_kernels_in_half_precision(dtype, near):
+    if CARD == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies bfloat16 as if they were integers")
+    check_fused((1, 20, 7, 12), 5, dtype, near)
+
+
+def test_fused_kernels_give_the_same_bits_again_and_stay_finite_far_apart():
+    inputs = [1e3 * x for x in random_pair((1, 8, 9, 9), dtype=torch.float32)]
+    first, again = (with_gradients(lambda v, t: fused_filter(v, t, 3), *inputs) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
+        assert torch.isfinite(one).all()
+
+
+def test_which_kernel_treats_what():
+    triton_kernels = pytest.importorskip("geosr.methods.neighbourhood_triton", reason="no Triton")
+    with FakeTensorMode():  # tensors that only say where they are
+        on_card = [
+            torch.empty(1, channels, 8, 8, dtype=dtype, device="cuda")
+            for channels, dtype in ((64, torch.float32), (64, torch.float64), (65, torch.float32))
+        ]
+        chosen = [neighbourhood._kernel(image, 11) for image in on_card]
+    assert chosen == [triton_kernels.Fused, neighbourhood._Blocked, neighbourhood._Blocked]
+    assert neighbourhood.kernels("cuda").startswith("triton")
+
+
+COMPILE = """
+import triton
+from geosr.methods import neighbourhood_triton as kernels
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+constants = dict(kernels._settings(64, 11))
+options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+for kernel in (kernels._forward, kernels._grad_target, kernels._grad_values):
+    kinds = {"height": "i32", "width": "i32"} | dict.fromkeys(constants, "constexpr")
+    signature = {name: kinds.get(name, "*fp32") for name in kernel.arg_names}
+    values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    compiled = triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=options)
+    print(compiled.metadata.shared)
+"""
+
+
+def test_fused_kernels_compile_for_a_card_that_is_not_here(tmp_path):
+    """Types and layouts, which the interpreter does not look at; a Hopper card has 227 KB of shared memory."""
+    pytest.importorskip("triton")
+    settings = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(0 < int(size) <= 227 * 1024 for size in done.stdout.split())
+    assert len(done.stdout.split()) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_the_gpu_benchmark_refuses_without_a_card():
+    command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "gpu_speed.py"), "check", "steps"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "nothing was measured" in done.stderr

@@ -24,11 +24,6 @@ def library() -> ctypes.CDLL | None:
     return ctypes.CDLL(spec.origin) if spec and spec.origin else None
 
 
-def kernels() -> str:
-    """`compiled`, or `torch` where they were not built; the two differ in the last bits."""
-    return "compiled" if library() else "torch"
-
-
 def fits(values: Tensor, size: int) -> bool:
     """Whether the kernels can treat such a tensor with such a neighbourhood."""
     plain = values.device.type == "cpu" and values.dtype == torch.float32

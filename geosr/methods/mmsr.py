@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geosr.errors import UsageError
+from geosr.errors import TileError, UsageError
 from geosr.methods.base import Method, Patch, Prediction, State, Trial
 from geosr.methods.diffusion import HALO_BLOCKS
 from geosr.methods.diffusion_settings import BELIEFS, DiffusionSettings
@@ -172,9 +172,32 @@ class Mmsr(Method):
             TileError: the loss is not finite, or the memory does not suffice.
         """
         from geosr.methods import mmsr_network
+
+        return self._judged(patches, mmsr_network.fit(patches, self.settings, seed, device), device)
+
+    def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
+        """To each patch a fit of its own, all at once on one device: as `fit` one by one, but for the order of sums.
+
+        Returns:
+            States, and where a loss was not finite the error in its state's place.
+
+        Raises:
+            UsageError: the patches differ in shape.
+            TileError: the memory does not suffice for so many.
+        """
+        from geosr.methods import mmsr_network
+
+        fits = mmsr_network.fit_each(patches, self.settings, seeds, device)
+        return [
+            found if isinstance(found, TileError) else self._judged([patch], found, device)
+            for patch, found in zip(patches, fits, strict=True)
+        ]
+
+    def _judged(self, patches: Sequence[Patch], network: State, device: str) -> State:
+        """A fitted network, and how far its refinement may believe the guide and the network."""
+        from geosr.methods import mmsr_network
         from geosr.methods.judgement import judge_edges, judge_prediction
 
-        network = mmsr_network.fit(patches, self.settings, seed, device)
         if self.settings.refine == "none":
             return network
         belief = judge_edges(patches, DiffusionSettings(belief=self.settings.belief), device)

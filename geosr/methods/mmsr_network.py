@@ -1,12 +1,17 @@
-"""MMSR's network and how it is fitted; `geosr.methods.mmsr` has the settings."""
+"""MMSR's network and how it is fitted; `geosr.methods.mmsr` has the settings.
+
+Everything has a leading axis of tiles, each of which has weights of its own: one on the CPU, as many as there is memory
+for on a GPU, whose time a single tile's small layers would not fill.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +32,11 @@ _LEVELS = 8192
 _RIM = 8
 """Pixels along a crop's inner edge that its loss leaves out: half of a neighbourhood and some convolutions."""
 
-_PIXELS = 8192
-"""Pixels at a time in the pointwise tail of the network: its layers of 64 channels then stay in the cache."""
+_PIXELS = {"cpu": 8192, "cuda": 1 << 20}
+"""Pixels at a time in the pointwise tail of the network: on the CPU its layers of 64 channels stay in the cache."""
+
+_LOOK = 20
+"""Epochs between two looks at whether any fit is still sound: a look waits for a GPU to be done."""
 
 OnEpoch = Callable[[int, float, Callable[[], list[FloatArray]]], None]
 """Called after every epoch with its number, its mean loss and a function that predicts all patches."""
@@ -47,22 +55,57 @@ def fit(
     if len(bands) != 1:
         raise UsageError(f"patches to fit have {sorted(bands)} guide bands; they must all have as many")
     with deterministic(device):
-        net = _build(bands.pop(), settings, seed).to(device)
-        _optimise(net, [_Tensors.of(patch, device) for patch in patches], settings, seed, on_epoch)
-        return {name: value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
+        net = _build(bands.pop(), settings, [seed]).to(device)
+        batches = [_Tensors.of([patch], device) for patch in patches]
+        (state,) = _optimise(net, batches, settings, [seed], on_epoch)
+    if isinstance(state, TileError):
+        raise state
+    return state
+
+
+def fit_each(
+    patches: Sequence[Patch],
+    settings: MmsrSettings,
+    seeds: Sequence[int],
+    device: str,
+    on_epoch: OnEpoch | None = None,
+) -> list[State | TileError]:
+    """Fit to each patch a network of its own, all at once: what `fit` makes of each, but for the order of its sums.
+
+    Args:
+        patches: all of one shape.
+        settings: of all.
+        seeds: of each.
+        device: as torch names it.
+        on_epoch: called with the mean loss of all.
+
+    Returns:
+        For each patch its state, or in its place the error where its loss was not finite.
+
+    Raises:
+        UsageError: the patches differ in shape.
+        OutOfMemoryError: the memory does not suffice for so many.
+    """
+    shapes = {(patch.guide.shape, patch.source.shape) for patch in patches}
+    if len(shapes) != 1:
+        raise UsageError(f"patches to fit at once have {len(shapes)} different shapes; they must all have one")
+    with deterministic(device):
+        net = _build(len(patches[0].guide), settings, seeds).to(device)
+        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch)
 
 
 def predict(patch: Patch, state: State, settings: MmsrSettings, device: str) -> FloatArray:
     """The network's answer on the patch's high grid; nothing is projected or refined here."""
     with deterministic(device):
-        net = _build(len(patch.guide), settings, seed=0)
+        net = _build(len(patch.guide), settings, seeds=[0])
         net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-        return _answer(net.to(device), _Tensors.of(patch, device))
+        (values,) = _answer(net.to(device), _Tensors.of([patch], device))
+        return values
 
 
 @dataclass(frozen=True)
 class _Tensors:
-    """A patch on the device, with the leading batch axis, and its source interpolated to the guide's size."""
+    """Patches of one shape on the device, and their sources interpolated to the guides' size."""
 
     guide: Tensor
     bilinear: Tensor
@@ -71,38 +114,46 @@ class _Tensors:
     valid: Tensor
 
     @classmethod
-    def of(cls, patch: Patch, device: str) -> _Tensors:
-        guide = torch.from_numpy(patch.guide.copy())[None].contiguous(memory_format=torch.channels_last)
-        source = torch.from_numpy(patch.source.copy())[None, None]
+    def of(cls, patches: Sequence[Patch], device: str) -> _Tensors:
+        guide = torch.from_numpy(np.stack([patch.guide for patch in patches]))
+        source = torch.from_numpy(np.stack([patch.source[None] for patch in patches]))
         bilinear = F.interpolate(source, size=guide.shape[2:], mode="bilinear", align_corners=False)
-        valid = torch.from_numpy(patch.source_valid.copy())[None, None]
+        valid = torch.from_numpy(np.stack([patch.source_valid[None] for patch in patches]))
         return cls._on(*(part.to(device) for part in (guide, bilinear, source, valid)))
 
     @classmethod
     def _on(cls, guide: Tensor, bilinear: Tensor, source: Tensor, valid: Tensor) -> _Tensors:
+        guide = guide.contiguous(memory_format=torch.channels_last)
         return cls(guide, bilinear, _Levels.of(bilinear, _LEVELS), source, valid)
 
-    def crop(self, rows: slice, cols: slice) -> _Tensors:
-        """The part over some source pixels."""
-        scale = self.guide.shape[2] // self.source.shape[2]
-        high = tuple(slice(part.start * scale, part.stop * scale) for part in (rows, cols))
-        guide, bilinear = (image[:, :, high[0], high[1]] for image in (self.guide, self.bilinear))
-        guide = guide.contiguous(memory_format=torch.channels_last)
-        return self._on(guide, bilinear, self.source[:, :, rows, cols], self.valid[:, :, rows, cols])
+    @property
+    def scale(self) -> int:
+        return self.guide.shape[2] // self.source.shape[2]
+
+    def crop(self, places: Sequence[tuple[slice, slice]]) -> _Tensors:
+        """From each patch the part over some of its source pixels; all parts are of one size."""
+        high = [tuple(slice(span.start * self.scale, span.stop * self.scale) for span in place) for place in places]
+        guide, bilinear = (_parts(image, high) for image in (self.guide, self.bilinear))
+        return self._on(guide, bilinear, _parts(self.source, places), _parts(self.valid, places))
+
+
+def _parts(images: Tensor, places: Sequence[tuple[slice, ...]]) -> Tensor:
+    """A part of each image (T, C, H, W), one on another."""
+    return torch.stack([image[:, *place] for image, place in zip(images, places, strict=True)])
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """An image (1, 1, H, W) as a few levels, and between which two of them each pixel lies.
+    """Images (T, 1, H, W) as a few levels each, and between which two of them each pixel lies.
 
     The source branch is a function of one number a pixel, piecewise linear: evaluated at 8192 levels and interpolated
     it differs only next to a kink (features below 1e-4, its weights' gradients by 1e-3 of the largest) at a twelfth of
-    the work. An image of fewer pixels is its own levels.
+    the work. Images of fewer pixels are their own levels.
 
     Attributes:
-        values: (1, 1, levels, 1).
+        values: (T, 1, levels, 1).
         shape: (H, W).
-        bags: for each pixel two levels, then for each level its pixels; None where the image is its own levels.
+        bags: for each pixel two levels, then for each level its pixels; None where the images are their own levels.
     """
 
     values: Tensor
@@ -110,29 +161,33 @@ class _Levels:
     bags: tuple[_Bags, _Bags] | None
 
     @classmethod
-    def of(cls, image: Tensor, count: int) -> _Levels:
-        shape = (image.shape[2], image.shape[3])
-        low, high = image.amin(), image.amax()
-        if image.numel() <= count:
-            return cls(image.reshape(1, 1, -1, 1), shape, None)
-        place = (image.flatten() - low) / (high - low).clamp(min=1e-12) * (count - 1)
-        below = place.floor().clamp(0, count - 2).long()
-        levels = torch.stack((below, below + 1), 1).flatten()
-        weights = torch.stack((1 - (place - below), place - below), 1).flatten()
+    def of(cls, images: Tensor, count: int) -> _Levels:
+        tiles, _, *shape = images.shape
+        pixels = images.flatten(1)
+        if pixels.shape[1] <= count:
+            return cls(pixels[:, None, :, None], (shape[0], shape[1]), None)
+        low, high = pixels.amin(1, keepdim=True), pixels.amax(1, keepdim=True)
+        place = (pixels - low) / (high - low).clamp(min=1e-12) * (count - 1)
+        below = place.floor().clamp(0, count - 2)
+        share = (place - below).flatten()
+        first = torch.arange(0, tiles * count, count, device=images.device)[:, None]  # each tile's levels follow
+        lower = (below.long() + first).flatten()
+        levels = torch.stack((lower, lower + 1), 1).flatten()
+        weights = torch.stack((1 - share, share), 1).flatten()
         order = levels.argsort(stable=True)
-        begins = torch.bincount(levels, minlength=count).cumsum(0).roll(1)
+        begins = torch.bincount(levels, minlength=tiles * count).cumsum(0).roll(1)
         begins[0] = 0
-        each_pixel = _Bags(levels, torch.arange(0, 2 * len(place), 2, device=image.device), weights)
+        each_pixel = _Bags(levels, torch.arange(0, 2 * len(lower), 2, device=images.device), weights)
         each_level = _Bags(order // 2, begins, weights[order])
-        values = low + (high - low) * torch.linspace(0, 1, count, device=image.device)
-        return cls(values.reshape(1, 1, -1, 1), shape, (each_pixel, each_level))
+        values = low + (high - low) * torch.linspace(0, 1, count, device=images.device)
+        return cls(values[:, None, :, None], (shape[0], shape[1]), (each_pixel, each_level))
 
     def spread(self, features: Tensor) -> Tensor:
-        """(1, C, levels, 1) features of the levels to (1, C, H, W) features of the pixels."""
-        rows = features[0, :, :, 0].t()
+        """(T, C, levels, 1) features of the levels to (T, C, H, W) features of the pixels."""
+        rows = features[..., 0].transpose(1, 2).flatten(0, 1)
         interpolate: Callable[..., Tensor] = _Interpolate.apply
         pixels = rows if self.bags is None else interpolate(rows, *self.bags)
-        return pixels.reshape(1, *self.shape, -1).permute(0, 3, 1, 2)
+        return pixels.reshape(len(features), *self.shape, -1).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -144,7 +199,8 @@ class _Bags:
     weights: Tensor
 
     def sum(self, matrix: Tensor) -> Tensor:
-        return F.embedding_bag(self.rows, matrix, self.begins, mode="sum", per_sample_weights=self.weights)
+        weights = self.weights.to(matrix.dtype)
+        return F.embedding_bag(self.rows, matrix, self.begins, mode="sum", per_sample_weights=weights)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -162,24 +218,47 @@ class _Interpolate(torch.autograd.Function):
 
 
 def _optimise(
-    net: _Network, patches: list[_Tensors], settings: MmsrSettings, seed: int, on_epoch: OnEpoch | None
-) -> None:
-    """Adam on the pooled L1 loss (Eq. 5), one step a patch and epoch."""
-    draw, optimiser = generator(seed), _optimiser(net, settings)
+    net: _Network, batches: list[_Tensors], settings: MmsrSettings, seeds: Sequence[int], on_epoch: OnEpoch | None
+) -> list[State | TileError]:
+    """Adam on the pooled L1 loss (Eq. 5), one step a batch and epoch: one batch, or batches of one patch each.
+
+    A tile's gradients are those of its own loss, and Adam treats each weight by itself: the sum of the losses fits
+    each tile as if it were alone.
+    """
+    draws, optimiser = [generator(seed) for seed in seeds], _optimiser(net, settings)
+    sums = torch.zeros(len(seeds), device=batches[0].guide.device)  # not finite once a loss was not
+    sound = torch.zeros_like(sums, dtype=torch.long)  # epochs before that
     for epoch in range(settings.epochs):
-        total = 0.0
-        for place, index in enumerate(torch.randperm(len(patches), generator=draw).tolist()):
+        (order, *_) = [torch.randperm(len(batches), generator=draw).tolist() for draw in draws]
+        total = torch.zeros_like(sums)
+        for place, index in enumerate(order):
             for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(patches))
+                group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(batches))
             optimiser.zero_grad()
-            loss = _crop_loss(net, patches[index], settings.crop, draw) if settings.crop else _loss(net, patches[index])
-            loss.backward()  # type: ignore[no-untyped-call]
+            batch = batches[index]
+            losses = _crop_loss(net, batch, settings.crop, draws) if settings.crop else _loss(net, batch)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            total += float(loss.detach())
-            if not math.isfinite(total):
-                raise TileError(f"the fit diverged in epoch {epoch + 1}; use a lower learning_rate")
+            total += losses.detach()
+        sums += total
+        sound += sums.isfinite()
+        if epoch % _LOOK == 0 and int(sound.max()) <= epoch:
+            break
         if on_epoch:
-            on_epoch(epoch + 1, total / len(patches), lambda: [_answer(net, patch) for patch in patches])
+            on_epoch(
+                epoch + 1, float(total.mean()) / len(batches), lambda: [a for b in batches for a in _answer(net, b)]
+            )
+    return [
+        _state(net, tile, len(seeds))
+        if epochs == settings.epochs
+        else TileError(f"the fit diverged in epoch {epochs + 1}; use a lower learning_rate")
+        for tile, epochs in enumerate(sound.tolist())
+    ]
+
+
+def _state(net: _Network, tile: int, tiles: int) -> State:
+    values = {name: value.chunk(tiles)[tile] for name, value in net.state_dict().items()}
+    return {name: value.detach().cpu().numpy().copy() for name, value in values.items()}
 
 
 def _optimiser(net: _Network, settings: MmsrSettings) -> torch.optim.Adam:
@@ -191,32 +270,30 @@ def _optimiser(net: _Network, settings: MmsrSettings) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=settings.learning_rate)
 
 
-def _loss(net: _Network, patch: _Tensors) -> Tensor:
-    """Mean absolute difference between the pooled prediction and the source, over valid source pixels.
+def _loss(net: _Network, batch: _Tensors) -> Tensor:
+    """(T,): mean absolute difference between pooled predictions and sources, over valid source pixels.
 
     What lies under the others has no influence, not even a NaN.
     """
-    return _pooled_loss(net(patch.guide, patch.levels), patch.source, patch.valid)
+    prediction = net(batch.guide, batch.levels)
+    difference = (F.avg_pool2d(prediction, batch.scale) - batch.source).abs()
+    return torch.where(batch.valid, difference, 0.0).sum((1, 2, 3)) / batch.valid.sum((1, 2, 3)).clamp(min=1)
 
 
-def _pooled_loss(prediction: Tensor, source: Tensor, valid: Tensor) -> Tensor:
-    difference = (F.avg_pool2d(prediction, prediction.shape[-1] // source.shape[-1]) - source).abs()
-    return torch.where(valid, difference, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def _crop_loss(net: _Network, patch: _Tensors, side: int, draw: torch.Generator) -> Tensor:
-    """The same on a random square, but for its rim where what the network sees ends and the patch does not."""
-    scale = patch.guide.shape[2] // patch.source.shape[2]
-    rows, cols = (_draw_span(length, max(side // scale, 3), draw) for length in patch.source.shape[2:])
-    part = patch.crop(rows, cols)
-    rim = -(-_RIM // scale)
-    inner = tuple(
-        slice(rim if span.start > 0 else 0, span.stop - span.start - (rim if span.stop < length else 0))
-        for span, length in zip((rows, cols), patch.source.shape[2:], strict=True)
-    )
-    high = tuple(slice(span.start * scale, span.stop * scale) for span in inner)
-    prediction = net(part.guide, part.levels)[:, :, high[0], high[1]]
-    return _pooled_loss(prediction, part.source[:, :, inner[0], inner[1]], part.valid[:, :, inner[0], inner[1]])
+def _crop_loss(net: _Network, batch: _Tensors, side: int, draws: Sequence[torch.Generator]) -> Tensor:
+    """The same on a random square of each, but for its rim where what the network sees ends and the patch does not."""
+    shape, rim = batch.source.shape[2:], -(-_RIM // batch.scale)
+    size = max(side // batch.scale, 2 * rim + 1)  # something is left between two rims
+    places = [(_draw_span(shape[0], size, draw), _draw_span(shape[1], size, draw)) for draw in draws]
+    part = batch.crop(places)
+    seen = torch.zeros(part.valid.shape, dtype=torch.bool)
+    for inside, place in zip(seen, places, strict=True):
+        rows, cols = (
+            slice(rim if span.start > 0 else 0, span.stop - span.start - (rim if span.stop < length else 0))
+            for span, length in zip(place, shape, strict=True)
+        )
+        inside[:, rows, cols] = True
+    return _loss(net, replace(part, valid=part.valid & seen.to(part.valid.device)))
 
 
 def _draw_span(length: int, size: int, draw: torch.Generator) -> slice:
@@ -228,30 +305,62 @@ def _draw_span(length: int, size: int, draw: torch.Generator) -> slice:
 
 
 @torch.no_grad()
-def _answer(net: _Network, patch: _Tensors) -> FloatArray:
-    return cast(FloatArray, net(patch.guide, patch.levels)[0, 0].cpu().numpy())
+def _answer(net: _Network, batch: _Tensors) -> list[FloatArray]:
+    return [*net(batch.guide, batch.levels)[:, 0].float().cpu().numpy()]  # bfloat16 under autocast
+
+
+class _Conv(nn.Module):
+    """A convolution of (T, inputs, H, W), zeros around it, with weights of its own for each tile; then maybe a ReLU.
+
+    The weights of all tiles follow each other on the first axis.
+    """
+
+    def __init__(self, tiles: int, inputs: int, outputs: int, kernel: int, *, relu: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(tiles * outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(tiles * outputs))
+        self.tiles, self.padding, self.relu = tiles, kernel // 2, relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.tiles == 1:
+            return self._activate(F.conv2d(x, self.weight, self.bias, padding=self.padding))
+        if self.padding == 0:
+            return self._product(x)
+        joined = x.reshape(1, -1, *x.shape[2:])
+        out = F.conv2d(joined, self.weight, self.bias, padding=self.padding, groups=self.tiles)
+        return self._activate(out).reshape(self.tiles, -1, *x.shape[2:])
+
+    def _product(self, x: Tensor) -> Tensor:
+        """A kernel of one pixel: a product of matrices for each tile, channels last."""
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        weight = self.weight.reshape(self.tiles, -1, x.shape[1]).transpose(1, 2)
+        out = self._activate(torch.baddbmm(self.bias.reshape(self.tiles, 1, -1), pixels, weight))
+        return out.reshape(self.tiles, *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.relu_(x) if self.relu else x
 
 
 class _ResBlock(nn.Module):
     """x + conv(ReLU(conv(x)))."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, tiles: int, channels: int, kernel: int) -> None:
         super().__init__()
-        self.first = _conv(channels, channels, kernel)
-        self.second = _conv(channels, channels, kernel)
+        self.first = _Conv(tiles, channels, channels, kernel, relu=True)
+        self.second = _Conv(tiles, channels, channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + cast(Tensor, self.second(F.relu_(self.first(x))))
+        return x + cast(Tensor, self.second(self.first(x)))
 
 
 class _Attention(nn.Module):
     """Channel, then spatial attention, as in CBAM (Woo et al., ECCV 2018)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, tiles: int, channels: int) -> None:
         super().__init__()
         hidden = max(channels // 16, 1)
-        self.channel = nn.Sequential(_conv(channels, hidden, 1), nn.ReLU(), _conv(hidden, channels, 1))
-        self.spatial = _conv(2, 1, 7)
+        self.channel = nn.Sequential(_Conv(tiles, channels, hidden, 1, relu=True), _Conv(tiles, hidden, channels, 1))
+        self.spatial = _Conv(tiles, 2, 1, 7)
 
     def forward(self, x: Tensor) -> Tensor:
         means, peaks = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
@@ -263,24 +372,23 @@ class _Attention(nn.Module):
 class _Network(nn.Module):
     """Two branches, mutual modulation, fusion and prediction (paper, Fig. 2 and 3)."""
 
-    def __init__(self, bands: int, settings: MmsrSettings) -> None:
+    def __init__(self, tiles: int, bands: int, settings: MmsrSettings) -> None:
         super().__init__()
         width = settings.channels
-        self.bands = bands
         self.sizes = settings.source_to_guide, settings.guide_to_source
         self.variant = settings.variant
-        self.guide = _branch(bands, width, 3)
-        self.source = _branch(1, width, 1)
-        self.guide_in = _conv(width, width, 1)
-        self.source_in = _conv(width, width, 1)
+        self.guide = _branch(tiles, bands, width, 3)
+        self.source = _branch(tiles, 1, width, 1)
+        self.guide_in = _Conv(tiles, width, width, 1)
+        self.source_in = _Conv(tiles, width, width, 1)
         if settings.variant == "convolution":
-            self.source_filter = _conv(width, width, self.sizes[0])
-            self.guide_filter = _conv(width, width, self.sizes[1])
-        self.fuse: nn.Module = _Fusion(width, settings.fusion)
+            self.source_filter = _Conv(tiles, width, width, self.sizes[0])
+            self.guide_filter = _Conv(tiles, width, width, self.sizes[1])
+        self.fuse: nn.Module = _Fusion(tiles, width, settings.fusion)
         if settings.variant == "joint-convolution":
-            self.fuse = _Joined(width, self.sizes[0])
-        blocks = [_ResBlock(width, 1) for _ in range(3)]
-        self.head = nn.Sequential(*blocks, _conv(width, 1, 1))
+            self.fuse = _Joined(tiles, width, self.sizes[0])
+        blocks = [_ResBlock(tiles, width, 1) for _ in range(3)]
+        self.head = nn.Sequential(*blocks, _Conv(tiles, width, 1, 1))
 
     def forward(self, guide: Tensor, source: _Levels) -> Tensor:
         g, s = self.guide_in(self.guide(guide)), source.spread(self.source_in(self.source(source.values)))
@@ -305,11 +413,11 @@ class _Network(nn.Module):
 
 
 class _Fusion(nn.Module):
-    def __init__(self, width: int, kind: str) -> None:
+    def __init__(self, tiles: int, width: int, kind: str) -> None:
         super().__init__()
         attended = kind.startswith("attention")
-        self.attend = nn.ModuleList(_Attention(width) if attended else nn.Identity() for _ in range(2))
-        self.mix = _conv(2 * width, width, 1) if kind.endswith("conv") else None
+        self.attend = nn.ModuleList(_Attention(tiles, width) if attended else nn.Identity() for _ in range(2))
+        self.mix = _Conv(tiles, 2 * width, width, 1) if kind.endswith("conv") else None
         self.pointwise = not attended
 
     def forward(self, s: Tensor, g: Tensor) -> Tensor:
@@ -318,17 +426,17 @@ class _Fusion(nn.Module):
 
 
 class _Joined(nn.Module):
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, tiles: int, width: int, kernel: int) -> None:
         super().__init__()
-        self.mix = _conv(2 * width, width, kernel)
+        self.mix = _Conv(tiles, 2 * width, width, kernel)
 
     def forward(self, s: Tensor, g: Tensor) -> Tensor:
         return cast(Tensor, self.mix(torch.cat((s, g), 1)))
 
 
 def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    """A pointwise function of images (B, C, H, W) some rows at a time, evaluated again in the backward pass."""
-    rows = max(1, _PIXELS // (images[0].shape[0] * images[0].shape[3]))
+    """A pointwise function of images (T, C, H, W) some rows at a time, evaluated again in the backward pass."""
+    rows = max(1, _PIXELS[images[0].device.type] // (images[0].shape[0] * images[0].shape[3]))
     parts = zip(*(torch.split(image, rows, dim=2) for image in images), strict=True)
     return torch.cat([_recomputed(pointwise, *part) for part in parts], 2)
 
@@ -337,33 +445,27 @@ def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-
-
-def _branch(inputs: int, width: int, kernel: int) -> nn.Sequential:
+def _branch(tiles: int, inputs: int, width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
-        _conv(inputs, width, kernel),
-        nn.ReLU(inplace=True),
-        _conv(width, width, kernel),
-        nn.ReLU(),
-        _ResBlock(width, kernel),
-        _ResBlock(width, kernel),
+        _Conv(tiles, inputs, width, kernel, relu=True),
+        _Conv(tiles, width, width, kernel, relu=True),
+        _ResBlock(tiles, width, kernel),
+        _ResBlock(tiles, width, kernel),
     )
 
 
-def _build(bands: int, settings: MmsrSettings, seed: int) -> _Network:
-    """A network with torch's usual initial weights, drawn from a generator of its own."""
+def _build(bands: int, settings: MmsrSettings, seeds: Sequence[int]) -> _Network:
+    """A network for each seed with torch's usual initial weights, drawn from a generator of its own."""
     with torch.device("meta"):
-        net = _Network(bands, settings)
+        net = _Network(len(seeds), bands, settings)
     net.to_empty(device="cpu")
-    draw = generator(seed)
     with torch.no_grad():
-        for layer in net.modules():
-            if isinstance(layer, nn.Conv2d):
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                layer.weight.uniform_(-bound, bound, generator=draw)
-                cast(Tensor, layer.bias).uniform_(-bound, bound, generator=draw)
+        for tile, draw in enumerate(map(generator, seeds)):
+            for layer in net.modules():
+                if isinstance(layer, _Conv):
+                    bound = 1 / math.sqrt(layer.weight[0].numel())
+                    for parameter in (layer.weight, layer.bias):
+                        parameter.chunk(len(seeds))[tile].uniform_(-bound, bound, generator=draw)
     for parameter in net.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,9 +39,34 @@ def neighbourhood_filter(values: Tensor, target: Tensor, size: int) -> Tensor:
         raise ValueError(f"values {tuple(values.shape)} and target {tuple(target.shape)} differ in shape")
     if size < 1 or size % 2 == 0:
         raise ValueError(f"neighbourhood size is {size}; it must be odd")
-    kernel = _Compiled if compiled.fits(values, size) else _Blocked
-    apply: Callable[[Tensor, Tensor, int], Tensor] = kernel.apply
+    apply: Callable[[Tensor, Tensor, int], Tensor] = _kernel(values, size).apply
     return apply(values.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2)
+
+
+def kernels(device: str) -> str:
+    """What the filter is made of there: `compiled`, `triton` with its version, or `torch`; they differ in last bits."""
+    if device == "cpu":
+        return "compiled" if compiled.library() else "torch"
+    fused = _fused()
+    return f"triton {fused.version()}" if fused else "torch"
+
+
+def _kernel(values: Tensor, size: int) -> type[torch.autograd.Function]:
+    """The fastest that can treat such a tensor with such a neighbourhood."""
+    if compiled.fits(values, size):
+        return _Compiled
+    fused = _fused() if values.device.type == "cuda" else None
+    return fused.Fused if fused and fused.fits(values) else _Blocked
+
+
+@cache
+def _fused() -> Any:
+    """The module of the GPU's kernels; None without Triton, which torch's CUDA builds for Linux bring along."""
+    try:
+        from geosr.methods import neighbourhood_triton
+    except ImportError:
+        return None
+    return neighbourhood_triton
 
 
 class _Compiled(torch.autograd.Function):
