@@ -436,13 +436,14 @@ def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
 def scratch_bytes(plan: Plan) -> int:
     """Disk that a run takes until its end, about: the tiles, a mosaic before compression, and the outputs.
 
-    An output with its overviews (a third more pixels) is taken as if it could not be compressed.
+    An output with its overviews (a third more pixels, which GDAL makes in a file of their own first) is taken as if it
+    could not be compressed.
     """
     scale, rows, cols = plan.scene.grids.scale, *plan.scene.grids.high.shape
     tiles = sum(tile.window.height * tile.window.width for tile in plan.tiles) * scale**2 * 4
     mosaic = rows * cols * np.dtype(plan.recipe.dtype).itemsize
     further = tiles + rows * cols * np.dtype(_LAYER_ENCODING.dtype).itemsize * 4 // 3
-    return tiles + mosaic + mosaic * 4 // 3 + len(plan.layers) * further
+    return tiles + mosaic + mosaic * 5 // 3 + len(plan.layers) * further
 
 
 def _statistics(plan: Plan, folder: RunFolder) -> Stats:
