@@ -39,8 +39,8 @@ _SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a tile takes minutes: two workers are enough to lose
     "distributed.scheduler.worker-saturation": 1.0,  # no tile waits in a worker, to be blamed for its death
     "distributed.worker.multiprocessing-method": "spawn",  # after a fork torch hangs
-    # Dask adds MALLOC_TRIM_THRESHOLD_, which returns freed memory at once: a diffusion tile took 1.07 s, not 0.15
-    "distributed.nanny.pre-spawn-environ": {name: 1 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
+    # with it freed memory is given back at once, and a tile of diffusion took 1.07 s, not 0.15
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.logging.distributed": "critical",  # what matters is told by events
 }
 
