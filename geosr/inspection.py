@@ -71,7 +71,7 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
 def estimate_seconds(plan: Plan, execution: Execution) -> float:
     """About how long a run will take here, from a small part of one tile's work that is done and timed."""
     placement = place(len(plan.tiles), execution)
-    tile, pair = find_valid(plan.scene, plan.tiles)
+    tile, pair = find_valid(plan.scene, plan.tiles, with_guide=plan.reads_guide)
     stats, trial = Stats.measure([pair], noise=True), plan.method.trial()
 
     def seconds(method: Method) -> float:

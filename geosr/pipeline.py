@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +87,19 @@ class Scene:
         high = self.grids.high
         return GeoBox(high.shape, high.affine * Affine.translation(cols, rows), high.crs)
 
-    def read(self, tile: Tile) -> Pair | None:
-        """The tile's aligned arrays; None where the source has no valid pixel."""
+    def read(self, tile: Tile, *, with_guide: bool = True) -> Pair | None:
+        """The tile's aligned arrays; None where the source has no valid pixel. Without the guide it has no bands."""
         source, source_valid = self.read_source(tile.window)
         if not source_valid.any():
             return None
-        guide, guide_valid = self.read_guide(tile.window.times(self.grids.scale))
-        return Pair(guide, guide_valid, source, source_valid)
+        high = tile.window.times(self.grids.scale)
+        guide = self.read_guide(high) if with_guide else _no_bands(high.shape)
+        return Pair(*guide, source, source_valid)
+
+
+def _no_bands(shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A guide for a method that does not use any."""
+    return np.zeros((0, *shape), np.float32), np.ones(shape, bool)
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,8 @@ class Report:
 class Plan:
     """Everything decided before the first tile is worked on.
 
-    `fit` is `scene` or `tile`; `state` is that of the method fitted on the scene; None where it is fitted on each tile.
-    `layers` names the rasters to be made beside the output.
+    `reads_guide`: whether the method uses it. `fit` is `scene` or `tile`; `state` is that of the method fitted on the
+    scene; None where it is fitted on each tile. `layers` names the rasters to be made beside the output.
     """
 
     inputs: Inputs
@@ -154,8 +160,13 @@ class Plan:
     consistency: Consistency
     tiles: list[Tile]
     fit: str
+    reads_guide: bool = True
     state: State | None = None
     layers: tuple[str, ...] = ()
+
+    def read(self, tile: Tile) -> Pair | None:
+        """As `Scene.read`, with what the method uses."""
+        return self.scene.read(tile, with_guide=self.reads_guide)
 
     @property
     def fits_scene(self) -> bool:
@@ -236,7 +247,7 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
     consistency = recipe.consistency or Consistency.parse(method.consistency)
-    return Plan(inputs, scene, recipe, method, consistency, tiles, fit)
+    return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)
 
 
 def _spelled(scales: range) -> str:
@@ -305,7 +316,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         if report.failed:
             _report(plan, placement, execution, depends_on, report)
             raise _failure(report, plan.scene.grids.scale)
-        if guided < 1:
+        if plan.reads_guide and guided < 1:
             execution.on_event(Note(f"no guide on {1 - guided:.1%} of the area: the source is interpolated there"))
         stages.begin("mosaic")
         mosaic = _mosaic(plan, report, store, folder.path, _tags(plan, placement, report))
@@ -425,18 +436,19 @@ def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
 def scratch_bytes(plan: Plan) -> int:
     """Disk that a run takes until its end, about: the tiles, a mosaic before compression, and the outputs.
 
-    An output with its overviews (a third more pixels) is taken as if it could not be compressed.
+    An output with its overviews (a third more pixels, which GDAL makes in a file of their own first) is taken as if it
+    could not be compressed.
     """
     scale, rows, cols = plan.scene.grids.scale, *plan.scene.grids.high.shape
     tiles = sum(tile.window.height * tile.window.width for tile in plan.tiles) * scale**2 * 4
     mosaic = rows * cols * np.dtype(plan.recipe.dtype).itemsize
     further = tiles + rows * cols * np.dtype(_LAYER_ENCODING.dtype).itemsize * 4 // 3
-    return tiles + mosaic + mosaic * 4 // 3 + len(plan.layers) * further
+    return tiles + mosaic + mosaic * 5 // 3 + len(plan.layers) * further
 
 
 def _statistics(plan: Plan, folder: RunFolder) -> Stats:
     """The scene's statistics, measured once for all runs that continue each other."""
-    stored = folder.remember("statistics", lambda: asdict(measure_scene(plan.scene, plan.tiles)))
+    stored = folder.remember("statistics", lambda: asdict(measure_scene(plan)))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     return Stats(**values)
 
@@ -463,7 +475,7 @@ def _draw_patches(plan: Plan, stats: Stats, count: int) -> list[Patch]:
     from geosr.methods.solve import prepare, tells
 
     drawn = [plan.tiles[place] for place in np.random.default_rng(plan.recipe.seed).permutation(len(plan.tiles))]
-    patches = (prepare(pair, stats, plan.consistency) for pair in _pairs(plan.scene, drawn))
+    patches = (prepare(pair, stats, plan.consistency) for pair in _pairs(plan, drawn))
     return [*islice((patch for patch in patches if tells(patch)), count)]
 
 
@@ -476,8 +488,8 @@ def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Seq
     """
     from geosr.device import torch_threads
 
-    plan = make_plan(inputs, replace(recipe, method=names[0]))
-    placement, stats = place(1, execution), measure_scene(plan.scene, plan.tiles)
+    plan = replace(make_plan(inputs, replace(recipe, method=names[0])), reads_guide=True)  # some of them use it
+    placement, stats = place(1, execution), measure_scene(plan)
     patches = _draw_patches(plan, stats, _ASSESS_TILES)
     with torch_threads(placement.threads):
         chosen = [methods.create(name) for name in names]
@@ -515,41 +527,42 @@ def suspicions(scene: Scene) -> Iterator[str]:
                 yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
 
 
-def measure_scene(scene: Scene, tiles: list[Tile]) -> Stats:
+def measure_scene(plan: Plan) -> Stats:
     """Statistics over a fixed, evenly spread sample of the tiles that hold valid pixels.
 
     Raises:
         InputError: no source pixel is valid, or the guide is missing everywhere.
     """
-    pairs = [*_pairs(scene, sample(tiles))]
-    if not any(pair.guide_valid.any() for pair in pairs):
-        guided = (pair for pair in _pairs(scene, tiles) if pair.guide_valid.any())
-        pairs = [*islice(guided, _SAMPLE_TILES)]
-    if not pairs:
-        find_valid(scene, tiles)
+    sampled = sample(plan.tiles)
+    pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands 32 would take gigabytes
+    if not any(pair.guide_valid.any() for pair in _pairs(plan, sampled)):
+        pairs = islice((pair for pair in _pairs(plan, plan.tiles) if pair.guide_valid.any()), _SAMPLE_TILES)
+    first = next(pairs, None)
+    if first is None:
+        find_valid(plan.scene, plan.tiles)
         raise InputError(
-            f"the guide {show(scene.guide.path.name)} has no valid pixel where the source has one; "
+            f"the guide {show(plan.scene.guide.path.name)} has no valid pixel where the source has one; "
             "check its nodata and the extents with geosr info"
         )
-    return Stats.measure(pairs, noise=True)
+    return Stats.measure(chain([first], pairs), noise=True)
 
 
-def _pairs(scene: Scene, tiles: Iterable[Tile]) -> Iterator[Pair]:
+def _pairs(plan: Plan, tiles: Iterable[Tile]) -> Iterator[Pair]:
     """The tiles with a valid source pixel; what cannot be read will fail as a tile, by its name."""
     for tile in tiles:
         with suppress(InputError):
-            if pair := scene.read(tile):
+            if pair := plan.read(tile):
                 yield pair
 
 
-def find_valid(scene: Scene, tiles: list[Tile]) -> tuple[Tile, Pair]:
+def find_valid(scene: Scene, tiles: list[Tile], *, with_guide: bool = True) -> tuple[Tile, Pair]:
     """The first tile with a valid source pixel, from the middle of the scene onwards.
 
     Raises:
         InputError: there is none.
     """
     for tile in tiles[len(tiles) // 2 :] + tiles[: len(tiles) // 2]:
-        if pair := scene.read(tile):
+        if pair := scene.read(tile, with_guide=with_guide):
             return tile, pair
     raise InputError(f"the source {show(scene.source.path.name)} has no valid pixel here; all are nodata")
 
@@ -612,7 +625,7 @@ def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStor
         UsageError, OutputError: what would fail for every tile.
     """
     try:
-        pair = plan.scene.read(tile)
+        pair = plan.read(tile)
         if pair is None:
             return store.save(TileResult(tile))
         Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
@@ -642,8 +655,8 @@ def interpolate_tile(
         return store.save(TileResult(tile))
     Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
     rows, cols = tile.window.times(scale).shape
-    no_guide = np.zeros((plan.scene.guide.channels, rows, cols), np.float32), np.zeros((rows, cols), bool)
-    pair = Pair(*no_guide, source, valid)
+    bands = plan.scene.guide.channels if plan.reads_guide else 0
+    pair = Pair(np.zeros((bands, rows, cols), np.float32), np.zeros((rows, cols), bool), source, valid)
     solution = solve_tile(methods.create(WITHOUT_GUIDE), plan, placement, stats, pair, tile)
     expected = _expected_square(pair, tile, solution)
     interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0], expected=expected)
@@ -662,6 +675,8 @@ def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
     """Valid source pixels of the tile's core, and how many of them the guide covers."""
     core = tile.core.relative_to(tile.window)
     valid = pair.source_valid[core.slices]
+    if not len(pair.guide):
+        return int(valid.sum()), 0.0
     covered = pair.guide_valid[core.times(pair.scale).slices] & spread(valid, pair.scale)
     return int(valid.sum()), float(covered.sum()) / pair.scale**2
 

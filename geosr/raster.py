@@ -150,12 +150,12 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def gdal_environment() -> Iterator[None]:
-    """GDAL settings for all reading and writing: no sidecar metadata, no network, a bounded block cache."""
+def gdal_environment(cache: int = CACHE_BYTES) -> Iterator[None]:
+    """GDAL settings for all reading and writing: no sidecar metadata, no network, a bounded block cache (bytes)."""
     guard.check_environment()
     with rasterio.Env(
         GDAL_PAM_ENABLED="NO",
-        GDAL_CACHEMAX=CACHE_BYTES,
+        GDAL_CACHEMAX=cache,
         CPL_VSIL_CURL_ALLOWED_EXTENSIONS=".none",
         GDAL_HTTP_MAX_RETRY=0,
     ):

@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 import dask.threaded
 from dask.callbacks import Callback
 
+_AT_ONCE = 1024  # items given to Dask together: it keeps kilobytes for each until all are done
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,6 +62,10 @@ class Threads:
         def tell(key: str, result: Result, *_: Any) -> None:
             on_done(result)
 
-        graph = {f"item-{position}": (partial(function, item),) for position, item in enumerate(items)}
-        with Callback(posttask=tell):
-            return list(dask.threaded.get(graph, list(graph), num_workers=at_once or self.workers))
+        results: list[Result] = []
+        for first in range(0, len(items), _AT_ONCE):
+            batch = enumerate(items[first : first + _AT_ONCE])
+            graph = {f"item-{position}": (partial(function, item),) for position, item in batch}
+            with Callback(posttask=tell):
+                results += dask.threaded.get(graph, list(graph), num_workers=at_once or self.workers)
+        return results

@@ -181,7 +181,7 @@ class RunFolder:
         changes = _differences(earlier.get("fingerprint", {}), self._manifest["fingerprint"])
         if not changes:
             self._manifest = earlier
-        elif count_tiles(self.path):
+        elif _finished(self.path):
             self.changes = changes
         with _reported(f"cannot write in {self.path}"):
             _sweep(self.path, {"lock"} if changes else _KEPT)
@@ -241,9 +241,11 @@ class RunFolder:
         write_whole(self.path / "run.json", json.dumps(self._manifest, indent=1).encode())
 
 
-def count_tiles(folder: Path) -> int:
-    """How many tiles a run folder holds, of whatever run."""
-    return sum(1 for _ in folder.glob("tiles/*.tile"))
+def _finished(folder: Path) -> str:
+    """What a run folder holds that took long, of whatever run, in words; empty if nothing did."""
+    if tiles := sum(1 for _ in folder.glob("tiles/*.tile")):
+        return f"finished tiles ({tiles}) are"
+    return "the finished fit is" if (folder / "state.npz").exists() else ""
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
@@ -257,7 +259,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str
 
 @contextmanager
 def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFolder]:
-    """The run folder of `output`, locked; gone when the block ends well, else kept if a tile is in it.
+    """The run folder of `output`, locked; gone when the block ends well, else kept if a tile or a fit is in it.
 
     Where it is kept, the error that ends the block gets a note that says so.
 
@@ -275,9 +277,9 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
             folder = RunFolder(path, fingerprint)
             yield folder
         except BaseException as error:
-            if tiles := count_tiles(path):
+            if finished := _finished(path):
                 _sweep(path, _KEPT)
-                error.add_note(f"finished tiles ({tiles}) are kept in {path}; run the same command again to continue")
+                error.add_note(f"{finished} kept in {path}; run the same command again to continue")
             else:
                 _remove(path)
             raise

@@ -23,13 +23,14 @@ from rasterio.windows import Window as RasterioWindow
 from geosr.consistency import Consistency, pool, project, spread
 from geosr.errors import GeosrError, OutputError, UsageError
 from geosr.grid import GridPair, Window
-from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
+from geosr.raster import CACHE_BYTES, GDAL_ERRORS, Raster, gdal_environment
 from geosr.raster_guard import show
 from geosr.seams import SeamMeter
 from geosr.store import TileResult, TileStore
-from geosr.tiling import core_edges
+from geosr.tiling import Span, core_edges
 
-_STRIP = 512  # output rows blended at once, about
+_PIXELS = 1 << 21  # blended at once, about: some 150 MB
+_ROWS = 64, 512  # at least and at most so many output rows of them, about: each strip opens its tiles anew
 _BLOCK = 512  # side of the COG's blocks
 _CELLS = 256  # to a side of the map of deviations at most
 _SAMPLES = 8  # blocks read back from the finished file and compared
@@ -182,7 +183,7 @@ def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[
     written = []
     for number, mosaic in enumerate(mosaics):
         staging, finished = mosaic.folder / "mosaic.tif", _finished(mosaic, number)
-        with _reported(mosaic.output), gdal_environment():
+        with _reported(mosaic.output), gdal_environment(_cache_bytes(mosaic)):
             written.append(_stage(mosaic, staging))
             _copy_to_cog(staging, finished, compress)
             _check(finished, staging, mosaic)
@@ -194,6 +195,12 @@ def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[
 
 def _finished(mosaic: Mosaic, number: int) -> Path:
     return mosaic.folder / f"output{number}.tif"
+
+
+def _cache_bytes(mosaic: Mosaic) -> int:
+    """Of GDAL's block cache: two rows of the COG's blocks, else each of its blocks would read whole rows again."""
+    row: int = _BLOCK * mosaic.grids.high.shape[1] * np.dtype(mosaic.encoding.dtype).itemsize
+    return max(2 * row, CACHE_BYTES)
 
 
 @contextmanager
@@ -214,13 +221,14 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
     high, scale = mosaic.grids.high, mosaic.grids.scale
     rows, cols = core_edges([result.tile for result in mosaic.results])
     seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
+    tile_rows = _tile_rows(mosaic.results)
     distances, squares, count = DeviationMap(mosaic.grids.low.shape), 0.0, 0
     with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
         _describe(dataset, mosaic)
         for window in _strips(mosaic.grids):
             source, source_valid = mosaic.read_source(window)
             valid = spread(source_valid, scale)
-            blended = project(_blend(mosaic, window), valid, source, source_valid, mosaic.consistency)
+            blended = project(_blend(mosaic, tile_rows, window), valid, source, source_valid, mosaic.consistency)
             stored = mosaic.encoding.encode(blended, valid)
             top = window.row * scale
             dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
@@ -244,27 +252,37 @@ def _findings(written: Written) -> dict[str, str]:
 
 
 def _strips(grids: GridPair) -> Iterator[Window]:
-    """Windows of whole source rows that cover the low grid."""
+    """Windows of whole source rows that cover the low grid, the shallower the wider it is."""
     rows, cols = grids.low.shape
-    step = max(_STRIP // grids.scale, 1)
+    least, most = _ROWS
+    step = max(min(max(_PIXELS // grids.high.shape[1], least), most) // grids.scale, 1)
     for row in range(0, rows, step):
         yield Window(row, 0, min(step, rows - row), cols)
 
 
-def _blend(mosaic: Mosaic, window: Window) -> NDArray[np.float64]:
-    """Weighted sum of the tiles over a strip, in the order of the tiles' indices whatever came first."""
+def _tile_rows(results: Sequence[TileResult]) -> dict[Span, list[TileResult]]:
+    """Tiles side by side, in the order of their indices whatever came first; those without values are left out."""
+    rows: dict[Span, list[TileResult]] = {}
+    for result in sorted(results, key=lambda result: result.tile.index):
+        if result.centre is not None:
+            rows.setdefault(result.tile.rows, []).append(result)
+    return rows
+
+
+def _blend(mosaic: Mosaic, tile_rows: Mapping[Span, list[TileResult]], window: Window) -> NDArray[np.float64]:
+    """Weighted sum of the tiles over a strip, in their order."""
     scale = mosaic.grids.scale
     total = np.zeros((window.height * scale, window.width * scale))
-    for result in sorted(mosaic.results, key=lambda result: result.tile.index):
-        tile = result.tile.window
-        first, last = max(tile.row, window.row), min(tile.row + tile.height, window.row + window.height)
-        if result.centre is None or first >= last:
-            continue
-        part = Window(first, tile.col, last - first, tile.width)
-        weights = spread(result.tile.weights()[part.relative_to(tile).slices], scale)
-        stored = mosaic.tiles.load(result.tile.index, check=first == tile.row)  # all of it, once
-        values = stored[part.relative_to(tile).times(scale).slices]
-        total[part.relative_to(window).times(scale).slices] += weights * (values.astype(np.float64) + result.centre)
+    for rows, results in tile_rows.items():
+        first, last = max(rows.start, window.row), min(rows.stop, window.row + window.height)
+        for result in results if first < last else ():
+            tile = result.tile.window
+            part = Window(first, tile.col, last - first, tile.width)
+            weights = spread(result.tile.weights()[part.relative_to(tile).slices], scale)
+            stored = mosaic.tiles.load(result.tile.index, check=first == tile.row)  # all of it, once
+            values = stored[part.relative_to(tile).times(scale).slices]
+            add = weights * (values.astype(np.float64) + (result.centre or 0.0))
+            total[part.relative_to(window).times(scale).slices] += add
     return total
 
 

@@ -97,6 +97,7 @@ def damage(path, block):
 @pytest.mark.parametrize(
     ("name", "block", "rescued"), [("guide.tif", (2, 2), True), ("source.tif", (8, 8), False)], ids=["guide", "source"]
 )
+@pytest.mark.usefixtures("guided_bicubic")
 def test_a_block_that_cannot_be_read_costs_its_tiles(name, block, rescued, tmp_path, monkeypatch):
     monkeypatch.setattr("geosr.raster.SMALL", 0)  # as if too large to be read through beforehand
     blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
@@ -138,6 +139,7 @@ def test_a_source_that_changes_midway_is_never_mixed(tmp_path):
     assert not (tmp_path / "out.tif").exists()
 
 
+@pytest.mark.usefixtures("guided_bicubic")
 def test_a_file_that_is_gone_for_a_while_costs_nothing(tmp_path):
     pair = make_pair(tmp_path, size=60)
     run(*pair, tmp_path / "undisturbed.tif", 4, tile=64)

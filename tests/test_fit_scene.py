@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 import rasterio
+from outputs import SMALL_NETWORK, run
 from pairs import contents, make_pair, upscale
 
 from geosr.methods.mmsr import Mmsr
-from geosr.options import Execution, Inputs, Recipe
+from geosr.options import Execution, Inputs, Recipe, Stage
 from geosr.pipeline import fit_scene, make_plan, measure_scene, place, solve_tile
 
 QUICK = ["--set", "epochs=3", "--set", "channels=8", "--set", "belief=full", "--tile", "160", "--fit", "scene"]
@@ -39,7 +40,7 @@ def test_every_tile_uses_the_state_of_the_scene(tmp_path, monkeypatch):
     inputs = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif")
     recipe = Recipe(settings={"epochs": 3, "channels": 8}, tile=160, fit="scene")
     plan = make_plan(inputs, recipe)
-    placement, stats = place(len(plan.tiles), Execution()), measure_scene(plan.scene, plan.tiles)
+    placement, stats = place(len(plan.tiles), Execution()), measure_scene(plan)
     fitted = dataclasses.replace(plan, state=fit_scene(plan, placement, stats))
 
     def refuse(*_):
@@ -80,6 +81,25 @@ def test_a_killed_run_goes_on_with_the_stored_fit(tmp_path):
     assert resumed.wait(timeout=600) == 0
     assert read(tmp_path / "out.tif")[0].tobytes() == read(tmp_path / "whole.tif")[0].tobytes()
     assert not list(tmp_path.glob(".out.tif*"))
+
+
+def test_a_run_that_is_stopped_right_after_its_fit_keeps_it(tmp_path, monkeypatch):
+    pair = make_pair(tmp_path, size=48)
+    recipe = {**SMALL_NETWORK, "tile": 112}
+    run(*pair, tmp_path / "whole.tif", 4, **recipe)
+
+    def stop(event):
+        if event == Stage("tiles"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as ended:
+        run(*pair, tmp_path / "out.tif", 4, on_event=stop, **recipe)
+    (folder,) = tmp_path.glob(".out.tif*")
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "run.json", "state.npz", "tiles"]
+    assert ended.value.__notes__ == [f"the finished fit is kept in {folder}; run the same command again to continue"]
+    monkeypatch.delattr("geosr.pipeline.fit_scene")
+    run(*pair, tmp_path / "out.tif", 4, **recipe)
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
 def test_a_damaged_state_is_made_anew(tmp_path):

@@ -157,6 +157,7 @@ PAIRS = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("guided_bicubic")
 @pytest.mark.parametrize("name", PAIRS)
 def test_real_pairs(tmp_path, name):
     source, pooled, guide, scale = PAIRS[name]
@@ -263,6 +264,7 @@ def plain_guide(name, given):
 
 @pytest.mark.parametrize("name", ["RGBA.byte.tif", "RGBA.uint16.tif", "pix4d_alpha_nodata.tif", "RGB.byte.tif",
                                   "image_rgba_nodata.tif", "image_colormap.tif", "slim_g4.tif"])  # fmt: skip
+@pytest.mark.usefixtures("guided_bicubic")
 def test_odd_guides(tmp_path, name):
     """A source whose pixels are 4 x 4 of the guide's: the aligned guide is the file itself, gaps included."""
     with opened(shared_data() / "odd" / name) as given:

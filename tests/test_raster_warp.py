@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasters import UTM, grid, pixel_centres, plain_read, shared_data, world, write
 
+from geosr import warp
 from geosr.errors import InputError
 from geosr.grid import Window, crop
 from geosr.raster import (
@@ -122,6 +123,49 @@ def test_any_grid_to_any_grid(tmp_path, step, stretch, rotation, shear, south_up
     assert misplacement(values, valid, target) < HUNDREDTH
 
 
+@pytest.mark.parametrize("step", [0.1, 0.3, 0.8, 1.0, 1.7])
+@pytest.mark.parametrize("share", [1.0, 0.98, 0.5])
+def test_parallel_grids_are_no_special_case(tmp_path, step, share):
+    """Axes along each other or turned by a millionth of a degree, which no shortcut takes: the same values and gaps."""
+    shape = int(140 / step), int(170 / step)
+    rng = np.random.default_rng(5)
+    values, mask = rng.normal(size=(2, *shape)).astype(np.float32), rng.random(shape) < share
+    reads = []
+    for rotation in (0.0, 1e-8):
+        affine = around((X + 0.3, Y), shape, step, rotation=rotation)
+        reads.append(read_guide(describe_guide(write(tmp_path / "p.tif", values, affine, mask=mask)), TARGET))
+    (parallel, seen), (turned, also_seen) = reads
+    assert np.mean(seen != also_seen) < 1e-3
+    both = seen & also_seen
+    assert both.mean() > 0.4
+    np.testing.assert_allclose(parallel[:, both], turned[:, both], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["from degrees", "onto degrees", "from the next zone", "from web mercator"])
+def test_positions_between_two_crs_are_those_of_proj(tmp_path, name):
+    """Every pixel by pyproj itself, to a tenth of the thousandth of a pixel that is promised."""
+    target, shape, crs, step, turn = CASES[name]
+    guide = GeoBox(shape, around(shift(crs), shape, step, **turn), crs)
+    u, v = warp._corners(target, guide)
+    row, col = np.mgrid[: target.shape[0] + 1, : target.shape[1] + 1]
+    there = pyproj.Transformer.from_crs(target.crs.to_wkt(), crs, always_xy=True)
+    x, y = there.transform(*world(target.affine, col, row))
+    np.testing.assert_allclose([u, v], positions(guide, x, y), atol=1e-4)
+
+
+def test_where_a_projection_is_not_smooth_proj_itself_is_asked(tmp_path):
+    """A polar grid around the pole: longitudes jump there."""
+    polar = GeoBox((64, 64), around((0, 0), (64, 64), 50_000), "EPSG:3413")
+    globe = GeoBox((180, 360), grid(-180, 90, 1), "EPSG:4326")
+    u, v = warp._corners(polar, globe)
+    row, col = np.mgrid[:65, :65]
+    lon, lat = pyproj.Transformer.from_crs("EPSG:3413", "EPSG:4326", always_xy=True).transform(
+        *world(polar.affine, col, row)
+    )
+    np.testing.assert_allclose(v, 90 - lat, atol=1e-4)
+    np.testing.assert_allclose(np.exp(1j * np.radians(u - 180)), np.exp(1j * np.radians(lon)), atol=1e-5)
+
+
 def test_a_step_edge_is_averaged_by_area(tmp_path):
     values = np.zeros((400, 400), np.float32)
     values[:, 201:] = 1  # the edge at 20.1 target pixels of 10 guide pixels
@@ -153,7 +197,20 @@ def test_the_same_grid_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["rotated", "much finer", "from degrees", "coarser", "onto degrees", "onto a rotated grid"]
+    "name",
+    [
+        "4 times finer, aligned",
+        "2.5 times finer",
+        "as fine",
+        "south-up",
+        "rotated",
+        "much finer",
+        "from degrees",
+        "from the next zone",
+        "coarser",
+        "onto degrees",
+        "onto a rotated grid",
+    ],
 )
 def test_windows_equal_the_whole(tmp_path, name):
     target, shape, crs, step, turn = CASES[name]

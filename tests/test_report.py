@@ -40,7 +40,7 @@ def test_a_report_says_what_was_done(folder):
     assert report["inputs"]["guide"].startswith(f"{folder / 'guide.tif'}, ")
     assert list(report["seconds"]) == ["plan", "statistics", "tiles", "mosaic"]
     assert report["deviation"]["largest"] < 1e-5
-    assert (report["guided_percent"], report["scheduler"]) == (100, "threads")
+    assert (report["guided_percent"], report["scheduler"]) == (0, "threads")
     assert set(contents(folder)) == {"source.tif", "guide.tif", "out.tif", "report.json"}
 
 

@@ -79,3 +79,24 @@ def test_items_that_look_like_keys_are_items():
         "item-0",
         ("item-1",),
     ]
+
+
+def test_few_items_are_on_their_way_at_once():
+    """However many there are: what is not begun costs no more than its place in the list."""
+    asked = []
+
+    class Items:
+        def __len__(self):
+            return 5000
+
+        def __getitem__(self, place):
+            asked.append(place)
+            return range(5000)[place]
+
+    done = []
+
+    def ahead(result):
+        done.append(result)
+        assert sum(len(range(5000)[place]) for place in asked) - len(done) < 1100
+
+    assert run(lambda item: item, Items(), workers=2, on_done=ahead) == [*range(5000)]

@@ -167,6 +167,8 @@ def test_items_are_worked_on_and_lost_ones_told(tmp_path):
         results = pool.run(deadly, [0, 1, 2, 3, 4], on_done=told.append, on_lost=lambda item, why: -item)
         assert results == [0, 1, 4, -3, 16]
         assert sorted(told) == [-3, 0, 1, 4, 16]
+        settings = ["MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"]  # with the first tiles take seven times as long
+        assert pool.run(os.getenv, settings, on_done=told.append, on_lost=str) == [None, "1"]
         with pytest.raises(TileError, match="five"):
             pool.run(deadly, [4, 5], on_done=told.append, on_lost=lambda item, why: -item)
         with pytest.raises(TimeoutError, match="six"):

@@ -214,6 +214,7 @@ def test_where_the_guide_is_missing_the_source_is_interpolated(tmp_path):
         assert float(dataset.tags()["GEOSR_GUIDED_PERCENT"]) == pytest.approx(100 * report.guided, abs=0.01)
 
 
+@pytest.mark.usefixtures("guided_bicubic")
 def test_a_guide_without_a_valid_pixel_leaves_the_interpolation_or_is_refused(tmp_path):
     source = make_source(tmp_path / "source.tif", heights((16, 20)), True, "float32", -9999)
     guide = write(tmp_path / "guide.tif", np.zeros((3, 100, 100), "uint8"), AFFINE * Affine.scale(0.4), nodata=0)

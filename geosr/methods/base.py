@@ -22,7 +22,8 @@ class Patch:
 
     Attributes:
         guide: (bands, scale*h, scale*w) float32, each band about zero mean and unit standard deviation.
-            Where `guide_valid` is False the values were filled from valid neighbours.
+            Where `guide_valid` is False the values were filled from valid neighbours. No bands for a method that does
+            not use the guide.
         guide_valid: (scale*h, scale*w) bool.
         source: (h, w) float32, about zero mean and unit standard deviation; filled where invalid.
         source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
@@ -102,7 +103,10 @@ class Method(Protocol):
 
     @property
     def uses_guide(self) -> bool:
-        """Whether the guide has a say; where it has, gaps of the guide are filled with the interpolated source."""
+        """Whether the guide has a say; where it has, gaps of the guide are filled with the interpolated source.
+
+        Where it has none it is not read, and a patch's guide has no bands.
+        """
         return True
 
     @property
