@@ -190,6 +190,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.usefixtures("guided_bicubic")
 @pytest.mark.parametrize(("build", "phrases"), PAIRS, ids=[build.__name__ for build, _ in PAIRS])
 def test_pairs(build, phrases, folder):
     build(folder)
