@@ -20,6 +20,7 @@ from .render import INTERRUPTED, say
 
 _COMMANDS = {
     "upscale": "Make the coarse raster sharper, with the image as a guide.",
+    "batch": "The same for many pairs: a folder, a list, a data set; with a table at the end.",
     "info": "Look at a pair first: do the two fit, and what would be done?",
     "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
     "evaluate": "Measure a result against the truth, or rerun a paper's table on its data set.",

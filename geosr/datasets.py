@@ -12,7 +12,9 @@ from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from geosr import raster
 from geosr.consistency import blocks_of
@@ -20,6 +22,8 @@ from geosr.errors import InputError
 from geosr.grid import Window, crop
 from geosr.pair import Pair
 from geosr.raster_guard import show
+from geosr.store import reported, scratch_folder
+from geosr.writer import write_tile
 
 Array = NDArray[np.float64]
 
@@ -101,6 +105,66 @@ def pool_truth(
     means = np.asarray(blocks_of(truth, scale).mean(axis=(1, 3)))
     valid = np.isfinite(means)
     return TruePair(name, Pair(guide, seen, np.where(valid, means, 0.0), valid), truth)
+
+
+def save_sample(sample: Sample, scale: int, source: Path, guide: Path) -> None:
+    """Write a sample's pair, float32 without georeference, and beside the source the truth, `..._truth.tif`.
+
+    Files that are there and no older than those they are made from are left as they are, so that a run goes on where
+    it was.
+
+    Raises:
+        InputError: as `Sample.read`.
+        OutputError: there is no room or no right.
+    """
+    truth = source.with_name(source.name.replace("_source", "_truth"))
+    newest = max(path.stat().st_mtime_ns for path in (sample.guide, sample.truth))
+    if all(path.exists() and path.stat().st_mtime_ns >= newest for path in (truth, guide, source)):
+        return
+    true = sample.read(scale)
+    low = np.where(true.pair.source_valid, true.pair.source, np.nan)
+    made = ((truth, true.truth[None], None), (guide, true.pair.guide, true.pair.guide_valid), (source, low[None], None))
+    with reported(f"{show(source.parent)} cannot be written"):
+        source.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(source) as hidden, reported(f"cannot write {source}"):
+        for path, values, valid in made:
+            grid = GeoBox(values.shape[1:], Affine.identity(), None)
+            write_tile(hidden / path.name, values.astype(np.float32), grid, None, valid=valid)
+            (hidden / path.name).replace(path)
+
+
+def dfc2014(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Thermal (LWIR) and visible images by name: `TelopsDatasetCityLWIR*.img` with `TelopsDatasetCityVisible*.img`.
+
+    ENVI files, anywhere below `root`, each with its `.hdr`. There is no truth. The visible mosaic's size is not five
+    times the other's: only their map coordinates, from the headers, say how they lie.
+
+    Raises:
+        InputError: there are no such files, or a header is missing.
+    """
+    found = {
+        kind: [path for path in sorted(root.rglob(f"*{kind}*.img")) if path.is_file()] for kind in ("LWIR", "Visible")
+    }
+    if not all(found.values()):
+        counts = " and ".join(f"{len(paths)} *{kind}*.img" for kind, paths in found.items())
+        raise InputError(
+            f"{show(root)} holds no pair such as TelopsDatasetCityLWIR_Subset.img with "
+            f"TelopsDatasetCityVisible_20cm_Subset.img; found {counts}"
+        )
+    for path in (*found["LWIR"], *found["Visible"]):
+        if not any(header.is_file() for header in (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"))):
+            raise InputError(f"{show(path)} has no header; its size and position are in {show(path.stem)}.hdr")
+    visible = {_part(path, "Visible"): path for path in found["Visible"]}
+    pairs = {path.stem: (path, visible[part]) for path in found["LWIR"] if (part := _part(path, "LWIR")) in visible}
+    if not pairs:
+        raise InputError(f"{show(root)}: no LWIR image is of the same part (subset or full) as a visible one")
+    return pairs
+
+
+def _part(path: Path, kind: str) -> tuple[str, str]:
+    """What a thermal and a visible image of the same ground have in common: `_20cm` is the visible one's size."""
+    before, _, after = path.stem.partition(kind)
+    return before, after.replace("_20cm", "")
 
 
 def middlebury(root: Path) -> list[Sample]:

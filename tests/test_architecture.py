@@ -34,8 +34,8 @@ LAYERS = [
     ["quicklook", "evaluation", "datasets"],
     ["views", "style", "protocols"],
     ["report_page"],
-    ["pipeline"],
-    ["inspection", "pairs_folder", "accessor", "comparison"],
+    ["pipeline", "pair_lists"],
+    ["batch", "inspection", "pairs_folder", "accessor", "comparison"],
     ["__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
