@@ -27,6 +27,7 @@ _COMMANDS = {
     "compare": "Run methods side by side on a pair: errors, seconds, memory, and a picture.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
     "quicklook": "Draw a raster as a picture.",
+    "thermal": "Make temperatures out of Landsat's thermal digital numbers, to be a source.",
     "methods": "List the methods and their presets.",
 }
 _BROKEN_PIPE = 141  # what a shell reports of a command whose reader has left

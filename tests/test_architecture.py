@@ -31,7 +31,7 @@ LAYERS = [
     ["methods.classic", "methods.diffusion", "methods.filters", "methods.regression"],
     ["methods.mmsr", "methods.p2p", "methods.foreign"],
     ["writer", "tile_run", "provenance", "report", "assess", "coregister", "tables", "figures", "trials"],
-    ["quicklook", "evaluation", "datasets"],
+    ["quicklook", "evaluation", "datasets", "thermal"],
     ["views", "style", "protocols"],
     ["report_page"],
     ["pipeline", "pair_lists"],
