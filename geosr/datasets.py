@@ -6,6 +6,7 @@ truth on the same pixels; the source is made from the truth, its means over `sca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -30,6 +31,9 @@ Array = NDArray[np.float64]
 CROP = 320
 """Side of the papers' images in pixels."""
 
+_SCENES = (("im2.png", "disp2.png", 0.0), ("view1.png", "disp1.png", 0.0), ("im0.png", "disp0.pfm", None))
+"""Image, disparities and what means unknown in Middlebury's scenes of 2003, of 2005 (and 2006), and of 2014."""
+
 DFC2019_TILES = 6
 """Tiles whose nine crops make 54 pairs, as many as the paper has; it does not name its own."""
 
@@ -53,6 +57,7 @@ class Sample:
         guide: file of the sharp image.
         truth: file of what is to be found, on the same pixels.
         window: the part of both that is used; None for all.
+        unknown: the value in the truth's file that means that nothing is known.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Sample:
     guide: Path
     truth: Path
     window: Window | None = None
+    unknown: float | None = None
 
     def read(self, scale: int) -> TruePair:
         """The pair and its truth, both cut to whole source pixels.
@@ -67,19 +73,45 @@ class Sample:
         Raises:
             InputError: a file is refused, or guide and truth differ in size.
         """
-        guide, truth = raster.describe_guide(self.guide), raster.describe_source(self.truth)
+        guide, truth = raster.describe_guide(self.guide), self._read_truth()
         if guide.shape != truth.shape:
             raise InputError(
                 f"{show(self.guide)} is {_size(guide.shape)} pixels, {show(self.truth.name)} {_size(truth.shape)}; "
                 "guide and truth must lie on the same pixels"
             )
-        window = self.window or Window(0, 0, *truth.shape)
-        values, valid = raster.read_source(truth, window)
+        window = self.window or Window(0, 0, *guide.shape)
         image, image_valid = raster.read_guide(guide, crop(guide.geobox, window), grid=guide.geobox)
-        return pool_truth(self.name, np.where(valid, values, np.nan), image, scale, image_valid)
+        return pool_truth(self.name, truth[window.slices], image, scale, image_valid)
+
+    def _read_truth(self) -> Array:
+        """All of it, NaN where unknown."""
+        if self.truth.suffix.lower() == ".pfm":
+            return read_pfm(self.truth)
+        values, valid = raster.read_source(raster.describe_source(self.truth, nodata=self.unknown))
+        return np.where(valid, values, np.nan)
 
 
-def _size(shape: tuple[int, int]) -> str:
+def read_pfm(path: Path) -> Array:
+    """A Portable Float Map of one band, as Middlebury 2014 has its disparities; NaN where it is not finite.
+
+    Raises:
+        InputError: it cannot be read or is none.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{show(path)}: cannot be read: {error.strerror or error}") from error
+    header = re.match(rb"Pf\s+(\d{1,6})\s+(\d{1,6})\s+(-?[0-9.]+)\s", data)
+    if not header:
+        raise InputError(f"{show(path)}: is no PFM file of one band")
+    cols, rows, body = int(header[1]), int(header[2]), data[header.end() :]
+    if len(body) != rows * cols * 4 or not rows * cols:
+        raise InputError(f"{show(path)}: {cols} x {rows} pixels need {rows * cols * 4} bytes, it has {len(body)}")
+    stored = np.frombuffer(body, "<f4" if header[3].startswith(b"-") else ">f4").reshape(rows, cols)[::-1]
+    return np.where(np.isfinite(stored), stored, np.nan).astype(np.float64)
+
+
+def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
@@ -170,18 +202,32 @@ def _part(path: Path, kind: str) -> tuple[str, str]:
 def middlebury(root: Path) -> list[Sample]:
     """`guide/NAME.png` and `source_hr/NAME.png`, in `root` or in folders of it (2003, 2005, 2014), each a group.
 
-    The files may as well be of another format: any folder of pairs can be laid out so.
+    The files may as well be of another format: any folder of pairs can be laid out so. Without such folders: scenes as
+    Middlebury's site distributes them, a folder each (see `_SCENES`), grouped by the folder above. Disparities are
+    taken as stored, not divided by the site's scale factors, and invalid where unknown: 0 in PNG, infinite in PFM.
 
     Raises:
         InputError: the folder is laid out otherwise, or an image has no counterpart.
     """
     folders = [folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "source_hr").is_dir()]
     if not folders:
-        raise InputError(
-            f"{show(root)} holds no guide/ and source_hr/, nor folders such as 2003/ that do; expected are images of "
-            "the same names in both"
-        )
+        return _middlebury_scenes(root)
     return [sample for folder in folders for sample in _middlebury_group(folder)]
+
+
+def _middlebury_scenes(root: Path) -> list[Sample]:
+    samples = [
+        Sample(image.parent.name, image.resolve().parent.parent.name, image, truth, unknown=unknown)
+        for name, disparity, unknown in _SCENES
+        for image in sorted(root.rglob(name))
+        if (truth := image.with_name(disparity)).is_file()
+    ]
+    if not samples:
+        raise InputError(
+            f"{show(root)} holds no guide/ and source_hr/ with images of the same names, nor folders such as 2003/ "
+            f"that do, nor scenes with {', or '.join(f'{image} and {truth}' for image, truth, _ in _SCENES)}"
+        )
+    return samples
 
 
 def _middlebury_group(folder: Path) -> list[Sample]:

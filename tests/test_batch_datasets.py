@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from outputs import block_means, check_means, opened, physical
-from pairs import geosr, write_samples, write_view
+from pairs import geosr, write_png, write_samples, write_view
 from rasters import grid, write
 
 from geosr.datasets import dfc2014
@@ -61,6 +61,39 @@ def test_middlebury_groups_go_on_where_they_were(tmp_path):
     assert [pair["status"] for pair in pairs.values()] == ["skipped", "done", "skipped"]
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/**/*.tif")}
     assert [name for name in before if before[name] != after[name]] == ["2003_235_x8.tif"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_middlebury_scenes_as_distributed(tmp_path, order):
+    rng = np.random.default_rng(6)
+    truths = {name: rng.integers(1, 200, (41, 50)) for name in ("cones", "Art", "Jadeplant")}
+    for truth in truths.values():
+        truth[3, 4] = 0
+    for year, name, image, disparity in (
+        ("2003", "cones", "im2.png", "disp2.png"),
+        ("2005", "Art", "view1.png", "disp1.png"),
+        ("2014", "Jadeplant", "im0.png", None),
+    ):
+        write_png(tmp_path / "set" / year / name / image, np.stack([truths[name]] * 3).astype("uint8"))
+        if disparity:
+            write_png(tmp_path / "set" / year / name / disparity, truths[name].astype("uint8"))
+    stored = np.where(truths["Jadeplant"] > 0, truths["Jadeplant"] + 0.25, np.inf)[::-1].astype(f"{order}f4")
+    pfm = tmp_path / "set/2014/Jadeplant/disp0.pfm"
+    pfm.write_bytes(f"Pf\n50 41\n{'-1' if order == '<' else '1'}\n".encode() + stored.tobytes())
+    done, pairs = batch(tmp_path, "middlebury", "--scale", 4)
+    assert done.code == 0, done.err
+    assert [*pairs] == ["2003_cones", "2005_Art", "2014_Jadeplant"]
+    for name, truth in zip(pairs, truths.values(), strict=True):
+        expected = block_means(truth[:40, :48].astype(float), 4) + 0.25 * name.startswith("2014")
+        expected[0, 1] = np.nan
+        source = tmp_path / "out/inputs" / f"{name}_x4_source.tif"
+        np.testing.assert_allclose(physical(source), expected, rtol=1e-6)
+        check_means(source, tmp_path / "out" / f"{name}_x4.tif", 4)
+    for damaged, text in ((b"P6\n50 41\n1\n", "is no PFM"), (pfm.read_bytes()[:-4], "need 8200 bytes, it has 8196")):
+        pfm.write_bytes(damaged)
+        again, pairs = batch(tmp_path, "middlebury", "--overwrite", "--scale", 5)
+        assert again.code == 5
+        assert text in pairs["2014_Jadeplant"]["why"]
 
 
 def write_telops(folder, crs="EPSG:32619", size=(16, 14)):
