@@ -119,7 +119,7 @@ def command(
     if dry_run:
         planned = plan_batch(found, inputs, recipe, overwrite=overwrite)
         write_files(files, planned.table, planned.content())
-        click.echo(printable("\n".join(_listing(planned).lines())))
+        click.echo(printable("\n".join([*_listing(planned).lines(), "", _closing(planned)])))
         return 0
     counter = _Counter(len(found.jobs), quiet)
     done = run_batch(found, inputs, recipe, execution, counter.show)
@@ -194,7 +194,7 @@ def _print_notes(done: Summary) -> None:
 
 
 def _closing(done: Summary) -> str:
-    return ", ".join(f"{number} {status}" for status, number in done.counts.items())
+    return ", ".join(f"{number} {status}" for status, number in done.counts.items() if number)
 
 
 def _listing(planned: Summary) -> Table:

@@ -14,13 +14,13 @@ from geosr.datasets import save_sample
 from geosr.errors import GeosrError, TileError
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
-from geosr.pipeline import Report, upscale_file
+from geosr.pipeline import Report, open_scene, upscale_file
 from geosr.raster_guard import show
 from geosr.runner import Threads
 from geosr.store import reported
 from geosr.tables import Table
 
-DONE, SKIPPED, FAILED, LEFT_OUT = "done", "skipped", "failed", "left out"
+STATUSES = DONE, TO_DO, SKIPPED, FAILED, LEFT_OUT = "done", "to do", "skipped", "failed", "left out"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Outcome:
 
     Attributes:
         name: of the pair.
-        status: `done`; `skipped`, its output was there; `failed`; `left out`, it is no pair or listed twice.
+        status: `done`; `skipped`, its output was there; `failed`; `left out`, it is no pair or listed twice; of a plan
+            `to do`.
         why: what went wrong, or what else is to be said.
         seconds: that it took.
         expected: root mean square error to be expected, in the source's units.
@@ -59,10 +60,7 @@ class Summary:
     @property
     def counts(self) -> dict[str, int]:
         """How many there are of each status."""
-        return {
-            status: sum(found.status == status for found in self.outcomes)
-            for status in (DONE, SKIPPED, FAILED, LEFT_OUT)
-        }
+        return {status: sum(found.status == status for found in self.outcomes) for status in STATUSES}
 
     @property
     def exit_code(self) -> int:
@@ -84,12 +82,26 @@ class Summary:
 
 
 def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bool) -> Summary:
-    """What `run_batch` would do: `to do`, `skipped`, `failed` or `left out`. Pixels are not looked at."""
+    """What `run_batch` would do: `to do`, `skipped`, `failed` or `left out`.
+
+    Every pair is opened as a run would, to see whether its files can be read and fit; samples, whose files are not made
+    yet, are not.
+    """
     outcomes = []
     for job in found.jobs:
         there = None if overwrite else _earlier(job, inputs, recipe)
-        outcomes.append(there or _of(job, "to do"))
+        outcomes.append(there or _look(job, inputs))
     return Summary((*outcomes, *_misfits(found)))
+
+
+def _look(job: Job, inputs: Inputs) -> Outcome:
+    if job.sample:
+        return _of(job, TO_DO)
+    try:
+        scene = open_scene(replace(inputs, source=job.source, guide=job.guide, coregister=False))
+    except (GeosrError, MemoryError) as error:
+        return _of(job, FAILED, str(error) or "out of memory")
+    return replace(_of(job, TO_DO), notes=scene.notes)
 
 
 def run_batch(
