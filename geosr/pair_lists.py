@@ -102,13 +102,13 @@ def pairs_by_pattern(source: str, guide: str, template: str, scale: int) -> Pair
     for stem, path in sources.items():
         beside = Path(guide.replace("{stem}", stem))
         if beside.is_file():
-            jobs.append(Job(stem, path, beside, _fill(template, stem, scale)))
+            jobs.append(Job(show(stem), path, beside, _fill(template, stem, scale)))
         else:
-            misfits.append(Misfit(str(path), f"has no guide: {show(beside)} is not there", wanted=True))
+            misfits.append(Misfit(show(path), f"has no guide: {show(beside)} is not there", wanted=True))
     if guide.count("{stem}") == 1:
         guides = _matches(guide.replace("{stem}", "*")) if "*" not in guide else {}
         alone = (path for stem, path in guides.items() if stem not in sources)
-        misfits += [Misfit(str(path), "is a guide without a source", wanted=False) for path in alone]
+        misfits += [Misfit(show(path), "is a guide without a source", wanted=False) for path in alone]
     return _checked(jobs, misfits)
 
 
@@ -136,11 +136,11 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
     for line, row in _rows(manifest):
         source, guide, output = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
         if not source or not guide:
-            misfits.append(Misfit(f"{manifest.name}, line {line}", "names no source or no guide", wanted=True))
+            misfits.append(Misfit(f"{show(manifest.name)}, line {line}", "names no source or no guide", wanted=True))
             continue
         stem = Path(source).stem
         made = manifest.parent / output if output else _fill(check_template(template), stem, scale)
-        jobs.append(Job(stem, manifest.parent / source, manifest.parent / guide, made))
+        jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made))
     if not jobs:
         raise InputError(f"{show(manifest)} lists no pair")
     return _checked(jobs, misfits)
@@ -180,7 +180,9 @@ def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairLi
     if not root.is_dir():
         raise InputError(f"{show(root)} is no folder; give the root of the data set")
     if name == "dfc2014":
-        return _checked([Job(stem, *pair, _fill(template, stem, scale)) for stem, pair in dfc2014(root).items()], [])
+        return _checked(
+            [Job(show(stem), *pair, _fill(template, stem, scale)) for stem, pair in dfc2014(root).items()], []
+        )
     samples = DATASETS[name](root)
     grouped = len({sample.group for sample in samples}) > 1
     jobs = []
@@ -188,7 +190,7 @@ def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairLi
         stem = f"{sample.group}_{sample.name}" if grouped else sample.name
         output = _fill(template, stem, scale)
         source, guide = (output.parent / "inputs" / f"{stem}_x{scale}_{part}.tif" for part in ("source", "guide"))
-        jobs.append(Job(stem, source, guide, output, sample))
+        jobs.append(Job(show(stem), source, guide, output, sample))
     return _checked(jobs, [])
 
 

@@ -261,8 +261,8 @@ def _spelled(scales: range) -> str:
 def place(tiles: int, execution: Execution) -> Placement:
     """Decide device, workers and threads.
 
-    Threads a tile follow from the number of tiles and the machine, never from the workers, so that the
-    number of workers changes no bit of the output.
+    Threads a tile are those of `execution`, or follow from the number of tiles and the machine; never from the
+    workers, so that the number of workers changes no bit of the output.
 
     Raises:
         UnavailableError: the device asked for is not there.
