@@ -157,7 +157,9 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
     assert "1 skipped" in again.out
     (tmp_path / "out").rename(tmp_path / "killed")
     assert batch(tmp_path, *network, method="mmsr").code == 0
-    assert contents(tmp_path / "killed") == contents(tmp_path / "out")
+    # killed while it removed a finished run's folder, it leaves that behind under a hidden name
+    killed = {name: digest for name, digest in contents(tmp_path / "killed").items() if not name.startswith(".")}
+    assert killed == contents(tmp_path / "out")
 
 
 def test_failed_tiles_are_as_for_one_scene(tmp_path):
