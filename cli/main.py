@@ -20,12 +20,14 @@ from .render import INTERRUPTED, say
 
 _COMMANDS = {
     "upscale": "Make the coarse raster sharper, with the image as a guide.",
+    "batch": "The same for many pairs: a folder, a list, a data set; with a table at the end.",
     "info": "Look at a pair first: do the two fit, and what would be done?",
     "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
     "evaluate": "Measure a result against the truth, or rerun a paper's table on its data set.",
     "compare": "Run methods side by side on a pair: errors, seconds, memory, and a picture.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
     "quicklook": "Draw a raster as a picture.",
+    "thermal": "Make temperatures out of Landsat's thermal digital numbers, to be a source.",
     "methods": "List the methods and their presets.",
 }
 _BROKEN_PIPE = 141  # what a shell reports of a command whose reader has left

@@ -129,18 +129,27 @@ def reconcile(
         )
     if source.crs is not None:
         return guide, ()
-    bare = [box.affine.almost_equals(Affine.identity()) for box in (source, guide)]
-    if not any(bare):
+    if not any(box.affine.almost_equals(Affine.identity()) for box in (source, guide)):
         return guide, ("neither raster has a CRS: their coordinates are taken to be of the same one",)
     factors = [g / s for g, s in zip(guide.shape, source.shape, strict=True)]
-    if not all(bare) or factors[0] != factors[1] or not factors[0].is_integer():
+    if (
+        not (_counts_pixels(source) and _counts_pixels(guide))
+        or factors[0] != factors[1]
+        or not factors[0].is_integer()
+    ):
         raise InputError(
             f"neither raster has a CRS, and their pixels do not nest: "
             f"{names[0]} {_size(source)}, {names[1]} {_size(guide)}; "
             "give both a georeference"
         )
-    placed = GeoBox(guide.shape, Affine.scale(1 / factors[0]), None)
+    placed = GeoBox(guide.shape, source.affine * Affine.scale(1 / factors[0]), None)
     return placed, ("neither raster is georeferenced: they are taken to share their corners",)
+
+
+def _counts_pixels(box: GeoBox) -> bool:
+    """Whether the coordinates are those of pixels, a whole raster's corner at 0, 0: as in a result of such a pair."""
+    a, b, c, d, e, f = box.affine[:6]
+    return bool(b == c == d == f == 0 and a == e > 0)
 
 
 def _size(box: GeoBox) -> str:

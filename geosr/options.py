@@ -95,7 +95,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how the work runs; nothing here changes what a method makes of a tile on one kind of device.
+    """Where and how the work runs; only `device` and `threads` have a say, in the last bits, in what a method makes.
 
     Attributes:
         device: `auto`, `cpu` or `cuda`.
@@ -113,6 +113,8 @@ class Execution:
             after which the run ends; derived from the tiles done when None. Threads cannot be ended.
         gpus: `all`, or the numbers of those to use, as in `0,1`: one worker process each.
         style: write a QGIS style beside the output.
+        threads: of the processor for a fit and for each tile; all for a fit, and what follows from the number of tiles
+            and the machine for a tile, when None.
     """
 
     device: str = "auto"
@@ -127,12 +129,15 @@ class Execution:
     tile_timeout: float | None = None
     gpus: str | None = None
     style: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise UnavailableError(f"device is {self.device!r}; use one of {', '.join(DEVICES)}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers}; it must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; it must be at least 1")
         if self.scheduler not in ("threads", "processes") and not self.scheduler.startswith("tcp://"):
             raise UsageError(f"scheduler is {self.scheduler!r}; use threads, processes or tcp://HOST:PORT")
         if self.on_tile_error not in ON_TILE_ERROR:

@@ -176,11 +176,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where tiles are worked on: `workers` at once, each with `threads` of the processor, and one of `gpus` if any."""
+    """Where tiles are worked on: `workers` at once, each with `threads` of the processor, and one of `gpus` if any.
+
+    A fit for the scene has the `fit_threads`.
+    """
 
     device: str
     workers: int
     threads: int
+    fit_threads: int
     gpus: tuple[str, ...] = ()
 
 
@@ -257,22 +261,24 @@ def _spelled(scales: range) -> str:
 def place(tiles: int, execution: Execution) -> Placement:
     """Decide device, workers and threads.
 
-    Threads a tile follow from the number of tiles and the machine, never from the workers, so that the
-    number of workers changes no bit of the output.
+    Threads a tile are those of `execution`, or follow from the number of tiles and the machine; never from the
+    workers, so that the number of workers changes no bit of the output.
 
     Raises:
         UnavailableError: the device asked for is not there.
     """
     from geosr.device import pick_device, pick_gpus
 
+    cores = processors()
+    fit_threads = execution.threads or cores
     if execution.gpus is not None:
         gpus = pick_gpus(execution.gpus)
-        return Placement("cuda", len(gpus), 1, gpus)
-    device, cores = pick_device(execution.device), processors()
+        return Placement("cuda", len(gpus), 1, fit_threads, gpus)
+    device = pick_device(execution.device)
     if device != "cpu":
-        return Placement(device, execution.workers or 1, 1)
-    threads = max(1, cores // tiles)
-    return Placement(device, execution.workers or max(1, cores // threads), threads)
+        return Placement(device, execution.workers or 1, 1, fit_threads)
+    threads = execution.threads or max(1, cores // tiles)
+    return Placement(device, execution.workers or max(1, cores // threads), threads, fit_threads)
 
 
 def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> Report:
@@ -456,7 +462,7 @@ def _statistics(plan: Plan, folder: RunFolder) -> Stats:
 def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
     """The method fitted on a few tiles drawn from the scene; empty if none tells anything.
 
-    It has the machine to itself, so it takes all threads.
+    It takes all threads where the scene has the machine to itself.
 
     Raises:
         TileError: the fit failed.
@@ -466,7 +472,7 @@ def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
     patches = _draw_patches(plan, stats, FIT_TILES)
     if not patches:
         return {}
-    with torch_threads(processors()):
+    with torch_threads(placement.fit_threads):
         return plan.method.fit(patches, plan.recipe.seed, placement.device)
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import dask.threaded
-from dask.callbacks import Callback
 
 _AT_ONCE = 1024  # items given to Dask together: it keeps kilobytes for each until all are done
 
@@ -62,10 +61,11 @@ class Threads:
         def tell(key: str, result: Result, *_: Any) -> None:
             on_done(result)
 
+        callbacks = [(None, None, None, tell, None)]  # registered with Dask, it would hear of other threads' runs
         results: list[Result] = []
         for first in range(0, len(items), _AT_ONCE):
             batch = enumerate(items[first : first + _AT_ONCE])
             graph = {f"item-{position}": (partial(function, item),) for position, item in batch}
-            with Callback(posttask=tell):
-                results += dask.threaded.get(graph, list(graph), num_workers=at_once or self.workers)
+            workers = at_once or self.workers
+            results += dask.threaded.get(graph, list(graph), num_workers=workers, callbacks=callbacks)
         return results

@@ -183,7 +183,7 @@ class RunFolder:
             self._manifest = earlier
         elif _finished(self.path):
             self.changes = changes
-        with _reported(f"cannot write in {self.path}"):
+        with reported(f"cannot write in {self.path}"):
             _sweep(self.path, {"lock"} if changes else _KEPT)
             (self.path / "tiles").mkdir(exist_ok=True)
         self._write_manifest()
@@ -223,7 +223,7 @@ class RunFolder:
 
     def tiles(self, layers: Iterable[str] = ()) -> TileStore:
         """The tiles of this run, and room for those of further rasters. What is remembered later has no say in them."""
-        with _reported(f"cannot write in {self.path}"):
+        with reported(f"cannot write in {self.path}"):
             for name in layers:
                 (self.path / name).mkdir(exist_ok=True)
         return TileStore(self.path / "tiles", _digest(json.dumps(self._manifest, sort_keys=True).encode()))
@@ -289,7 +289,7 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
 @contextmanager
 def _locked(path: Path, output: Path) -> Iterator[None]:
     """Hold the folder's lock file, made with the folder if need be."""
-    with _reported(f"cannot write in {output.parent}"):
+    with reported(f"cannot write in {output.parent}"):
         lock = _lock(path, output)
     with lock:
         with suppress(OSError):  # who holds it is said for people; on a full disk the manifest will fail
@@ -355,7 +355,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder above is missing or cannot be written to.
     """
-    with _reported(f"cannot write in {beside.parent}"):
+    with reported(f"cannot write in {beside.parent}"):
         path = Path(tempfile.mkdtemp(prefix=f".{beside.name[:_NAME]}.", suffix=".geosr", dir=beside.parent))
     try:
         yield path
@@ -406,7 +406,7 @@ def write_whole(path: Path, data: bytes) -> None:
         OutputError: there is no room or no right.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
-    with _reported(f"cannot write {path}"):
+    with reported(f"cannot write {path}"):
         try:
             with part.open("xb") as file:
                 file.write(data)
@@ -419,7 +419,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _reported(what: str) -> Iterator[None]:
+def reported(what: str) -> Iterator[None]:
+    """Whatever the system refuses becomes an `OutputError` that begins with `what`."""
     try:
         yield
     except OutputError:  # an OSError itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from geosr.grid import GridPair, Window
 from geosr.raster import CACHE_BYTES, GDAL_ERRORS, Raster, gdal_environment
 from geosr.raster_guard import show
 from geosr.seams import SeamMeter
-from geosr.store import TileResult, TileStore
+from geosr.store import TileResult, TileStore, scratch_folder
 from geosr.tiling import Span, core_edges
 
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB
@@ -463,6 +463,55 @@ def write_tile(
         made.write(bands)
         if valid is not None:
             made.write_mask(valid)
+
+
+def write_strips(
+    output: Path,
+    strips: Iterable[tuple[int, NDArray[np.float32]]],
+    grid: GeoBox,
+    crs_wkt: str | None,
+    *,
+    units: str,
+    description: str,
+    tags: Mapping[str, str],
+    overwrite: bool,
+) -> None:
+    """A GeoTIFF of one float32 band from strips of whole rows, NaN where invalid; whole or not at all.
+
+    Args:
+        output: from `check_output`.
+        strips: number of the first row, and (rows, columns).
+        grid: of all rows.
+        crs_wkt: the whole CRS.
+        units: of the band.
+        description: of the band.
+        tags: of the file.
+        overwrite: replace a file of that name.
+
+    Raises:
+        OutputError: there is no room or no right.
+    """
+    profile = {
+        "driver": "GTiff",
+        "height": grid.shape[0],
+        "width": grid.shape[1],
+        "count": 1,
+        "dtype": "float32",
+        "crs": CRS.from_wkt(crs_wkt) if crs_wkt else None,
+        "transform": grid.affine,
+        "compress": "deflate",
+        "predictor": 3,
+        "nodata": float("nan"),
+        "BIGTIFF": "IF_SAFER",
+    }
+    with scratch_folder(output) as hidden, _reported(output), gdal_environment():
+        made = hidden / "made.tif"
+        with rasterio.open(made, "w", **profile) as dataset:
+            dataset.units, dataset.descriptions = (units,), (description,)
+            dataset.update_tags(**tags)
+            for row, values in strips:
+                dataset.write(values, 1, window=RasterioWindow(0, row, values.shape[1], values.shape[0]))
+        _publish(made, output, overwrite=overwrite)
 
 
 def encode_picture(picture: NDArray[np.uint8], form: str) -> bytes:

@@ -31,11 +31,11 @@ LAYERS = [
     ["methods.classic", "methods.diffusion", "methods.filters", "methods.regression"],
     ["methods.mmsr", "methods.p2p", "methods.foreign"],
     ["writer", "tile_run", "provenance", "report", "assess", "coregister", "tables", "figures", "trials"],
-    ["quicklook", "evaluation", "datasets"],
+    ["quicklook", "evaluation", "datasets", "thermal"],
     ["views", "style", "protocols"],
     ["report_page"],
-    ["pipeline"],
-    ["inspection", "pairs_folder", "accessor", "comparison"],
+    ["pipeline", "pair_lists"],
+    ["batch", "inspection", "pairs_folder", "accessor", "comparison"],
     ["__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

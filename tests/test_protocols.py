@@ -6,30 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from affine import Affine
 from outputs import block_means
-from pairs import geosr, write_png, write_samples
-from rasters import shared_data, write
+from pairs import geosr, write_png, write_samples, write_view
+from rasters import shared_data
 
 from geosr.datasets import dfc2019, middlebury
 from geosr.errors import InputError
 from geosr.protocols import published, rerun
-
-
-def write_view(folder, name, side=640, hole=False):
-    """A view of DFC2019's Track 1: no CRS, identity, float heights above ground, NaN where invalid."""
-    rng = np.random.default_rng(len(name))
-    heights = np.kron(rng.choice([0, 0, 3, 9], (side // 20, side // 20)), np.ones((20, 20))).astype("float32")
-    if hole:
-        heights[5, 5] = np.nan
-    for part, values in (
-        ("Track1-Truth", heights),
-        ("Track1-RGB", np.stack([np.nan_to_num(heights * 20).clip(0, 255)] * 3).astype("uint8")),
-    ):
-        kind = "AGL" if part.endswith("Truth") else "RGB"
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        write(folder / part / f"{name}_{kind}.tif", values, Affine.identity(), None)
-    return heights
 
 
 def bicubic(truth, scale):

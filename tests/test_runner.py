@@ -1,5 +1,6 @@
 """Items run once each, several at a time, and the first error ends the run."""
 
+import sys
 import threading
 import time
 
@@ -23,6 +24,21 @@ def test_every_item_once_and_results_in_order(workers):
 def test_items_overlap_in_time():
     both = threading.Barrier(2, timeout=600)
     assert sorted(run(lambda item: both.wait(), range(2), workers=2)) == [0, 1]
+
+
+def test_runs_beside_each_other_hear_of_their_own_items_only():
+    def outer(number):
+        told = []
+        for turn in range(60):
+            run(lambda item: item, [(number, turn)], workers=1, on_done=told.append)
+        return told
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads get in each other's way as often as can be
+    try:
+        assert run(outer, range(8), workers=8) == [[(number, turn) for turn in range(60)] for number in range(8)]
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_no_more_than_the_workers_are_started():

@@ -1,0 +1,206 @@
+"""`geosr batch`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geosr.consistency import Consistency
+from geosr.errors import UsageError
+from geosr.options import ON_TILE_ERROR, Execution, Recipe
+from geosr.tables import SUFFIXES, Table, check_files, write_files
+
+from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
+from .render import clock, count, printable, say
+
+if TYPE_CHECKING:
+    from geosr.batch import Outcome, Summary
+    from geosr.pair_lists import PairList
+
+_PAIRS = "Which pairs"
+_RUN = "How it runs"
+
+
+@click.command(cls=Command)
+@option(_PAIRS, "--source", metavar="PATTERN", help="The coarse rasters, with one * in it: 'dsm/*_DSM.tif'.")
+@option(_PAIRS, "--guide", metavar="PATTERN", help="Their images; {stem} is what the * matched: 'rgb/{stem}_RGB.tif'.")
+@option(
+    _PAIRS,
+    "--manifest",
+    type=PATH,
+    metavar="FILE",
+    help="In place of patterns: a CSV file with the columns source, guide and, if it names outputs, output. Relative "
+    "paths start at its folder.",
+)
+@option(
+    _PAIRS,
+    "--dataset",
+    nargs=2,
+    metavar="NAME ROOT",
+    help="In place of patterns: a paper's data set: middlebury and dfc2019 (sources are made from the truth), dfc2014.",
+)
+@option(
+    _PAIRS,
+    "-o",
+    "--output",
+    metavar="TEMPLATE",
+    help="Names of the outputs, with {stem} and, if wanted, {scale}: 'out/{stem}_x{scale}.tif'. Folders are made.",
+)
+@pair_options
+@recipe_options
+@device_option
+@option(
+    _RUN,
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Pairs in work at once, and tiles where pairs are fewer; does not change the outputs.  [default: one for each "
+    "processor; 1 on a GPU]",
+)
+@option(
+    _RUN,
+    "--on-tile-error",
+    type=click.Choice(ON_TILE_ERROR),
+    default="fail",
+    show_default=True,
+    metavar="ACTION",
+    help="Tiles that fail: 'fail' or 'interpolate', as for one scene.",
+)
+@option(_RUN, "--overwrite", is_flag=True, help="Make outputs anew that are there; else their pairs are skipped.")
+@option(_RUN, "--dry-run", is_flag=True, help="List the pairs and what does not match, and write nothing.")
+@option(
+    _RUN,
+    "--summary",
+    type=PATH,
+    metavar="FILE",
+    help="Write what became of every pair, as .csv, .md or .json (which has notes and files as well).",
+)
+@option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors and, on stdout, the table.")
+def command(
+    source: str | None,
+    guide: str | None,
+    manifest: Path | None,
+    dataset: tuple[str, str] | None,
+    output: str | None,
+    device: str,
+    workers: int | None,
+    on_tile_error: str,
+    overwrite: bool,
+    dry_run: bool,
+    summary: Path | None,
+    quiet: bool,
+    **values: Any,
+) -> int:
+    """Upscale many pairs in one run, as `geosr upscale` does one.
+
+    A pair that fails does not stop the others; the same command again skips what is there and goes on. The exit code is
+    5 if any pair has no output.
+
+    \b
+      geosr batch --source 'dsm/*_DSM.tif' --guide 'rgb/{stem}_RGB.tif' -o 'out/{stem}_x{scale}.tif' --dry-run
+      geosr batch --manifest pairs.csv -o 'out/{stem}.tif' --summary batch.csv
+      geosr batch --dataset middlebury samples/ --scale 4 -o 'out/{stem}_x{scale}.tif'
+    """  # noqa: D301
+    from geosr.batch import plan_batch, run_batch
+
+    files = _summary_file(summary)
+    inputs = inputs_from(Path(), Path(), values)
+    consistency = values.pop("consistency")
+    recipe = Recipe(
+        settings=read_settings(values.pop("settings")),
+        consistency=None if consistency is None else Consistency.parse(consistency),
+        **values,
+    )
+    execution = Execution(device, workers, overwrite=overwrite, on_tile_error=on_tile_error)
+    found = _find(source, guide, manifest, dataset, output, inputs.scale)
+    if dry_run:
+        planned = plan_batch(found, inputs, recipe, overwrite=overwrite)
+        write_files(files, planned.table, planned.content())
+        click.echo(printable("\n".join([*_listing(planned).lines(), "", _closing(planned)])))
+        return 0
+    counter = _Counter(len(found.jobs), quiet)
+    done = run_batch(found, inputs, recipe, execution, counter.show)
+    write_files(files, done.table, done.content())
+    if not quiet:
+        _print_notes(done)
+    click.echo(printable("\n".join([*done.table.lines(), "", _closing(done)])))
+    return done.exit_code
+
+
+def _find(
+    source: str | None,
+    guide: str | None,
+    manifest: Path | None,
+    dataset: tuple[str, str] | None,
+    output: str | None,
+    scale: int,
+) -> PairList:
+    from geosr.pair_lists import NAMES, check_template, pairs_by_manifest, pairs_by_pattern, pairs_of_dataset
+
+    patterns = source is not None or guide is not None
+    if patterns + (manifest is not None) + (dataset is not None) != 1:
+        raise UsageError("which pairs? give --source and --guide patterns, or --manifest, or --dataset; one of them")
+    if manifest is not None:
+        return pairs_by_manifest(manifest, output, scale)
+    if dataset is not None:
+        name, root = dataset
+        if name not in NAMES:
+            raise UsageError(f"--dataset {name} is not known; there are: {', '.join(NAMES)}")
+        return pairs_of_dataset(name, Path(root), check_template(output), scale)
+    if source is None or guide is None:
+        raise UsageError("--source and --guide belong together")
+    return pairs_by_pattern(source, guide, check_template(output), scale)
+
+
+def _summary_file(summary: Path | None) -> dict[str, Path | None]:
+    """The file by its kind, as `write_files` wants it."""
+    if summary is None:
+        return {}
+    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
+    if summary.suffix.lower() not in kinds:
+        raise UsageError(f"--summary {summary}: give a name that ends in {', '.join(kinds)}")
+    files: dict[str, Path | None] = {kinds[summary.suffix.lower()]: summary}
+    check_files(files)
+    return files
+
+
+class _Counter:
+    """A line for each pair as it ends."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._ended, self._total, self._quiet = 0, total, quiet
+
+    def show(self, found: Outcome) -> None:
+        """One pair."""
+        if found.output is None:  # no pair
+            where = ""
+        else:
+            self._ended += 1
+            where = f"{self._ended} of {self._total}: "
+        took = "" if found.seconds is None else f" in {clock(found.seconds)}"
+        error = "" if found.expected is None else f", expected error: RMS {found.expected:.3g}"
+        why = f": {found.why}" if found.why else ""
+        if not self._quiet or not found.complete:
+            say(f"{where}{found.name} {found.status}{took}{error}{why}")
+
+
+def _print_notes(done: Summary) -> None:
+    """Each note once, with the number of pairs it was made on."""
+    for text, pairs in Counter(text for found in done.outcomes for text in found.notes).items():
+        say(f"note ({count(pairs, 'pair')}): {text}")
+
+
+def _closing(done: Summary) -> str:
+    return ", ".join(f"{number} {status}" for status, number in done.counts.items() if number)
+
+
+def _listing(planned: Summary) -> Table:
+    """Source, guide and output of every pair that would be worked on, and why others would not."""
+    rows = (
+        (o.name, o.status, *(str(path) if path else "" for path in (o.source, o.guide, o.output)), o.why)
+        for o in planned.outcomes
+    )
+    return Table(("pair", "status", "source", "guide", "output", "why"), tuple(rows))

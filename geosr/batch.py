@@ -1,0 +1,217 @@
+"""Many pairs in one run: each as `pipeline.upscale_file` does it, several at once, with a summary at the end."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from geosr import methods, raster
+from geosr.datasets import save_sample
+from geosr.errors import GeosrError, TileError
+from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
+from geosr.pair_lists import Job, PairList
+from geosr.pipeline import Report, open_scene, upscale_file
+from geosr.raster_guard import show
+from geosr.runner import Threads
+from geosr.store import reported
+from geosr.tables import Table
+
+STATUSES = DONE, TO_DO, SKIPPED, FAILED, LEFT_OUT = "done", "to do", "skipped", "failed", "left out"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a pair.
+
+    Attributes:
+        name: of the pair.
+        status: `done`; `skipped`, its output was there; `failed`; `left out`, it is no pair or listed twice; of a plan
+            `to do`.
+        why: what went wrong, or what else is to be said.
+        seconds: that it took.
+        expected: root mean square error to be expected, in the source's units.
+        source, guide, output: its files.
+        notes: what the user should know about it.
+        complete: every tile was done by the method asked for.
+    """
+
+    name: str
+    status: str
+    why: str | None = None
+    seconds: float | None = None
+    expected: float | None = None
+    source: Path | None = None
+    guide: Path | None = None
+    output: Path | None = None
+    notes: tuple[str, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of all pairs, in the order of the list."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each status."""
+        return {status: sum(found.status == status for found in self.outcomes) for status in STATUSES}
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every pair has its output, all tiles made by the method asked for."""
+        return 0 if all(found.complete for found in self.outcomes) else TileError.exit_code
+
+    @property
+    def table(self) -> Table:
+        """A row for each pair."""
+        columns = ("pair", "status", "seconds", "expected_error", "why")
+        rows = (
+            (o.name, o.status, o.seconds, o.expected, o.why and " / ".join(o.why.split("\n"))) for o in self.outcomes
+        )
+        return Table(columns, tuple(rows))
+
+    def content(self) -> dict[str, object]:
+        """For JSON: everything."""
+        return {"counts": self.counts, "pairs": [asdict(found) for found in self.outcomes]}
+
+
+def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bool) -> Summary:
+    """What `run_batch` would do: `to do`, `skipped`, `failed` or `left out`.
+
+    Every pair is opened as a run would, to see whether its files can be read and fit; samples, whose files are not made
+    yet, are not.
+    """
+    outcomes = []
+    for job in found.jobs:
+        there = None if overwrite else _earlier(job, inputs, recipe)
+        outcomes.append(there or _look(job, inputs))
+    return Summary((*outcomes, *_misfits(found)))
+
+
+def _look(job: Job, inputs: Inputs) -> Outcome:
+    if job.sample:
+        return _of(job, TO_DO)
+    try:
+        scene = open_scene(replace(inputs, source=job.source, guide=job.guide, coregister=False))
+    except (GeosrError, MemoryError) as error:
+        return _of(job, FAILED, str(error) or "out of memory")
+    return replace(_of(job, TO_DO), notes=scene.notes)
+
+
+def run_batch(
+    found: PairList,
+    inputs: Inputs,
+    recipe: Recipe,
+    execution: Execution,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Summary:
+    """Every pair as `upscale_file` does it; one that fails does not stop the others.
+
+    As many pairs are in work at once as there are workers (processors, when `execution.workers` is None), and the
+    workers that are left over are shared out among their tiles. A fit and a tile have one thread of the processor
+    each, however many pairs there are, so that neither the other pairs nor the workers change a byte.
+
+    An output that is there is left alone: the pair is skipped if it was made from the same files with the same method
+    and scale, and fails otherwise. Finished tiles of a pair that failed are kept for the next run, as in one scene.
+
+    Args:
+        found: the pairs.
+        inputs: what holds for all of them; its source and guide do not count.
+        recipe: for all of them.
+        execution: for all of them together; it asks for no rasters or reports beside the output.
+        on_outcome: called in the caller's thread as each pair ends.
+
+    Raises:
+        UsageError, UnavailableError: what would fail for every pair.
+    """
+    from geosr.device import pick_device
+
+    if recipe.method != AUTO:
+        methods.create(recipe.method, recipe.preset, recipe.settings)
+    on_gpu = pick_device(execution.device) != "cpu"
+    workers = execution.workers or (1 if on_gpu else processors())
+    at_once = max(1, min(workers, len(found.jobs)))
+    execution = replace(execution, workers=workers // at_once, threads=execution.threads or 1)
+    lost = _misfits(found)
+    for outcome in lost:
+        on_outcome(outcome)
+    work = partial(_run, inputs=inputs, recipe=recipe, execution=execution)
+    try:
+        with (
+            warnings.catch_warnings()
+        ):  # the filters are global: pairs that set and restore them get in each other's way
+            warnings.simplefilter("ignore", UserWarning)  # rasterio's, of rasters without georeference
+            outcomes = Threads(at_once).run(work, found.jobs, on_done=on_outcome)
+    except BaseException as error:
+        error.add_note("finished outputs and tiles are kept; run the same command again to continue")
+        raise
+    return Summary((*outcomes, *lost))
+
+
+def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
+    """One pair, whatever becomes of it."""
+    began = time.monotonic()
+    notes: list[str] = []
+    execution = replace(execution, on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+    try:
+        if not execution.overwrite and (there := _earlier(job, inputs, recipe)):
+            return there
+        _make_folder(job.output.parent)
+        if job.sample:
+            save_sample(job.sample, inputs.scale, job.source, job.guide)
+        report = upscale_file(replace(inputs, source=job.source, guide=job.guide), recipe, execution, job.output)
+        outcome = _of(job, DONE, _interpolated(report), expected=report.expected, complete=not report.interpolated)
+    except (GeosrError, MemoryError) as error:
+        outcome = _of(job, FAILED, "\n".join((str(error) or "out of memory", *getattr(error, "__notes__", ()))))
+    return replace(outcome, seconds=round(time.monotonic() - began, 3), notes=tuple(notes))
+
+
+def _interpolated(report: Report) -> str | None:
+    number = len(report.interpolated)
+    return f"{number} of {report.tiles} tiles failed and hold the interpolated source" if number else None
+
+
+def _make_folder(folder: Path) -> None:
+    with reported(f"{show(folder)} cannot be made"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
+    """A pair whose output is there: skipped if an earlier run made it of the same; else failed, it is left alone."""
+    if not job.output.exists():
+        return None
+    try:
+        tags = raster.describe_source(job.output, assume_crs=inputs.assume_crs).tags
+    except (GeosrError, MemoryError) as error:
+        return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
+    asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}
+    if recipe.method != AUTO:
+        asked |= {"METHOD": recipe.method, "PRESET": recipe.preset}
+    other = [name.lower() for name, value in asked.items() if tags.get(f"GEOSR_{name}") != value]
+    if other:
+        differs = ", ".join(other)
+        return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")
+    expected = tags.get("GEOSR_EXPECTED_ERROR")
+    tiles = tags.get("GEOSR_INTERPOLATED_TILES")
+    why = f"tiles hold the interpolated source: {tiles}" if tiles else None
+    return _of(job, SKIPPED, why, expected=float(expected) if expected else None, complete=not tiles)
+
+
+def _of(
+    job: Job, status: str, why: str | None = None, *, expected: float | None = None, complete: bool = True
+) -> Outcome:
+    complete = complete and status != FAILED
+    return Outcome(job.name, status, why, None, expected, job.source, job.guide, job.output, complete=complete)
+
+
+def _misfits(found: PairList) -> list[Outcome]:
+    return [
+        Outcome(misfit.name, FAILED if misfit.wanted else LEFT_OUT, misfit.why, complete=not misfit.wanted)
+        for misfit in found.misfits
+    ]

@@ -1,0 +1,217 @@
+"""Which pairs a batch is made of: found by patterns, listed in a CSV file, or taken from a data set."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from geosr.datasets import DATASETS, Sample, dfc2014
+from geosr.errors import InputError, UsageError
+from geosr.raster_guard import show
+
+NAMES = (*DATASETS, "dfc2014")
+"""Data sets that `pairs_of_dataset` knows."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pair and where its result goes.
+
+    Attributes:
+        name: of the pair, for people.
+        source, guide: the two files; of a sample they are made when it is its turn.
+        output: the GeoTIFF to write.
+        sample: the image of a data set that the two are made from.
+    """
+
+    name: str
+    source: Path
+    guide: Path
+    output: Path
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What was found and makes no pair, or a pair that must not be worked on.
+
+    Attributes:
+        name: the file, the line or the pair.
+        why: a sentence.
+        wanted: a result was asked for that there will not be; else it is left out and nothing is missing.
+    """
+
+    name: str
+    why: str
+    wanted: bool
+
+
+@dataclass(frozen=True)
+class PairList:
+    """The pairs of a batch, and what does not match."""
+
+    jobs: tuple[Job, ...]
+    misfits: tuple[Misfit, ...] = ()
+
+
+def check_template(template: str | None) -> str:
+    """The template of output names, if it can be one.
+
+    Raises:
+        UsageError: there is none, or it has a field other than {stem} and {scale}.
+    """
+    if template is None:
+        raise UsageError("where do the outputs go? give --output, e.g. --output 'out/{stem}_x{scale}.tif'")
+    if unknown := set(re.findall(r"\{[^{}]*\}", template)) - {"{stem}", "{scale}"}:
+        raise UsageError(f"--output {show(template)}: {', '.join(sorted(unknown))} is none of {{stem}} and {{scale}}")
+    return template
+
+
+def _fill(template: str, stem: str, scale: int) -> Path:
+    return Path(template.replace("{scale}", str(scale)).replace("{stem}", stem))
+
+
+def pairs_by_pattern(source: str, guide: str, template: str, scale: int) -> PairList:
+    """Every file that `source` matches, with the guide of the same stem; in the order of their names.
+
+    Args:
+        source: a path with one `*`, which is the stem; it matches no folder's separator and no hidden file.
+        guide: a path with {stem} in its place.
+        template: of the outputs.
+        scale: for the template.
+
+    Raises:
+        UsageError: a pattern is not of that form.
+        InputError: nothing matches.
+    """
+    check_template(template)
+    if source.count("*") != 1:
+        raise UsageError(f"--source {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
+    if "{stem}" not in guide:
+        raise UsageError(f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif'")
+    sources = _matches(source)
+    if not sources:
+        raise InputError(f"no file matches --source {show(source)}")
+    jobs, misfits = [], []
+    for stem, path in sources.items():
+        beside = Path(guide.replace("{stem}", stem))
+        if beside.is_file():
+            jobs.append(Job(show(stem), path, beside, _fill(template, stem, scale)))
+        else:
+            misfits.append(Misfit(show(path), f"has no guide: {show(beside)} is not there", wanted=True))
+    if guide.count("{stem}") == 1:
+        guides = _matches(guide.replace("{stem}", "*")) if "*" not in guide else {}
+        alone = (path for stem, path in guides.items() if stem not in sources)
+        misfits += [Misfit(show(path), "is a guide without a source", wanted=False) for path in alone]
+    return _checked(jobs, misfits)
+
+
+def _matches(pattern: str) -> dict[str, Path]:
+    """Files by what the one `*` of the pattern stands for."""
+    before, _, after = pattern.partition("*")
+    found = sorted(glob.glob(f"{glob.escape(before)}*{glob.escape(after)}"))
+    return {path[len(before) : len(path) - len(after)]: Path(path) for path in found if Path(path).is_file()}
+
+
+def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairList:
+    """The pairs that a CSV file lists.
+
+    Args:
+        manifest: with the columns `source`, `guide` and, if it is to name outputs, `output`; relative paths start at
+            its folder.
+        template: of the outputs that it does not name, by the stem of the source's name.
+        scale: for the template.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, or lists nothing.
+        UsageError: an output has no name, see `check_template`.
+    """
+    jobs, misfits = [], []
+    for line, row in _rows(manifest):
+        source, guide, output = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
+        if not source or not guide:
+            misfits.append(Misfit(f"{show(manifest.name)}, line {line}", "names no source or no guide", wanted=True))
+            continue
+        stem = Path(source).stem
+        made = manifest.parent / output if output else _fill(check_template(template), stem, scale)
+        jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made))
+    if not jobs:
+        raise InputError(f"{show(manifest)} lists no pair")
+    return _checked(jobs, misfits)
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Each row with its line's number."""
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := {"source", "guide"} - {*(reader.fieldnames or ())}:
+                raise InputError(
+                    f"{show(manifest)}: its first line must name the columns source, guide and, if wanted, output; "
+                    f"missing: {', '.join(sorted(missing))}"
+                )
+            yield from ((reader.line_num, row) for row in reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{show(manifest)}: cannot be read as CSV: {error}") from error
+
+
+def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairList:
+    """A data set's pairs; see `geosr.datasets` for the layouts.
+
+    Samples with a truth get their source made from it, `NAME_x4_source.tif` (and `..._guide.tif`, `..._truth.tif`) in a
+    folder `inputs` beside the output.
+
+    Args:
+        name: one of `NAMES`.
+        root: its folder.
+        template: of the outputs; the stem is the image's name, behind its group where there are several.
+        scale: also of the sources that are made.
+
+    Raises:
+        InputError: the folder is not as the data set is laid out.
+    """
+    check_template(template)
+    if not root.is_dir():
+        raise InputError(f"{show(root)} is no folder; give the root of the data set")
+    if name == "dfc2014":
+        return _checked(
+            [Job(show(stem), *pair, _fill(template, stem, scale)) for stem, pair in dfc2014(root).items()], []
+        )
+    samples = DATASETS[name](root)
+    grouped = len({sample.group for sample in samples}) > 1
+    jobs = []
+    for sample in samples:
+        stem = f"{sample.group}_{sample.name}" if grouped else sample.name
+        output = _fill(template, stem, scale)
+        source, guide = (output.parent / "inputs" / f"{stem}_x{scale}_{part}.tif" for part in ("source", "guide"))
+        jobs.append(Job(show(stem), source, guide, output, sample))
+    return _checked(jobs, [])
+
+
+def _checked(jobs: Iterable[Job], misfits: Iterable[Misfit]) -> PairList:
+    """Without what is listed twice, and without pairs whose output is another's output or input."""
+    once = {_files(job): job for job in reversed([*jobs])}
+    twice = [Misfit(job.name, "is listed more than once", wanted=False) for job in jobs if once[_files(job)] is not job]
+    unique = [*reversed(once.values())]
+    outputs = Counter(os.path.realpath(job.output) for job in unique)
+    inputs = {os.path.realpath(path) for job in unique for path in (job.source, job.guide)}
+    good, bad = [], []
+    for job in unique:
+        path = os.path.realpath(job.output)
+        if outputs[path] > 1:
+            bad.append(Misfit(job.name, f"{outputs[path]} pairs have the output {show(job.output)}", wanted=True))
+        elif path in inputs:
+            bad.append(Misfit(job.name, f"its output {show(job.output)} is an input of the batch", wanted=True))
+        else:
+            good.append(job)
+    return PairList(tuple(good), (*misfits, *twice, *bad))
+
+
+def _files(job: Job) -> tuple[str, ...]:
+    return tuple(os.path.realpath(path) for path in (job.source, job.guide, job.output))

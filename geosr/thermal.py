@@ -1,0 +1,205 @@
+"""Brightness temperature from the digital numbers of Landsat 8 and 9's thermal bands.
+
+Formulas and constants are those of the Landsat 8 Data Users Handbook (USGS LSDS-1574), section 5: radiance
+L = ML * DN + AL in W/(m2 sr um), temperature at the sensor T = K2 / ln(K1 / L + 1) in kelvin. It is corrected neither
+for the atmosphere nor for the emissivity of the ground.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from geosr import raster
+from geosr.consistency import pool
+from geosr.errors import InputError, UsageError
+from geosr.grid import Window
+from geosr.raster import Raster
+from geosr.raster_guard import show
+from geosr.writer import check_output, write_strips
+
+BANDS = (10, 11)
+ZERO_CELSIUS = 273.15  # kelvin
+
+_ROWS = 512  # about how many are converted at once
+_MAX_MTL = 1 << 20  # bytes; real ones have some 10 000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A thermal band's constants, by their names in the MTL file.
+
+    Attributes:
+        band: 10 or 11.
+        mult, add: RADIANCE_MULT and RADIANCE_ADD, W/(m2 sr um) for each digital number, and at 0.
+        k1: W/(m2 sr um).
+        k2: kelvin.
+        least: the smallest digital number that is a measurement; 0 is fill.
+    """
+
+    band: int
+    mult: float
+    add: float
+    k1: float
+    k2: float
+    least: float
+
+    def radiance(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Radiance at the sensor, W/(m2 sr um)."""
+        return self.mult * numbers + self.add
+
+    def temperature(self, radiance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Brightness temperature in kelvin; NaN where the radiance is not positive."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(radiance > 0, self.k2 / np.log(self.k1 / radiance + 1), np.nan)
+
+
+def read_calibration(mtl: Path, band: int) -> Calibration:
+    """The constants of a band from the MTL file of its scene, of Collection 1 or 2.
+
+    Raises:
+        InputError: it cannot be read, is of another satellite, or lacks a constant.
+    """
+    try:
+        with mtl.open(encoding="ascii", errors="replace") as file:
+            text = file.read(_MAX_MTL)
+    except OSError as error:
+        raise InputError(f"{show(mtl)}: cannot be read: {error.strerror or error}") from error
+    values = dict(
+        reversed(re.findall(r'^\s*(\w+)\s*=\s*"?([^"\n]*?)"?\s*$', text, re.MULTILINE))
+    )  # the first one holds
+    satellite = values.get("SPACECRAFT_ID", "")
+    if satellite not in ("LANDSAT_8", "LANDSAT_9"):
+        named = f"is of {show(satellite, 40)}" if satellite else "names no SPACECRAFT_ID"
+        raise InputError(f"{show(mtl)}: {named}; the MTL.txt file of a Landsat 8 or 9 scene is needed")
+    names = ("RADIANCE_MULT", "RADIANCE_ADD", "K1_CONSTANT", "K2_CONSTANT", "QUANTIZE_CAL_MIN")
+    found = [_number(values.get(f"{name}_BAND_{band}")) for name in names]
+    if missing := [f"{name}_BAND_{band}" for name, value in zip(names, found, strict=True) if not np.isfinite(value)]:
+        raise InputError(f"{show(mtl)}: has no number as {', '.join(missing)}")
+    return Calibration(band, *found)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def find_band(path: Path) -> int:
+    """10 or 11 from a file's name, as in `..._B10.TIF` or `..._band10.tif`.
+
+    Raises:
+        UsageError: it does not say.
+        InputError: it is of Level 2, which is temperature already.
+    """
+    if re.search(r"_ST_", path.name, re.IGNORECASE):
+        raise InputError(
+            f"{show(path.name)}: is surface temperature (Level 2) by its name, no digital numbers of Level 1"
+        )
+    found = re.search(r"(?:_B|band)(10|11)(?!\d)", path.name, re.IGNORECASE)
+    if not found:
+        raise UsageError(f"{show(path.name)} does not tell whether it is band 10 or 11; say --thermal-band")
+    return int(found[1])
+
+
+def convert(
+    source: Path,
+    mtl: Path,
+    output: Path,
+    *,
+    band: int | None = None,
+    celsius: bool = False,
+    native_resolution: float | None = None,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write the brightness temperature of a Landsat thermal band as GeoTIFF: float32, NaN where there is none.
+
+    Invalid are the file's invalid pixels and its fill, below the smallest number of a measurement.
+
+    Args:
+        source: digital numbers of Level 1.
+        mtl: the scene's MTL file.
+        output: the GeoTIFF to write.
+        band: 10 or 11; as the file's name says when None.
+        celsius: degrees Celsius in place of kelvin.
+        native_resolution: metres that the sensor resolves. Radiance is first averaged over the whole number of pixels
+            next to it (3 x 3 pixels of 30 m for 100), over its valid pixels where they are at least half; rows and
+            columns beyond whole blocks are left out.
+        overwrite: replace an existing output.
+
+    Returns:
+        What was done, in sentences.
+
+    Raises:
+        UsageError, InputError, OutputError: as for a run; `native_resolution` is no coarser than the pixels.
+    """
+    output = check_output(output, [source, mtl], overwrite=overwrite)
+    constants = read_calibration(mtl, band or find_band(source))
+    file = raster.describe_source(source)
+    times = 1 if native_resolution is None else _times(file, native_resolution)
+    rows, cols = (side // times for side in file.shape)
+    grid = GeoBox((rows, cols), file.geobox.affine * Affine.scale(times, times), file.geobox.crs)
+    units = "degC" if celsius else "K"
+    tags = {
+        "GEOSR_SOURCE": file.path.name,
+        "GEOSR_RADIANCE_MULT": repr(constants.mult),
+        "GEOSR_RADIANCE_ADD": repr(constants.add),
+        "GEOSR_K1_CONSTANT": repr(constants.k1),
+        "GEOSR_K2_CONSTANT": repr(constants.k2),
+        "GEOSR_POOLED": f"{times} x {times}",
+    }
+    write_strips(
+        output,
+        _strips(file, constants, grid, times, ZERO_CELSIUS if celsius else 0.0),
+        grid,
+        file.crs_wkt,
+        units=units,
+        description=f"brightness temperature, band {constants.band}",
+        tags=tags,
+        overwrite=overwrite,
+    )
+    pooled = f", {times} x {times} pixels averaged to {_metres(grid)}" if times > 1 else ""
+    return (*file.warnings, f"band {constants.band} to brightness temperature in {units}{pooled}")
+
+
+def _times(file: Raster, resolution: float) -> int:
+    """Pixels to a side of one of about `resolution` metres."""
+    step = sum(raster.ground_resolution(file.geobox)) / 2
+    if file.geobox.crs is None:
+        raise InputError(f"{show(file.path.name)} has no CRS: its pixels have no size in metres")
+    times = round(resolution / step) if 0 < resolution < 1e7 else 0
+    if not 2 <= times <= min(file.shape) // 2:
+        raise UsageError(
+            f"--native-resolution {resolution:g}: pixels are {step:.3g} m; give metres from twice that on, to less "
+            "than half the raster"
+        )
+    return times
+
+
+def _metres(grid: GeoBox) -> str:
+    x, y = raster.ground_resolution(grid)
+    return f"{x:.4g} x {y:.4g} m"
+
+
+def _strips(
+    file: Raster, constants: Calibration, grid: GeoBox, times: int, zero: float
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Rows of temperatures from the top down, each strip with the number of its first row."""
+    rows, cols = grid.shape
+    step = max(1, _ROWS // times)
+    for row in range(0, rows, step):
+        window = Window(row, 0, min(step, rows - row), cols).times(times)
+        numbers, valid = raster.read_source(file, window)
+        valid &= numbers >= constants.least
+        radiance = pool(constants.radiance(numbers), valid, times)[0]
+        share = pool(valid.astype(np.float64), np.ones(valid.shape, bool), times)[0]
+        temperature = constants.temperature(np.where(share >= 0.5, radiance, np.nan))
+        yield row, (temperature - zero).astype(np.float32)

@@ -1,0 +1,238 @@
+"""Many pairs in one run: what is made, skipped and reported, and that no pair has a say in another's bytes."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from outputs import SMALL_NETWORK, check_grid, check_means
+from pairs import DIVERGING, contents, geosr, make_corner_pair, make_pair
+
+from geosr.batch import run_batch
+from geosr.errors import InputError, UsageError
+from geosr.options import Execution, Inputs, Recipe
+from geosr.pair_lists import pairs_by_manifest, pairs_by_pattern
+from geosr.pipeline import upscale_file
+
+OUTPUT = "out/{stem}_x{scale}.tif"
+
+
+def fill(folder, names, **options):
+    """`dsm/NAME_DSM.tif` and `rgb/NAME_RGB.tif`."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        source, guide = make_pair(folder / name, **options)
+        for path, kind in ((source, "dsm"), (guide, "rgb")):
+            (folder / kind).mkdir(exist_ok=True)
+            shutil.move(path, folder / kind / f"{name}_{kind.upper()}.tif")
+        (folder / name).rmdir()
+
+
+def arguments(folder, *more, method="bicubic"):
+    source, guide = folder / "dsm" / "*_DSM.tif", folder / "rgb" / "{stem}_RGB.tif"
+    return ["batch", "--source", source, "--guide", guide, "-o", folder / OUTPUT, "--method", method, *more]
+
+
+def batch(folder, *more, method="bicubic"):
+    return geosr(*arguments(folder, *more, method=method))
+
+
+def rows(path):
+    return {row["pair"]: row for row in csv.DictReader(path.read_text().splitlines())}
+
+
+def test_what_is_wrong_is_reported_and_does_not_stop_the_rest(tmp_path):
+    fill(tmp_path, ["a", "b [1]", "broken", "alone"])
+    (tmp_path / "rgb/alone_RGB.tif").rename(tmp_path / "rgb/other_RGB.tif")
+    broken = tmp_path / "dsm/broken_DSM.tif"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    planned = batch(tmp_path, "--dry-run")
+    assert (planned.code, (tmp_path / "out").exists()) == (0, False)
+    assert "alone_DSM.tif" in planned.out
+    assert "truncated" in planned.out
+    assert "has no guide" in planned.out
+    assert "is a guide without a source" in planned.out
+    done = batch(tmp_path, "--summary", tmp_path / "s.csv")
+    assert done.code == 5
+    found = rows(tmp_path / "s.csv")
+    assert {name: row["status"] for name, row in found.items()} == {
+        "a": "done",
+        "b [1]": "done",
+        "broken": "failed",
+        str(tmp_path / "dsm/alone_DSM.tif"): "failed",
+        str(tmp_path / "rgb/other_RGB.tif"): "left out",
+    }
+    assert "truncated" in found["broken"]["why"]
+    assert "2 done, 2 failed, 1 left out" in done.out
+    for name in ("a", "b [1]"):
+        output = tmp_path / f"out/{name}_x4.tif"
+        check_means(tmp_path / f"dsm/{name}_DSM.tif", output, 4)
+        check_grid(tmp_path / f"dsm/{name}_DSM.tif", output, 4)
+        with rasterio.open(output) as made:
+            assert float(found[name]["expected_error"]) == pytest.approx(
+                float(made.tags()["GEOSR_EXPECTED_ERROR"]), rel=1e-3
+            )
+    assert sorted(contents(tmp_path / "out")) == ["a_x4.tif", "b [1]_x4.tif"]
+
+
+def test_what_is_there_is_skipped_and_only_the_rest_is_made(tmp_path):
+    fill(tmp_path, ["a", "b", "c"])
+    assert batch(tmp_path).code == 0
+    first = contents(tmp_path / "out")
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out/b_x4.tif").unlink()
+    assert "to do" in batch(tmp_path, "--dry-run").out
+    again = batch(tmp_path, "--summary", tmp_path / "s.json")
+    assert again.code == 0
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["counts"] == {"done": 1, "to do": 0, "skipped": 2, "failed": 0, "left out": 0}
+    assert [pair["status"] for pair in summary["pairs"]] == ["skipped", "done", "skipped"]
+    assert all(pair["expected"] > 0 for pair in summary["pairs"])
+    assert contents(tmp_path / "out") == first
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == times[name] for name in ("a_x4.tif", "c_x4.tif"))
+    assert "3 done" in batch(tmp_path, "--overwrite").out
+
+
+def test_an_output_made_otherwise_is_left_alone_and_said(tmp_path):
+    fill(tmp_path, ["a", "b"])
+    assert batch(tmp_path).code == 0
+    first = contents(tmp_path / "out")
+    shutil.copy(tmp_path / "out/a_x4.tif", tmp_path / "out/b_x4.tif")
+    other = batch(tmp_path)
+    assert other.code == 5
+    assert "b_x4.tif exists, made otherwise (source, guide)" in other.out
+    assert "(method" in batch(tmp_path, method="diffusion").out
+    (tmp_path / "out/a_x4.tif").write_text("no raster")
+    assert "is there and cannot be read" in batch(tmp_path).out
+    assert batch(tmp_path, "--overwrite").code == 0
+    assert contents(tmp_path / "out") == first
+
+
+def test_the_same_bytes_however_many_at_once(tmp_path):
+    fill(tmp_path, ["small", "tiny"], size=20)
+    fill(tmp_path, ["large"], size=48)
+    recipe = Recipe(**SMALL_NETWORK, tile=160)
+    made = {}
+    for workers in (1, 2, 7):
+        found = pairs_by_pattern(
+            str(tmp_path / "dsm/*_DSM.tif"),
+            str(tmp_path / "rgb/{stem}_RGB.tif"),
+            f"{tmp_path}/{workers}/{{stem}}.tif",
+            4,
+        )
+        done = run_batch(found, Inputs(Path(), Path()), recipe, Execution("cpu", workers))
+        assert done.counts["done"] == 3
+        made[workers] = contents(tmp_path / str(workers))
+    assert made[1] == made[2] == made[7]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for job in found.jobs:
+        upscale_file(Inputs(job.source, job.guide), recipe, Execution("cpu", 1, threads=1), alone / job.output.name)
+    assert contents(alone) == made[1]
+
+
+@pytest.mark.chaos
+def test_a_killed_batch_goes_on_where_it_was(tmp_path):
+    fill(tmp_path, ["a", "b", "c"])
+    network = [text for name, value in SMALL_NETWORK["settings"].items() for text in ("--set", f"{name}={value}")]
+    network += ["--fit", "tile", "--tile", "112", "--workers", "1"]
+    command = [sys.executable, "-m", "geosr", *map(str, arguments(tmp_path, *network, method="mmsr"))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not [*(tmp_path / "out").glob("[abc]_x4.tif")]:
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = batch(tmp_path, *network, method="mmsr")
+    assert again.code == 0, again.err
+    assert "1 skipped" in again.out
+    (tmp_path / "out").rename(tmp_path / "killed")
+    assert batch(tmp_path, *network, method="mmsr").code == 0
+    # killed while it removed a finished run's folder, it leaves that behind under a hidden name
+    killed = {name: digest for name, digest in contents(tmp_path / "killed").items() if not name.startswith(".")}
+    assert killed == contents(tmp_path / "out")
+
+
+def test_failed_tiles_are_as_for_one_scene(tmp_path):
+    fill(tmp_path, ["good"])
+    (tmp_path / "bad").mkdir()
+    make_corner_pair(tmp_path / "bad")
+    shutil.move(tmp_path / "bad/source.tif", tmp_path / "dsm/bad_DSM.tif")
+    shutil.move(tmp_path / "bad/guide.tif", tmp_path / "rgb/bad_RGB.tif")
+    good = tmp_path / "dsm/good_DSM.tif"
+    with rasterio.open(good, "r+") as dataset:  # constant: nothing to fit, nothing to diverge
+        dataset.write(np.full((24, 24), 7, "float32"), 1)
+    done = batch(tmp_path, *DIVERGING, method="mmsr")
+    assert done.code == 5
+    assert "1 done, 1 failed" in done.out
+    assert "finished tiles" in done.out
+    filled = batch(tmp_path, *DIVERGING, "--on-tile-error", "interpolate", method="mmsr")
+    assert filled.code == 5
+    assert "1 done, 1 skipped" in filled.out
+    assert "hold the interpolated source" in filled.out
+    assert batch(tmp_path, *DIVERGING, method="mmsr").code == 5  # skipped, and still not whole
+
+
+def test_a_manifest_names_files_and_outputs(tmp_path):
+    fill(tmp_path, ["a", "b", "c"])
+    manifest = tmp_path / "pairs.csv"
+    lines = [
+        "source,guide,output",
+        "dsm/a_DSM.tif,rgb/a_RGB.tif,first.tif",
+        "dsm/b_DSM.tif,rgb/b_RGB.tif,",
+        "dsm/a_DSM.tif,rgb/a_RGB.tif,first.tif",
+        "dsm/c_DSM.tif,,",
+        "dsm/c_DSM.tif,rgb/c_RGB.tif,dsm/b_DSM.tif",
+        "dsm/c_DSM.tif,rgb/a_RGB.tif,same.tif",
+        "dsm/c_DSM.tif,rgb/b_RGB.tif,same.tif",
+    ]
+    manifest.write_text("\n".join(lines), encoding="utf-8-sig")
+    before = contents(tmp_path / "dsm")
+    done = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, "--method", "bicubic")
+    assert done.code == 5
+    assert "2 done, 4 failed, 1 left out" in done.out
+    for text in ("more than once", "line 5", "is an input of the batch", "2 pairs have the output"):
+        assert text in done.out
+    assert {"first.tif", "out/b_DSM_x4.tif"} <= contents(tmp_path).keys()
+    assert "same.tif" not in contents(tmp_path)
+    assert contents(tmp_path / "dsm") == before
+
+
+def test_refusals(tmp_path):
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("source,image\na.tif,b.tif\n")
+    with pytest.raises(InputError, match="missing: guide"):
+        pairs_by_manifest(manifest, None, 4)
+    manifest.write_text("source,guide\na.tif,b.tif\n")
+    with pytest.raises(UsageError, match="give --output"):
+        pairs_by_manifest(manifest, None, 4)
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        pairs_by_manifest(tmp_path / "nowhere.csv", "{stem}.tif", 4)
+    with pytest.raises(UsageError, match=r"wants one \*"):
+        pairs_by_pattern("a.tif", "{stem}.tif", "{stem}.tif", 4)
+    with pytest.raises(UsageError, match=r"wants \{stem\}"):
+        pairs_by_pattern("*.tif", "b.tif", "{stem}.tif", 4)
+    with pytest.raises(UsageError, match=r"\{name\} is none of"):
+        pairs_by_pattern("*.tif", "{stem}.tif", "{name}.tif", 4)
+    with pytest.raises(InputError, match="no file matches"):
+        pairs_by_pattern(f"{tmp_path}/*.tif", "{stem}.tif", "{stem}.tif", 4)
+    for options, text in (
+        ([], "which pairs?"),
+        (["--source", "*.tif"], "belong together"),
+        (["--manifest", manifest, "--source", "*.tif"], "one of them"),
+        (["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"], "there are: middlebury, dfc2019, dfc2014"),
+        (["--manifest", manifest, "-o", "{stem}.tif", "--summary", "s.txt"], "ends in"),
+        (["--manifest", manifest, "-o", "{stem}.tif", "--set", "magic=1"], "magic"),
+    ):
+        refused = geosr("batch", *options)
+        assert refused.code == 2, refused.err
+        assert text in refused.err
