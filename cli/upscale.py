@@ -63,6 +63,14 @@ _RUN = "How it runs"
 )
 @option(
     _RUN,
+    "--batch",
+    type=int,
+    metavar="N",
+    help="Tiles that are fitted together, with --fit tile and a method that can (mmsr); it changes last bits.  "
+    "[default: what a GPU has memory for; 1 on the CPU]",
+)
+@option(
+    _RUN,
     "--tile-timeout",
     type=float,
     metavar="SECONDS",
@@ -116,6 +124,7 @@ def command(
     workers: int | None,
     scheduler: str,
     gpus: str | None,
+    batch: int | None,
     tile_timeout: float | None,
     on_tile_error: str,
     overwrite: bool,
@@ -167,6 +176,7 @@ def command(
             tile_timeout=tile_timeout,
             gpus=gpus,
             style=style,
+            batch=batch,
         )
         check_outputs(output, [source, guide], execution)
         if dry_run:

@@ -47,6 +47,7 @@ def upscale(
     workers: int | None = None,
     scheduler: str = "threads",
     gpus: str | None = None,
+    batch: int | None = None,
     tile_timeout: float | None = None,
     overwrite: bool = False,
     on_tile_error: str = "fail",
@@ -87,6 +88,7 @@ def upscale(
         scheduler: `threads`; `processes`, which survive each other (call from under `if __name__ == "__main__"`);
             or `tcp://HOST:PORT` of a Dask scheduler whose workers see the same files.
         gpus: `all`, or numbers as in `0,1`: one worker process each, with `scheduler="processes"`.
+        batch: tiles that are fitted together with `fit="tile"`; None takes what a GPU has memory for, 1 on the CPU.
         tile_timeout: seconds without progress after which a worker process is ended as hung; None follows the slowest.
         overwrite: replace an existing `output`.
         on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
@@ -129,6 +131,7 @@ def upscale(
         on_event=on_event,
         tile_timeout=tile_timeout,
         gpus=gpus,
+        batch=batch,
     )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(

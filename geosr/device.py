@@ -59,6 +59,11 @@ def device_kind(device: str) -> str:
     return f"{device} {torch.cuda.get_device_name(device)}"
 
 
+def free_memory(device: str) -> int:
+    """Bytes that are free on a GPU now."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Run the body with `count` intra-op threads, then restore what was set before.

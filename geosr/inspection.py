@@ -16,6 +16,7 @@ from geosr.pair import Stats
 from geosr.pipeline import (
     FIT_TILES,
     Plan,
+    check_batch,
     decide,
     find_valid,
     make_plan,
@@ -54,6 +55,7 @@ class Inspection:
 def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     """Look at a pair as a run would, without working on it; torch is not loaded but to choose a method."""
     plan = make_plan(inputs, decide(inputs, recipe, execution))
+    check_batch(plan, execution)
     scene, tiles = plan.scene, plan.tiles
     source, guide, pixels = 0, 0, 0
     for tile in sample(tiles):
@@ -61,9 +63,10 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
         pair = scene.read(tile)
         source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
         guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
-    workers = execution.workers or min(processors(), len(tiles))
+    batch = min(execution.batch or 1, len(tiles))
+    workers = execution.workers or min(processors(), -(-len(tiles) // batch))
     rows, cols = tiles[0].window.times(scene.grids.scale).shape
-    memory = workers * plan.method.memory(scene.guide.channels, (rows, cols))
+    memory = workers * batch * plan.method.memory(scene.guide.channels, (rows, cols))
     notes = (*scene.notes, *(suspicions(scene)))
     return Inspection(plan, source / pixels, guide / pixels, memory, notes)
 

@@ -115,6 +115,8 @@ class Execution:
         style: write a QGIS style beside the output.
         threads: of the processor for a fit and for each tile; all for a fit, and what follows from the number of tiles
             and the machine for a tile, when None.
+        batch: tiles that are fitted together, for a method that can and where each tile has a fit of its own; None
+            takes as many as a GPU has memory for, and 1 on the CPU. It belongs to a run's record: it changes last bits.
     """
 
     device: str = "auto"
@@ -130,6 +132,7 @@ class Execution:
     gpus: str | None = None
     style: bool = False
     threads: int | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -138,6 +141,8 @@ class Execution:
             raise UsageError(f"workers is {self.workers}; it must be at least 1")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}; it must be at least 1")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch is {self.batch}; it must be at least 1")
         if self.scheduler not in ("threads", "processes") and not self.scheduler.startswith("tcp://"):
             raise UsageError(f"scheduler is {self.scheduler!r}; use threads, processes or tcp://HOST:PORT")
         if self.on_tile_error not in ON_TILE_ERROR:

@@ -32,18 +32,19 @@ from geosr.report import check_report, describe_run, write_report
 from geosr.runner import Pool, Threads
 from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder, write_whole
 from geosr.style import check_style, write_style
-from geosr.tile_run import TileRun, run_tiles
+from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tiling import Tile, cut
 from geosr.version import __version__
 from geosr.writer import Encoding, Mosaic, Written, check_output, write
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method, Patch, State
-    from geosr.methods.solve import Solution
+    from geosr.methods.solve import Fit, Solution
 
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
 FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
 _ASSESS_TILES = 2  # tiles that methods are tried on one step down
+_LARGEST_BATCH = 32  # tiles planned to be fitted together at most: a kill costs all of them
 OUTPUT = "output"
 """Name of the output among those that a run writes."""
 
@@ -179,6 +180,7 @@ class Placement:
     """Where tiles are worked on: `workers` at once, each with `threads` of the processor, and one of `gpus` if any.
 
     A fit for the scene has the `fit_threads`.
+    `batch` tiles are fitted together; `planned` says that the free memory decided how many.
     """
 
     device: str
@@ -186,6 +188,8 @@ class Placement:
     threads: int
     fit_threads: int
     gpus: tuple[str, ...] = ()
+    batch: int = 1
+    planned: bool = False
 
 
 def open_scene(inputs: Inputs) -> Scene:
@@ -281,6 +285,46 @@ def place(tiles: int, execution: Execution) -> Placement:
     return Placement(device, execution.workers or max(1, cores // threads), threads, fit_threads)
 
 
+def place_plan(plan: Plan, execution: Execution) -> Placement:
+    """Decide device, workers, threads, and how many tiles are fitted together.
+
+    Raises:
+        UnavailableError: the device asked for is not there.
+        UsageError: a batch was asked for and would change nothing.
+    """
+    from geosr.device import free_memory
+
+    check_batch(plan, execution)
+    tiles, device = len(plan.tiles), place(len(plan.tiles), execution).device
+    planned = execution.batch is None and device != "cpu" and plan.method.fits_together and plan.fit == "tile"
+    batch = plan_batch(plan, free_memory(device)) if planned else min(execution.batch or 1, tiles)
+    return replace(place(-(-tiles // batch), execution), batch=batch, planned=planned)
+
+
+def check_batch(plan: Plan, execution: Execution) -> None:
+    """See that a batch that is asked for has something to change.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if (execution.batch or 1) == 1:
+        return
+    if not plan.method.fits_together:
+        raise UsageError(f"{plan.method.name} does not fit tiles together; leave --batch out")
+    if plan.fit == "scene":
+        raise UsageError("--batch fits tiles together that each have a fit of their own: it needs --fit tile")
+
+
+def plan_batch(plan: Plan, free: int) -> int:
+    """How many tiles to fit together in `free` bytes: what half of them hold, for the method's figure is a CPU's.
+
+    A power of two, so that a few bytes more or less make no other batch.
+    """
+    shape = plan.tiles[0].window.times(plan.scene.grids.scale).shape
+    room = free // 2 // plan.method.memory(plan.scene.guide.channels, shape)
+    return 1 << max(min(room, len(plan.tiles), _LARGEST_BATCH), 1).bit_length() - 1
+
+
 def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> Report:
     """Super-resolve `inputs.source` with `inputs.guide` into the GeoTIFF `output`.
 
@@ -295,7 +339,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     output = outputs.pop(OUTPUT)
     recipe = decide(inputs, recipe, execution)
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
-    placement = place(len(plan.tiles), execution)
+    placement = place_plan(plan, execution)
     for text in (*plan.scene.notes, *suspicions(plan.scene), *_slowness(plan, placement)):
         execution.on_event(Note(text))
     depends_on = _fingerprint(plan, placement)
@@ -303,6 +347,9 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         if folder.changes:
             changes = ", ".join(folder.changes)
             execution.on_event(Note(f"an earlier run for this output is not continued but started afresh: {changes}"))
+        if placement.planned:  # once for all runs that continue each other, whatever memory is free then
+            batch = folder.remember("tiles fitted together", partial(dict, batch=placement.batch))["batch"]
+            placement = replace(placement, batch=batch)
         check_room(folder.path, scratch_bytes(plan))
         stages.begin("statistics")
         stats = _statistics(plan, folder)
@@ -317,6 +364,13 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         store = folder.tiles(plan.layers)
         with _pool(plan, placement, folder.path, execution) as pool:
             made = _run_tiles(plan, placement, stats, store, pool, execution)
+        if smaller := sum(result.batch is not None for result in made.results):
+            execution.on_event(
+                Note(
+                    f"memory did not suffice for {placement.batch} tiles at once: {smaller} were fitted in smaller "
+                    "batches, and another run may differ in last bits"
+                )
+            )
         guided, expected = _guided_share(made.results), _expected_error(made.results)
         report = Report(output, made.results, made.resumed, guided, None, expected, stages.seconds)
         if report.failed:
@@ -382,6 +436,7 @@ def _report(plan: Plan, placement: Placement, execution: Execution, depends_on: 
         report.results,
         report.resumed,
         plan.scene.grids.scale,
+        placement.batch,
         output=str(report.output) if found else None,
         exit_code=TileError.exit_code if report.failed or report.interpolated else 0,
         scheduler=execution.scheduler,
@@ -432,6 +487,7 @@ def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
     machine = {
         "device": device_kind(placement.device),
         "threads a tile": str(placement.threads),
+        "tiles fitted together": "planned" if placement.planned else str(placement.batch),
         "kernels": kernels(placement.device),
         "further rasters": ", ".join(plan.layers),
     }
@@ -614,34 +670,100 @@ def _run_tiles(
 ) -> TileRun:
     """Every tile, failed ones interpolated if that is asked for."""
     job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
-    work, scale = partial(upscale_tile, *job), plan.scene.grids.scale
-    made = run_tiles(work, plan.tiles, store, scale=scale, pool=pool, on_event=execution.on_event)
+    work, scale = partial(upscale_group, *job), plan.scene.grids.scale
+    made = run_tiles(
+        work, plan.tiles, store, batch=placement.batch, scale=scale, pool=pool, on_event=execution.on_event
+    )
     if execution.on_tile_error == "fail":
         return made
     results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
     return replace(made, results=results)
 
 
-def upscale_tile(plan: Plan, placement: Placement, stats: Stats, store: TileStore, tile: Tile) -> TileResult:
-    """One tile from reading to its file in the run folder: a pure function of plan, statistics and tile.
+def upscale_group(plan: Plan, placement: Placement, stats: Stats, store: TileStore, group: Group) -> list[TileResult]:
+    """Tiles from reading to their files in the run folder: a pure function of plan, statistics and tiles.
 
-    What is wrong with the tile alone (it cannot be read, the fit diverges, memory runs out) becomes its failure.
+    What is wrong with a tile alone (it cannot be read, the fit diverges, memory runs out) becomes its failure.
 
     Raises:
         UsageError, OutputError: what would fail for every tile.
     """
+    if len(group) > 1:
+        for tile in group:  # an earlier attempt may have fitted it with fewer others
+            store.discard(tile)
+    pairs = [_read(plan, tile) for tile in group]
+    fits = _fit_group(plan, placement, stats, group, pairs) if len(group) > 1 else {}
+    return [
+        _upscale_tile(plan, placement, stats, store, tile, pair, fits.get(tile.index))
+        for tile, pair in zip(group, pairs, strict=True)
+    ]
+
+
+def _read(plan: Plan, tile: Tile) -> Pair | Exception | None:
+    """The tile's pair, or what is wrong with it."""
     try:
         pair = plan.read(tile)
-        if pair is None:
-            return store.save(TileResult(tile))
-        Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
-        solution = solve_tile(plan.method, plan, placement, stats, pair, tile)
+        if pair:
+            Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
+    except (InputError, TileError, MemoryError) as error:
+        return error
+    return pair
+
+
+def _fit_group(
+    plan: Plan,
+    placement: Placement,
+    stats: Stats,
+    group: Sequence[Tile],
+    pairs: Sequence[Pair | Exception | None],
+) -> dict[int, Fit]:
+    """By index, the fits of those tiles in which the method has a say."""
+    from geosr.device import torch_threads
+    from geosr.methods.solve import Fit, asks, fit_together, prepare
+
+    own = plan.method.statistics == "tile"
+    with torch_threads(placement.threads):
+        try:
+            patches = {
+                tile: prepare(pair, Stats.measure([pair]) if own else stats, plan.consistency)
+                for tile, pair in zip(group, pairs, strict=True)
+                if isinstance(pair, Pair)
+            }
+        except MemoryError:
+            return {tile.index: Fit(OutOfMemoryError("out of memory")) for tile in group}
+        asking = {tile: patch for tile, patch in patches.items() if asks(patch, plan.method)}
+        seeds = [_seed(plan, tile) for tile in asking]
+        fits = fit_together([*asking.values()], plan.method, seeds, placement.device)
+    return {tile.index: fit for tile, fit in zip(asking, fits, strict=True)}
+
+
+def _upscale_tile(
+    plan: Plan,
+    placement: Placement,
+    stats: Stats,
+    store: TileStore,
+    tile: Tile,
+    pair: Pair | Exception | None,
+    fit: Fit | None,
+) -> TileResult:
+    """One tile of a group, fitted there or now."""
+    if pair is None:
+        return store.save(TileResult(tile))
+    try:
+        if isinstance(pair, Exception):
+            raise pair
+        found = fit.found if fit else plan.state
+        if isinstance(found, TileError):
+            raise found
+        solution = solve_tile(plan.method, replace(plan, state=found), placement, stats, pair, tile)
     except (InputError, TileError, MemoryError) as error:
         # a fit that diverged would do so again: it has the same seed
         passing = isinstance(error, InputError | OutOfMemoryError | MemoryError)
         return TileResult(tile, failure=str(error) or "out of memory", retry=passing)
     valid, seen = _counts(pair, tile)
-    result = TileResult(tile, solution.centre, seen / max(valid, 1), valid, _expected_square(pair, tile, solution))
+    expected = _expected_square(pair, tile, solution)
+    batch = fit.batch if fit else None
+    result = TileResult(tile, solution.centre, seen / max(valid, 1), valid, expected, batch=batch)
     return _save(plan, store, result, solution)
 
 
@@ -700,7 +822,6 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
     from geosr.device import torch_threads
     from geosr.methods.solve import solve
 
-    seed = int(np.random.SeedSequence([plan.recipe.seed, tile.index]).generate_state(1, np.uint64)[0] >> 1)
     own = stats if method.statistics == "scene" else None
     with torch_threads(placement.threads):
         return solve(
@@ -708,11 +829,15 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
             method,
             stats=own,
             consistency=plan.consistency,
-            seed=seed,
+            seed=_seed(plan, tile),
             device=placement.device,
             state=plan.state,
             influence="influence" in plan.layers,
         )
+
+
+def _seed(plan: Plan, tile: Tile) -> int:
+    return int(np.random.SeedSequence([plan.recipe.seed, tile.index]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _expected_error(results: list[TileResult]) -> float:
@@ -764,10 +889,13 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
     rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
     moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
     package = methods.entry(plan.method.name).package
+    smaller = "; ".join(f"{each.tile.name(scene.grids.scale)}: {each.batch}" for each in report.results if each.batch)
     special = (
         ({"GEOSR_INTERPOLATED_TILES": names} if names else {})
         | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
         | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
+        | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
+        | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
     )
     return special | {
         "GEOSR_VERSION": __version__,

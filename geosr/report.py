@@ -33,6 +33,7 @@ def describe_run(
     results: Sequence[TileResult],
     resumed: int,
     scale: int,
+    batch: int = 1,
     **more: object,
 ) -> dict[str, object]:
     """The report's content.
@@ -43,6 +44,7 @@ def describe_run(
         results: of all tiles.
         resumed: how many of them an earlier run had done.
         scale: output pixels to one source pixel along a side.
+        batch: tiles that were meant to be fitted together.
         more: what else is to be said, by name.
     """
     inputs = ("source", "guide")
@@ -60,13 +62,24 @@ def describe_run(
         "settings": settings,
         "versions": dict(versions),
         "tiles": tiles,
+        "batches": _batches(results, scale, batch),
         **more,
     }
 
 
+def _batches(results: Sequence[TileResult], scale: int, planned: int) -> dict[str, object]:
+    """How many tiles were fitted together, and which with fewer others for want of memory."""
+    smaller = [_place(result, scale) | {"batch": result.batch} for result in results if result.batch]
+    return {"planned": planned, "smaller": smaller, "same_bytes_again": not smaller}
+
+
 def _failure(result: TileResult, scale: int) -> dict[str, object]:
+    return _place(result, scale) | {"reason": result.failure}
+
+
+def _place(result: TileResult, scale: int) -> dict[str, object]:
     window = result.tile.window.times(scale)
-    return {"index": result.tile.index, "row": window.row, "column": window.col, "reason": result.failure}
+    return {"index": result.tile.index, "row": window.row, "column": window.col}
 
 
 def write_report(path: Path, content: Mapping[str, object]) -> None:

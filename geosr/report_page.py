@@ -243,6 +243,8 @@ def _tables(content: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     seconds = {name: f"{value:g} s" for name, value in content["seconds"].items()}
     run = {"output": content["output"] or "none", "exit code": content["exit_code"], "scheduler": content["scheduler"]}
     run |= {"workers": content["workers"]}
+    if smaller := content.get("batches", {}).get("smaller"):
+        run |= {"smaller batches": f"{len(smaller)} tiles, for want of memory: another run may differ in last bits"}
     inputs, settings, versions = (content[name] for name in ("inputs", "settings", "versions"))
     return [
         ("Inputs", _rows(inputs), True),

@@ -54,6 +54,7 @@ class TileResult:
         expected: mean square of the error to be expected over them, in the source's units squared.
         failure: why the method has no answer; what is stored then, if anything, is interpolated.
         retry: whether another attempt may go better.
+        batch: how many tiles were fitted together, where memory forced fewer than planned; else None.
     """
 
     tile: Tile
@@ -63,6 +64,7 @@ class TileResult:
     expected: float = 0.0
     failure: str | None = None
     retry: bool = False
+    batch: int | None = None
 
     @property
     def skipped(self) -> bool:
@@ -107,6 +109,7 @@ class TileStore:
             "valid": result.valid,
             "expected": result.expected,
             "failure": result.failure,
+            "batch": result.batch,
         }
         text = json.dumps(header).encode()
         text += b" " * (-(2 * _DIGEST_SIZE + 1 + len(text) + 1) % _ALIGNMENT) + b"\n"
@@ -128,7 +131,17 @@ class TileStore:
             raise OutputError(f"cannot read tile {tile.index} in {self.path}: {error.strerror or error}") from error
         if header["key"] != self.key or header["failure"] is not None:
             return None
-        return TileResult(tile, header["centre"], header["guided"], header["valid"], header["expected"])
+        known = {name: header[name] for name in ("centre", "guided", "valid", "expected", "batch")}
+        return TileResult(tile, **known)
+
+    def discard(self, tile: Tile) -> None:
+        """Forget what is stored of `tile`, if anything.
+
+        Raises:
+            OutputError: there is no right.
+        """
+        with reported(f"cannot write in {self.path}"):
+            self._file(tile.index).unlink(missing_ok=True)
 
     def load(self, index: int, *, check: bool) -> NDArray[np.float32]:
         """One tile's values, mapped and not read; with `check`, all of the file is compared with its digest.

@@ -21,40 +21,48 @@ class TileRun:
     resumed: int
 
 
+Group = tuple[Tile, ...]
+"""Tiles that follow each other and are worked on as one."""
+
+
 def run_tiles(
-    work: Callable[[Tile], TileResult],
+    work: Callable[[Group], list[TileResult]],
     tiles: Sequence[Tile],
     store: TileStore,
     *,
+    batch: int,
     scale: int,
     pool: Pool,
     on_event: Callable[[Event], None],
 ) -> TileRun:
-    """`work` on every tile that is not in `store` already.
+    """`work` on every group of tiles that is not whole in `store` already.
 
     A tile whose failure may pass gets a second attempt when all others are done, one at a time: what failed for
-    want of memory has the machine to itself then.
+    want of memory has the machine to itself then. Its group comes with it, for a tile's last bits follow from what
+    it is fitted together with.
 
     Args:
-        work: stores the tile, or gives its failure; called from several threads or processes at once. What it
-            raises ends the run.
+        work: stores each tile of a group, or gives its failure; called from several threads or processes at
+            once. What it raises ends the run.
         tiles: all of the scene.
         store: what an earlier run left.
+        batch: tiles to a group.
         scale: output pixels to one source pixel along a side.
         pool: where the tiles are worked on.
         on_event: told of every tile.
     """
-    stored = _stored(tiles, store, on_event)
+    groups = [tuple(tiles[first : first + batch]) for first in range(0, len(tiles), batch)]
+    stored = _stored(groups, store, on_event)
     tally = _Tally(len(tiles), stored, scale, on_event)
-    rest = [tile for tile in tiles if tile.index not in stored]
+    rest = [group for group in groups if group[0].index not in stored]
     pool.run(work, rest, on_done=tally.add, on_lost=_lost)
-    again = [result.tile for result in tally.results.values() if result.retry]
+    again = [group for group in rest if any(tally.results[tile.index].retry for tile in group)]
     pool.run(work, again, on_done=tally.add_again, on_lost=_lost, at_once=1)
     return TileRun([tally.results[tile.index] for tile in tiles], len(stored))
 
 
-def _lost(tile: Tile, why: str) -> TileResult:
-    return TileResult(tile, failure=why)
+def _lost(group: Group, why: str) -> list[TileResult]:
+    return [TileResult(tile, failure=why) for tile in group]
 
 
 class _Tally:
@@ -70,16 +78,18 @@ class _Tally:
         self._started = time.monotonic()
         on_event(Progress(self._stored, total))
 
-    def add(self, result: TileResult) -> None:
-        """The first attempt's result."""
-        self.results[result.tile.index] = result
-        self._tell(result, retry=result.retry)
+    def add(self, group: list[TileResult]) -> None:
+        """The first attempt's results."""
+        for result in group:
+            self.results[result.tile.index] = result
+            self._tell(result, retry=result.retry)
 
-    def add_again(self, result: TileResult) -> None:
+    def add_again(self, group: list[TileResult]) -> None:
         """The second attempt's, which is the last."""
-        self.results[result.tile.index] = result
-        self._retried += 1
-        self._tell(result, retry=False)
+        for result in group:
+            self.results[result.tile.index] = result
+            self._retried += 1
+            self._tell(result, retry=False)
 
     def _tell(self, result: TileResult, *, retry: bool) -> None:
         index = result.tile.index
@@ -94,18 +104,27 @@ class _Tally:
         self._on_event(Progress(done, self._total, failed, self._retried, rate))
 
 
-def _stored(tiles: Sequence[Tile], store: TileStore, on_event: Callable[[Event], None]) -> dict[int, TileResult]:
-    """The tiles of an earlier run, each read and compared with its digest; a damaged one counts as not done."""
-    found, damaged = {}, 0
-    for tile in tiles:
-        try:
-            result = store.find(tile)
-        except OutputError:
-            damaged += 1
-            continue
-        if result:
-            found[tile.index] = result
-    if found or damaged:
+def _stored(groups: Sequence[Group], store: TileStore, on_event: Callable[[Event], None]) -> dict[int, TileResult]:
+    """The tiles of an earlier run whose group is whole, each read and compared with its digest.
+
+    A damaged one counts as not done.
+    """
+    found: dict[int, TileResult] = {}
+    damaged = parted = 0
+    for group in groups:
+        whole = []
+        for tile in group:
+            try:
+                whole += [result] if (result := store.find(tile)) else []
+            except OutputError:
+                damaged += 1
+        if len(whole) == len(group):
+            found |= {result.tile.index: result for result in whole}
+        else:
+            parted += len(whole)
+    if found or damaged or parted:
         also = f"; {damaged} more were damaged and are made anew" if damaged else ""
-        on_event(Note(f"continuing an earlier run: {len(found)} of {len(tiles)} tiles are done{also}"))
+        also += f"; {parted} more are made anew with the rest of their batch" if parted else ""
+        total = sum(map(len, groups))
+        on_event(Note(f"continuing an earlier run: {len(found)} of {total} tiles are done{also}"))
     return found

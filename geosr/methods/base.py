@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from geosr.errors import TileError
+
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
@@ -102,6 +104,11 @@ class Method(Protocol):
         return self.statistics
 
     @property
+    def fits_together(self) -> bool:
+        """Whether it has a `fit_each` that fits several tiles at once, which a GPU is meant to do faster."""
+        return False
+
+    @property
     def uses_guide(self) -> bool:
         """Whether the guide has a say; where it has, gaps of the guide are filled with the interpolated source.
 
@@ -127,6 +134,17 @@ class Method(Protocol):
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit to the patches. Same patches, seed, device kind and threads: the same state, bit for bit."""
         return {}
+
+    def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
+        """To each patch a fit of its own; all at once where it `fits_together`, and only then called for several.
+
+        Returns:
+            For each patch its state, or in its place the error where its fit failed.
+
+        Raises:
+            OutOfMemoryError: the memory does not suffice for so many: fewer are tried.
+        """
+        return [self.fit([patch], seed, device) for patch, seed in zip(patches, seeds, strict=True)]
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """Values on the patch's high grid."""

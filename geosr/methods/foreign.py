@@ -15,7 +15,17 @@ from geosr.methods.base import Method, Patch, Prediction, State, Trial
 from geosr.methods.entry import Entry
 from geosr.methods.plugins import told
 
-_DECLARED = ("name", "settings", "statistics", "consistency", "needs_fit", "fits", "uses_guide", "scales")
+_DECLARED = (
+    "name",
+    "settings",
+    "statistics",
+    "consistency",
+    "needs_fit",
+    "fits",
+    "fits_together",
+    "uses_guide",
+    "scales",
+)
 
 
 @contextmanager
@@ -57,6 +67,7 @@ class Foreign(Method):
     consistency: str = "exact"
     needs_fit: bool = False
     fits: str = "scene"
+    fits_together: bool = False
     uses_guide: bool = True
     scales: range = range(2, 33)
 
@@ -80,6 +91,11 @@ class Foreign(Method):
         """As the method does."""
         with _blame(self.package, f"the fit of {self.name!r} failed", TileError):
             return self.inner.fit(patches, seed, device)
+
+    def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
+        """As the method does."""
+        with _blame(self.package, f"the fit of {self.name!r} failed", TileError):
+            return self.inner.fit_each(patches, seeds, device)
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """As the method does, as float32."""

@@ -137,6 +137,7 @@ class Mmsr(Method):
     settings: MmsrSettings = PRESETS["default"]
     name: str = "mmsr"
     needs_fit: bool = True
+    fits_together: bool = True
 
     @property
     def statistics(self) -> str:

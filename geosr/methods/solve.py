@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from geosr.consistency import Consistency, project, spread
-from geosr.errors import TileError
+from geosr.errors import OutOfMemoryError, TileError
 from geosr.methods.base import BoolArray, FloatArray, Method, Patch, Prediction, State
 from geosr.pair import Pair, Stats, normalise
 from geosr.uncertainty import standard_deviation
@@ -87,6 +88,57 @@ def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
     return replace(normalise(pair, stats), tolerance=consistency.tolerance / stats.source_spread)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What became of a tile's own fit.
+
+    Attributes:
+        found: the method's state, or why there is none.
+        batch: how many tiles it was fitted together with, itself included, where memory forced fewer than were meant
+            to be; else None.
+    """
+
+    found: State | TileError
+    batch: int | None = None
+
+
+def fit_together(patches: Sequence[Patch], method: Method, seeds: Sequence[int], device: str) -> list[Fit]:
+    """To each patch a fit of its own, all at once; where memory runs out half as many, a quarter, down to one.
+
+    Args:
+        patches: in all of them the method has a say (`asks`); of one shape.
+        method: that fits together.
+        seeds: of each.
+        device: as torch names it.
+    """
+    fits: list[Fit] = []
+    size = len(patches)
+    while len(fits) < len(patches):
+        part = slice(len(fits), len(fits) + size)
+        found = _fit_each(patches[part], method, seeds[part], device)
+        if size > 1 and any(isinstance(each, OutOfMemoryError) for each in found):
+            size = -(-size // 2)
+            continue
+        fits += [Fit(each, len(found) if len(found) < len(patches) else None) for each in found]
+    return fits
+
+
+def _fit_each(
+    patches: Sequence[Patch], method: Method, seeds: Sequence[int], device: str
+) -> Sequence[State | TileError]:
+    """`Method.fit_each`, what it raises in every patch's place."""
+    try:
+        return method.fit_each(patches, seeds, device)
+    except (TileError, MemoryError) as error:  # made anew: this one's traceback would keep the batch's tensors
+        kind = type(error) if isinstance(error, TileError) else OutOfMemoryError
+        return [kind(str(error) or "out of memory")] * len(patches)
+
+
+def asks(patch: Patch, method: Method) -> bool:
+    """Whether the method has a say in the answer, and is to be fitted."""
+    return tells(patch) if method.uses_guide else _varies(patch)
+
+
 def tells(patch: Patch) -> bool:
     """Whether there is anything to be made out: a source that is not constant, and a guide over it."""
     inside = spread(patch.source_valid, patch.scale)
@@ -106,7 +158,7 @@ def predict(
     Raises:
         TileError: the answer has the wrong shape or is not finite, or the fit failed.
     """
-    if not (tells(patch) if method.uses_guide else _varies(patch)):
+    if not asks(patch, method):
         return 0.0, Prediction(interpolate(patch.source, patch.scale))
     state = method.fit([patch], seed, device) if state is None else state
     prediction = method.predict(patch, state, device)
