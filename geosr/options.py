@@ -95,7 +95,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how the work runs; only `device` and `threads` have a say, in the last bits, in what a method makes.
+    """Where and how the work runs; only `device`, `threads` and `batch` have a say in a result, in its last bits.
 
     Attributes:
         device: `auto`, `cpu` or `cuda`.

@@ -23,7 +23,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +89,12 @@ class TileStore:
     Attributes:
         path: the folder.
         key: of the run; tiles that carry another one are not there.
+        layers: names of further rasters, of which a tile has its part as well.
     """
 
     path: Path
     key: str
+    layers: tuple[str, ...] = ()
 
     def save(self, result: TileResult, values: NDArray[np.float64] | None = None) -> TileResult:
         """Store a tile's values (None for a skipped one) and what is known of them; gives `result` back.
@@ -125,11 +127,13 @@ class TileStore:
         """
         try:
             header = self._header(tile.index, check=True)[0]
+            beside = self.layers if header["centre"] is not None else ()  # a skipped tile has none
+            parts = [self.layer(name)._header(tile.index, check=True)[0] for name in beside]
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OutputError(f"cannot read tile {tile.index} in {self.path}: {error.strerror or error}") from error
-        if header["key"] != self.key or header["failure"] is not None:
+        if any(part["key"] != self.key for part in (header, *parts)) or header["failure"] is not None:
             return None
         known = {name: header[name] for name in ("centre", "guided", "valid", "expected", "batch")}
         return TileResult(tile, **known)
@@ -234,12 +238,13 @@ class RunFolder:
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def tiles(self, layers: Iterable[str] = ()) -> TileStore:
+    def tiles(self, layers: Sequence[str] = ()) -> TileStore:
         """The tiles of this run, and room for those of further rasters. What is remembered later has no say in them."""
         with reported(f"cannot write in {self.path}"):
             for name in layers:
                 (self.path / name).mkdir(exist_ok=True)
-        return TileStore(self.path / "tiles", _digest(json.dumps(self._manifest, sort_keys=True).encode()))
+        key = _digest(json.dumps(self._manifest, sort_keys=True).encode())
+        return TileStore(self.path / "tiles", key, tuple(layers))
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
         """The earlier run's; empty where there is none that can be read."""
