@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,15 @@ from geosr.methods.settings import apply_settings
 Array = NDArray[np.float64]
 
 
-def _check_positive(settings: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise UsageError(f"{name} is {getattr(settings, name)}; it must be positive")
+_WIDEST = 16  # radius, in source pixels
+
+
+def _check(settings: GuidedFilterSettings | JointBilateralSettings) -> None:
+    for name, value in asdict(settings).items():
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value}; it must be positive")
+    if settings.radius > _WIDEST:
+        raise UsageError(f"radius is {settings.radius}; it must be at most {_WIDEST} source pixels")
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,7 @@ class GuidedFilterSettings:
     epsilon: float = 0.001
 
     def __post_init__(self) -> None:
-        _check_positive(self, "radius", "epsilon")
-        if self.radius > 16:
-            raise UsageError(f"radius is {self.radius}; it must be at most 16 source pixels")
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,7 @@ class JointBilateralSettings:
     contrast: float = 0.3
 
     def __post_init__(self) -> None:
-        _check_positive(self, "radius", "distance", "contrast")
-        if self.radius > 16:
-            raise UsageError(f"radius is {self.radius}; it must be at most 16 source pixels")
+        _check(self)
 
 
 @dataclass(frozen=True)
