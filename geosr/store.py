@@ -291,6 +291,8 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
     """
     path = output.with_name(f".{output.name[:_NAME]}-{_digest(os.fsencode(output.name))[:8]}.geosr")
     with _locked(path, output):
+        with suppress(OSError):  # a run that was killed while it removed its folder may have left a part
+            _erase(_gone(path))
         try:
             folder = RunFolder(path, fingerprint)
             yield folder
@@ -389,9 +391,17 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 
 
 def _remove(path: Path) -> None:
-    gone = path.with_name(f"{path.name}.gone")
     with suppress(OSError):  # after it a tile still in work cannot add a file to the folder being emptied
-        path = path.rename(gone)
+        path = path.rename(_gone(path))
+    _erase(path)
+
+
+def _gone(path: Path) -> Path:
+    """Its name while it is being removed."""
+    return path.with_name(f"{path.name}.gone")
+
+
+def _erase(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

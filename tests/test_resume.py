@@ -336,6 +336,44 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+DYING = """
+import os, shutil
+from pathlib import Path
+import geosr_cli.main
+def die(path, *more, remove=shutil.rmtree, **named):
+    if not Path(path).name.endswith(".geosr.gone"):
+        return remove(path, *more, **named)
+    (Path(path) / "lock").unlink()
+    os.kill(os.getpid(), 9)
+shutil.rmtree = die
+geosr_cli.main.main()
+"""
+
+
+def test_what_a_run_killed_while_it_removed_its_folder_leaves_is_removed_by_the_next(folder):
+    command = [sys.executable, "-c", DYING, *COMMAND[3:], "-o", "half.tif", *FAST]
+    dead = subprocess.run(command, cwd=folder, timeout=600, check=False)
+    assert dead.returncode == -signal.SIGKILL
+    (left,) = folder.glob(".half.tif-*")
+    assert left.name.endswith(".geosr.gone")
+    assert [*left.glob("tiles/*.tile")]
+    assert (folder / "half.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
+    finish(folder, "half.tif", *FAST, "--overwrite")
+    assert not [*folder.glob(".half.tif-*")]
+    assert (folder / "half.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
+
+
+def test_a_link_under_the_name_of_what_is_being_removed_costs_nothing_of_what_it_leads_to(tmp_path):
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "precious").write_text("kept")
+    with run_folder(tmp_path / "out.tif", {}) as made:
+        gone = made.path.with_name(f"{made.path.name}.gone")
+    gone.symlink_to(tmp_path / "else")
+    with run_folder(tmp_path / "out.tif", {}):
+        assert not gone.is_symlink()
+    assert contents(tmp_path).keys() == {"else", "else/precious"}
+
+
 def test_long_names_that_begin_alike_have_folders_of_their_own(tmp_path):
     with (
         run_folder(tmp_path / ("ö" * 120 + "1.tif"), {}) as a,
