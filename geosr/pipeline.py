@@ -340,7 +340,8 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     recipe = decide(inputs, recipe, execution)
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
     placement = place_plan(plan, execution)
-    for text in (*plan.scene.notes, *suspicions(plan.scene), *_slowness(plan, placement)):
+    slowness = plan.method.slowness(placement.device)
+    for text in (*plan.scene.notes, *suspicions(plan.scene), *([slowness] if slowness else [])):
         execution.on_event(Note(text))
     depends_on = _fingerprint(plan, placement)
     with run_folder(output, depends_on) as folder:
@@ -570,14 +571,6 @@ def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
     chosen = found.best.method if found.best else names[0]
     execution.on_event(Note(f"{found.verdict}; method {chosen}"))
     return replace(recipe, method=chosen)
-
-
-def _slowness(plan: Plan, placement: Placement) -> Iterator[str]:
-    """What makes this installation slower than it could be."""
-    from geosr.methods.neighbourhood import kernels
-
-    if plan.method.name == "mmsr" and placement.device == "cpu" and kernels("cpu") == "torch":
-        yield "geosr was installed without a C compiler: fits take about 1.7 times as long as with its compiled kernels"
 
 
 def suspicions(scene: Scene) -> Iterator[str]:

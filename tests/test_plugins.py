@@ -134,6 +134,14 @@ def test_two_packages_with_one_name_are_both_told_of(install):
         methods.entry("mine")
 
 
+def test_what_makes_a_method_slower_here_is_told(install, tmp_path):
+    slower = "return 1 / 0\n    def slowness(self, device): return f'slow on {device} here'"
+    install("limping", working(slower))
+    make_pair(tmp_path)
+    assert "note: slow on cpu here\n" in upscale(tmp_path, method="mine").err
+    assert "slow on" not in upscale(tmp_path, "--overwrite", method="bicubic").err
+
+
 def test_what_fails_in_a_tile_names_the_package(install, tmp_path):
     install("dividing", working())
     make_pair(tmp_path)

@@ -127,6 +127,10 @@ class Method(Protocol):
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
         """Bytes that fitting a patch of `shape` high pixels takes at its peak, about."""
 
+    def slowness(self, device: str) -> str | None:
+        """What makes it slower in this installation than it could be, in a sentence; None where nothing does."""
+        return None
+
     def trial(self) -> Trial:
         """The same with little of the work, to estimate the time that all of it takes; here all of it."""
         return Trial(self, self, 0.0)

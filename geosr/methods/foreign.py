@@ -81,6 +81,11 @@ class Foreign(Method):
         with _blame(self.package, f"the memory of {self.name!r}", UnavailableError):
             return int(self.inner.memory(bands, shape))
 
+    def slowness(self, device: str) -> str | None:
+        """As the method says."""
+        with _blame(self.package, f"the slowness of {self.name!r}", UnavailableError):
+            return self.inner.slowness(device)
+
     def trial(self) -> Trial:
         """As the method says."""
         with _blame(self.package, f"the trial of {self.name!r}", UnavailableError):

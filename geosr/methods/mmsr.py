@@ -159,6 +159,16 @@ class Mmsr(Method):
         """Some 28 feature maps at the peak of a step (64 channels, 320 x 320: the process had 0.92 GB)."""
         return 4 * shape[0] * shape[1] * (28 * self.settings.channels + 2 * bands)
 
+    def slowness(self, device: str) -> str | None:
+        """On the CPU, its filter where that was not compiled."""
+        from geosr.methods.neighbourhood import kernels
+
+        if device != "cpu" or kernels(device) != "torch":
+            return None
+        return (
+            "geosr was installed without a C compiler: fits take about 1.7 times as long as with its compiled kernels"
+        )
+
     def trial(self) -> Trial:
         """A step, and some more: a step on a crop takes a thirtieth of one on a whole tile."""
         few = 32 if self.settings.crop else 2
