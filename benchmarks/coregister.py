@@ -24,9 +24,9 @@ from affine import Affine
 from numpy.typing import NDArray
 
 import geosr
-from geosr import pipeline
 from geosr.consistency import blocks_of, spread
 from geosr.options import Inputs
+from geosr.scene import open_scene
 
 Array = NDArray[np.float64]
 Point = tuple[float, float]
@@ -138,7 +138,7 @@ def rows(case: Case, scale: int, shifts: list[Point], folder: Path) -> Iterator[
     for shift in [(0.0, 0.0), *shifts]:
         inputs = trial(case, scale, folder, shift)
         start = time.perf_counter()
-        found = pipeline.open_scene(inputs).shift
+        found = open_scene(inputs).shift
         seconds = time.perf_counter() - start
         assert found is not None
         position = np.array([found.cols, found.rows])

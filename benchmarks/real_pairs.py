@@ -28,7 +28,7 @@ from geosr.methods.solve import solve
 from geosr.metrics import score_arrays
 from geosr.options import Inputs
 from geosr.pair import Pair, Stats
-from geosr.pipeline import open_scene
+from geosr.scene import open_scene
 from geosr.tiling import cut
 
 Array = NDArray[np.float64]

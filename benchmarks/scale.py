@@ -22,8 +22,9 @@ from pathlib import Path
 
 from large_pair import SCALE, make_pairs
 
+from geosr.estimates import scratch_bytes
 from geosr.options import Inputs, Recipe
-from geosr.pipeline import make_plan, scratch_bytes
+from geosr.plan import make_plan
 
 _LOOK = 0.05  # seconds between two looks at the run folder
 

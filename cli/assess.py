@@ -38,7 +38,7 @@ def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device
     \b
       geosr assess dsm.tif ortho.tif --scale 4
     """  # noqa: D301
-    from geosr.pipeline import assess_file
+    from geosr.assess import assess_file
 
     inputs = inputs_from(source, guide, values)
     found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.candidates())

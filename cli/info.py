@@ -28,10 +28,11 @@ def command(source: Path, guide: Path, method: str, preset: str, device: str, ti
     \b
       geosr info dsm.tif ortho.tif --scale 4 --time
     """  # noqa: D301
-    from geosr.inspection import estimate_seconds, inspect, rows
+    from geosr.estimates import run_seconds
+    from geosr.inspection import inspect, rows
 
     inputs, recipe, execution = inputs_from(source, guide, values), Recipe(method, preset), Execution(device)
     found = inspect(inputs, recipe, execution)
     click.echo("\n".join(table_lines(rows(found))))
     if timed:
-        click.echo("\n".join(table_lines([("time", f"about {clock(estimate_seconds(found.plan, execution))}")])))
+        click.echo("\n".join(table_lines([("time", f"about {clock(run_seconds(found.plan, execution))}")])))

@@ -20,7 +20,7 @@ from geosr.options import Event, Note, Progress, Stage, TileFailed
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from geosr.pipeline import Report
+    from geosr.report import Report
 
 INTERRUPTED = 130  # the exit code
 _EVERY = 10.0  # seconds between two plain progress lines

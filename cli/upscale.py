@@ -151,7 +151,8 @@ def command(
     --bounds tries a part.
     """  # noqa: D301
     from geosr.inspection import inspect, rows
-    from geosr.pipeline import check_outputs, upscale_file
+    from geosr.outputs import check_outputs
+    from geosr.pipeline import upscale_file
 
     if quiet + verbose + log_json > 1:
         raise UsageError("--quiet, --verbose and --log-json contradict each other; give one of them")

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geosr import methods
+from geosr.errors import UsageError
+from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage
+from geosr.placement import place
+from geosr.plan import make_plan
+from geosr.sampling import draw_patches, measure_scene
+
 if TYPE_CHECKING:
     from geosr.methods.base import BoolArray, FloatArray, Method, Patch
 
 WITHOUT_GUIDE = "bicubic"
 """The method that all are compared with: it knows the source only."""
+
+_TILES = 2  # that methods are tried on
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,12 @@ class Assessment:
         return f"the guide helps: expected gain over bicubic {gain:.0%}, by {self.best.method}"
 
 
-def assess(patches: Sequence[Patch], methods: Sequence[Method], spread: float, seed: int, device: str) -> Assessment:
+def assess(patches: Sequence[Patch], chosen: Sequence[Method], spread: float, seed: int, device: str) -> Assessment:
     """Every method on every patch one step down, made consistent with the pooled source.
 
     Args:
         patches: of the pair, normalised by the scene's statistics.
-        methods: `WITHOUT_GUIDE` is put before them.
+        chosen: `WITHOUT_GUIDE` is put before them.
         spread: of the source, to give errors in its units.
         seed: of the fits.
         device: as torch names it.
@@ -82,13 +91,12 @@ def assess(patches: Sequence[Patch], methods: Sequence[Method], spread: float, s
     Raises:
         TileError: a fit failed.
     """
-    from geosr.methods import create
     from geosr.methods.judgement import exact
 
     lows = steps_down(patches, device)
     pixels = sum(int(known.sum()) for _, _, known in lows)
     scores = []
-    for method in (create(WITHOUT_GUIDE), *(method for method in methods if method.name != WITHOUT_GUIDE)):
+    for method in (methods.create(WITHOUT_GUIDE), *(method for method in chosen if method.name != WITHOUT_GUIDE)):
         started, squares = time.monotonic(), 0.0
         for low, truth, known in lows:
             values = method.predict(low, method.fit([low], seed, device), device).values
@@ -113,3 +121,34 @@ def steps_down(patches: Sequence[Patch], device: str) -> list[tuple[Patch, Float
         for patch in patches
         for low, truth, known in one_step_down(patch)
     ]
+
+
+def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Sequence[str]) -> Assessment:
+    """Methods one step down on a few tiles of the pair; their default presets, nothing is written.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as `upscale_file`.
+        TileError: a fit failed.
+    """
+    from geosr.device import torch_threads
+
+    plan = replace(make_plan(inputs, replace(recipe, method=names[0])), reads_guide=True)  # some of them use it
+    placement, stats = place(1, execution), measure_scene(plan)
+    patches = draw_patches(plan, stats, _TILES)
+    with torch_threads(placement.threads):
+        chosen = [methods.create(name) for name in names]
+        return assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
+
+
+def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
+    """With `auto`, the method that does best one step down; where nothing can be told, the default one."""
+    if recipe.method != AUTO:
+        return recipe
+    if recipe.preset != "default" or recipe.settings:
+        raise UsageError(f"--method {AUTO} chooses among default presets; a preset or settings need a method's name")
+    execution.on_event(Stage("assessment"))
+    names = methods.candidates()
+    found = assess_file(inputs, recipe, execution, names)
+    chosen = found.best.method if found.best else names[0]
+    execution.on_event(Note(f"{found.verdict}; method {chosen}"))
+    return replace(recipe, method=chosen)

@@ -14,9 +14,11 @@ from geosr.datasets import save_sample
 from geosr.errors import GeosrError, TileError
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
-from geosr.pipeline import Report, open_scene, upscale_file
+from geosr.pipeline import upscale_file
 from geosr.raster_guard import show
+from geosr.report import Report
 from geosr.runner import Threads
+from geosr.scene import open_scene
 from geosr.store import reported
 from geosr.tables import Table
 

@@ -20,8 +20,9 @@ from geosr.grid import Window
 from geosr.metrics import Scores, score_arrays
 from geosr.options import Execution, Inputs
 from geosr.pair import Stats
-from geosr.pipeline import Scene, find_valid, open_scene, place
+from geosr.placement import place
 from geosr.raster_guard import show
+from geosr.scene import Scene, find_valid, open_scene
 from geosr.store import scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import cut

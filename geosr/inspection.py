@@ -1,36 +1,23 @@
-"""What `geosr info` says of a pair: what is in it, how it fits, what would be done and how long it takes."""
+"""What `geosr info` says of a pair: what is in it, how it fits, and what would be done."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from odc.geo.geobox import GeoBox
 
 from geosr import raster
+from geosr.assess import decide
+from geosr.estimates import memory_bytes, scratch_bytes
 from geosr.grid import crs_name
-from geosr.options import Execution, Inputs, Recipe, processors
-from geosr.pair import Stats
-from geosr.pipeline import (
-    FIT_TILES,
-    Plan,
-    check_batch,
-    decide,
-    find_valid,
-    make_plan,
-    place,
-    sample,
-    scratch_bytes,
-    solve_tile,
-    suspicions,
-)
+from geosr.options import Execution, Inputs, Recipe
+from geosr.placement import check_batch
+from geosr.plan import Plan, make_plan
 from geosr.raster import Raster
 from geosr.raster_guard import show
-
-if TYPE_CHECKING:
-    from geosr.methods.base import Method
+from geosr.sampling import sample
+from geosr.scene import suspicions
 
 
 @dataclass(frozen=True)
@@ -63,31 +50,8 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
         pair = scene.read(tile)
         source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
         guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
-    batch = min(execution.batch or 1, len(tiles))
-    workers = execution.workers or min(processors(), -(-len(tiles) // batch))
-    rows, cols = tiles[0].window.times(scene.grids.scale).shape
-    memory = workers * batch * plan.method.memory(scene.guide.channels, (rows, cols))
     notes = (*scene.notes, *(suspicions(scene)))
-    return Inspection(plan, source / pixels, guide / pixels, memory, notes)
-
-
-def estimate_seconds(plan: Plan, execution: Execution) -> float:
-    """About how long a run will take here, from a small part of one tile's work that is done and timed."""
-    placement = place(len(plan.tiles), execution)
-    tile, pair = find_valid(plan.scene, plan.tiles, with_guide=plan.reads_guide)
-    stats, trial = Stats.measure([pair], noise=True), plan.method.trial()
-
-    def seconds(method: Method) -> float:
-        started = time.monotonic()
-        solve_tile(method, plan, placement, stats, pair, tile)
-        return time.monotonic() - started
-
-    seconds(trial.less)  # not counted: loading and first allocations
-    less, more = seconds(trial.less), seconds(trial.more)
-    fit, turns = trial.times * max(more - less, 0), -(-len(plan.tiles) // placement.workers)
-    if plan.fits_scene:
-        return fit * min(FIT_TILES, len(plan.tiles)) + less * turns
-    return (less + fit) * turns
+    return Inspection(plan, source / pixels, guide / pixels, memory_bytes(plan, execution), notes)
 
 
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:

@@ -11,10 +11,10 @@ import numpy as np
 import pyproj
 from odc.geo.geobox import GeoBox
 
-from geosr import pipeline
 from geosr.errors import OutputError, UsageError
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
+from geosr.scene import Scene, open_scene
 from geosr.store import scratch_folder
 from geosr.tiling import Tile, cut
 from geosr.writer import write_tile
@@ -43,7 +43,7 @@ def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
         raise UsageError(f"{folder} exists; give a folder that does not")
     if tile < check_scale(inputs.scale):
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
-    scene = pipeline.open_scene(inputs)
+    scene = open_scene(inputs)
     tiles = cut(scene.grids.low.shape, scene.grids.scale, size=tile, halo=0)
     with scratch_folder(folder.absolute()) as hidden:
         made = hidden / "pairs"
@@ -59,7 +59,7 @@ def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
     return len(rows)
 
 
-def _write_all(scene: pipeline.Scene, folder: Path, tiles: list[Tile]) -> Iterator[dict[str, object]]:
+def _write_all(scene: Scene, folder: Path, tiles: list[Tile]) -> Iterator[dict[str, object]]:
     low, high, scale = scene.grids.low, scene.grids.high, scene.grids.scale
     for name in ("source", "guide"):
         (folder / name).mkdir()

@@ -1,14 +1,86 @@
-"""The report of a run as JSON: what was asked for, what it ran on, what became of every tile."""
+"""What a run did: as a value, and as the file that the user asked for, JSON or a page."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from geosr.errors import OutputError, UsageError
+import numpy as np
+
+from geosr import raster
+from geosr.errors import InputError, OutputError, TileError, UsageError
+from geosr.options import Execution
+from geosr.placement import Placement
+from geosr.plan import Plan
+from geosr.provenance import versions
 from geosr.raster_guard import show
 from geosr.store import TileResult, write_whole
+from geosr.writer import Written
+
+_NAMED = 20  # failed tiles that an error names; each was told of when it failed
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        output: the file to be written.
+        results: of every tile.
+        resumed: how many of them an earlier run had done.
+        seconds: by stage.
+        written: consistency and seams, as measured on the output; None where none was written.
+    """
+
+    output: Path
+    results: list[TileResult]
+    resumed: int
+    seconds: Mapping[str, float]
+    written: Written | None = None
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the scene was cut into."""
+        return len(self.results)
+
+    @property
+    def skipped(self) -> int:
+        """Tiles without any valid source pixel."""
+        return sum(result.skipped for result in self.results)
+
+    @property
+    def failed(self) -> list[TileResult]:
+        """Tiles without an answer: there is no output then."""
+        return [result for result in self.results if result.failed]
+
+    @property
+    def interpolated(self) -> list[TileResult]:
+        """Tiles that failed and hold the interpolated source."""
+        return [result for result in self.results if result.interpolated]
+
+    @property
+    def guided(self) -> float:
+        """Share of the valid area on which the guide had a say, 0 to 1."""
+        return sum(result.guided * result.valid for result in self.results) / max(self._valid, 1)
+
+    @property
+    def expected(self) -> float:
+        """Root mean square error to be expected over the valid pixels, in the source's units."""
+        return float(np.sqrt(sum(result.expected * result.valid for result in self.results) / max(self._valid, 1)))
+
+    @property
+    def _valid(self) -> int:
+        return sum(result.valid for result in self.results)
+
+    def failure(self, scale: int) -> TileError:
+        """What ends a run of which tiles failed."""
+        failed = self.failed
+        lines = [f"{result.tile.name(scale)}: {result.failure}" for result in failed[:_NAMED]]
+        more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+        summary = f"{len(failed)} of {self.tiles} tiles failed; nothing was written"
+        return TileError("\n".join([summary, *lines, *more]))
 
 
 def check_report(path: Path, others: Sequence[Path]) -> Path:
@@ -27,43 +99,63 @@ def check_report(path: Path, others: Sequence[Path]) -> Path:
     return path.absolute()
 
 
-def describe_run(
-    depends_on: Mapping[str, str],
-    versions: Mapping[str, str],
-    results: Sequence[TileResult],
-    resumed: int,
-    scale: int,
-    batch: int = 1,
-    **more: object,
-) -> dict[str, object]:
-    """The report's content.
+def write_report(
+    report: Report, plan: Plan, placement: Placement, execution: Execution, depends_on: Mapping[str, str]
+) -> None:
+    """Write the run's report if one is asked for, whole or not at all.
 
     Args:
+        report: what the run did.
+        plan: of the run.
+        placement: of the run.
+        execution: says where the report lies.
         depends_on: the run's fingerprint.
-        versions: the part of it that names software.
-        results: of all tiles.
-        resumed: how many of them an earlier run had done.
-        scale: output pixels to one source pixel along a side.
-        batch: tiles that were meant to be fitted together.
-        more: what else is to be said, by name.
+
+    Raises:
+        OutputError: there is no room or no right.
     """
-    inputs = ("source", "guide")
-    settings = {name: text for name, text in depends_on.items() if name not in (*versions, *inputs)}
-    tiles = {
-        "total": len(results),
-        "done": sum(result.failure is None for result in results),
-        "resumed": resumed,
-        "skipped": sum(result.skipped for result in results),
-        "failed": [_failure(result, scale) for result in results if result.failed],
-        "interpolated": [_failure(result, scale) for result in results if result.interpolated],
-    }
+    if execution.report is None:
+        return
+    content = _content(report, plan, placement, execution, depends_on)
+    if execution.report.suffix.lower() == ".json":
+        data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace")
+    else:
+        data = _page(plan, report, content, execution.uncertainty)
+    write_whole(execution.report, data)
+
+
+def _content(
+    report: Report, plan: Plan, placement: Placement, execution: Execution, depends_on: Mapping[str, str]
+) -> dict[str, object]:
+    """What is said, by name."""
+    found, inputs, software = report.written, ("source", "guide"), versions()
     return {
         "inputs": {name: depends_on[name] for name in inputs},
-        "settings": settings,
-        "versions": dict(versions),
-        "tiles": tiles,
-        "batches": _batches(results, scale, batch),
-        **more,
+        "settings": {name: text for name, text in depends_on.items() if name not in (*software, *inputs)},
+        "versions": software,
+        "tiles": _tiles(report, plan.scene.grids.scale),
+        "batches": _batches(report.results, plan.scene.grids.scale, placement.batch),
+        "output": str(report.output) if found else None,
+        "exit_code": TileError.exit_code if report.failed or report.interpolated else 0,
+        "scheduler": execution.scheduler,
+        "workers": placement.workers,
+        "seconds": {name: round(seconds, 3) for name, seconds in report.seconds.items()},
+        "guided_percent": round(100 * report.guided, 2),
+        "expected_error": float(f"{report.expected:.4g}"),
+        "deviation": asdict(found.deviation) if found else None,
+        "seam_ratio": found.seam_ratio if found else None,
+    }
+
+
+def _tiles(report: Report, scale: int) -> dict[str, object]:
+    """How many there are of each kind, and those that failed."""
+    return {
+        "total": report.tiles,
+        "done": sum(result.failure is None for result in report.results),
+        "resumed": report.resumed,
+        "skipped": report.skipped,
+        "failed": [_failure(result, scale) for result in report.failed],
+        "interpolated": [_failure(result, scale) for result in report.interpolated],
     }
 
 
@@ -82,10 +174,19 @@ def _place(result: TileResult, scale: int) -> dict[str, object]:
     return {"index": result.tile.index, "row": window.row, "column": window.col}
 
 
-def write_report(path: Path, content: Mapping[str, object]) -> None:
-    """Write it whole or not at all.
+def _page(plan: Plan, report: Report, content: dict[str, object], uncertainty: Path | None) -> bytes:
+    """The report as a page, with pictures of what was read and written."""
+    from geosr.report_page import make_page
+    from geosr.views import Look, Subject, look
 
-    Raises:
-        OutputError: there is no room or no right.
-    """
-    write_whole(path, (json.dumps(dict(content), indent=2, ensure_ascii=False) + "\n").encode(errors="replace"))
+    scene, found = plan.scene, report.written
+    seen: Look | str
+    try:
+        result = raster.describe_source(report.output) if found else None
+        doubt = raster.describe_source(uncertainty) if found and uncertainty else None
+        seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen, doubt))
+    except InputError as error:  # of a block that cannot be read, which made tiles fail
+        seen = str(error)
+    names = {"source": scene.source.path.name, "guide": scene.guide.path.name}
+    fallen = [each.tile.core.times(scene.grids.scale) for each in report.results if each.failure]
+    return make_page(content, names, seen, found.deviations if found else None, fallen)

@@ -19,7 +19,9 @@ from geosr import pipeline
 from geosr.errors import OutOfMemoryError
 from geosr.methods.solve import fit_together
 from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
-from geosr.pipeline import make_plan, place, plan_batch, upscale_file
+from geosr.pipeline import upscale_file
+from geosr.placement import place, plan_batch
+from geosr.plan import make_plan
 
 SMALL = [f"{name}={value}" for name, value in SMALL_NETWORK["settings"].items()]
 OPTIONS = ["--method", "mmsr", *(part for each in SMALL for part in ("--set", each)), "--fit", "tile", "--tile", "112"]

@@ -15,7 +15,7 @@ from pairs import geosr, upscale
 from geosr.coregister import Shift
 from geosr.grid import GridPair, Window
 from geosr.options import Inputs
-from geosr.pipeline import open_scene
+from geosr.scene import open_scene
 
 SIDE, SCALE = 48, 4
 

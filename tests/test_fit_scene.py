@@ -14,7 +14,10 @@ from pairs import contents, make_pair, upscale
 
 from geosr.methods.mmsr import Mmsr
 from geosr.options import Execution, Inputs, Recipe, Stage
-from geosr.pipeline import fit_scene, make_plan, measure_scene, place, solve_tile
+from geosr.placement import place
+from geosr.plan import make_plan
+from geosr.sampling import fit_scene, measure_scene
+from geosr.tile_work import solve_tile
 
 QUICK = ["--set", "epochs=3", "--set", "channels=8", "--set", "belief=full", "--tile", "160", "--fit", "scene"]
 

@@ -12,7 +12,7 @@ from rasters import grid, pixel_centres, shared_data, write
 
 from geosr.errors import InputError
 from geosr.options import Inputs
-from geosr.pipeline import open_scene
+from geosr.scene import open_scene
 from geosr.tiling import cut
 
 SCALE = 4

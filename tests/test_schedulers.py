@@ -95,12 +95,12 @@ def test_a_worker_that_is_killed_costs_nothing(folder):
 POISON = """
 import os, sys
 if "--multiprocessing-fork" in sys.orig_argv:
-    import geosr.pipeline
-    def deadly(method, plan, placement, stats, pair, tile, solve=geosr.pipeline.solve_tile):
+    import geosr.tile_work
+    def deadly(method, plan, placement, stats, pair, tile, solve=geosr.tile_work.solve_tile):
         if tile.index == 3:
             os.kill(os.getpid(), 9)
         return solve(method, plan, placement, stats, pair, tile)
-    geosr.pipeline.solve_tile = deadly
+    geosr.tile_work.solve_tile = deadly
 """
 
 

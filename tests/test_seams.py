@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from outputs import SMALL_NETWORK, check_means, physical, run
 
 from geosr.options import Inputs, Recipe
-from geosr.pipeline import make_plan
+from geosr.plan import make_plan
 from geosr.seams import SeamMeter
 
 

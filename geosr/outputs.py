@@ -1,0 +1,122 @@
+"""What a run writes: where it will lie, the further rasters beside the output, the tags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from geosr import methods
+from geosr.consistency import Consistency
+from geosr.errors import UsageError
+from geosr.options import Execution
+from geosr.placement import Placement
+from geosr.plan import Plan
+from geosr.report import Report, check_report
+from geosr.store import TileStore
+from geosr.style import check_style
+from geosr.version import __version__
+from geosr.writer import Encoding, Mosaic, check_output
+
+OUTPUT = "output"
+"""Name of the output among those that a run writes."""
+
+LAYER_ENCODING = Encoding("float32", float("nan"))
+
+
+def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) -> dict[str, Path]:
+    """Where everything that a run writes will lie, by name, before any work is done.
+
+    Raises:
+        UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
+    """
+    asked = {OUTPUT: output, **execution.layers}
+    outputs = {name: check_output(path, inputs, overwrite=execution.overwrite) for name, path in asked.items()}
+    if len({*outputs.values()}) < len(outputs):
+        raise UsageError("the output and what is written beside it need different names")
+    if execution.report:
+        check_report(execution.report, [*inputs, *outputs.values()])
+    if execution.style:
+        check_style(outputs[OUTPUT], overwrite=execution.overwrite)
+    return outputs
+
+
+def mosaics(
+    plan: Plan, placement: Placement, report: Report, store: TileStore, folder: Path, further: Mapping[str, Path]
+) -> list[Mosaic]:
+    """What is to be written, the output itself last.
+
+    Args:
+        plan: of the run.
+        placement: of the run.
+        report: on its tiles.
+        store: holds them.
+        folder: to work in.
+        further: where the rasters beside the output will lie, by name.
+    """
+    scene = plan.scene
+    output = Mosaic(
+        source=scene.source,
+        grids=scene.grids,
+        results=report.results,
+        tiles=store,
+        folder=folder,
+        read_source=scene.read_source,
+        consistency=plan.consistency,
+        encoding=Encoding.choose(scene.source, plan.recipe.dtype),
+        output=report.output,
+        tags=_tags(plan, placement, report),
+    )
+    return [*(_further(output, name, path) for name, path in further.items()), output]
+
+
+def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
+    """The mosaic of a raster that is written beside the output: in its units, as it comes from the tiles."""
+    described = {"influence": "changed by the guide", "uncertainty": "standard deviation"}[name]
+    return replace(
+        mosaic,
+        source=replace(mosaic.source, description=described, band_tags={}),
+        results=[replace(result, centre=None if result.centre is None else 0.0) for result in mosaic.results],
+        tiles=mosaic.tiles.layer(name),
+        consistency=Consistency(np.inf),
+        encoding=LAYER_ENCODING,
+        output=output,
+        tags={**mosaic.tags, "GEOSR_LAYER": name},
+        pools=False,
+    )
+
+
+def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
+    scene, recipe = plan.scene, plan.recipe
+    names = "; ".join(result.tile.name(scene.grids.scale) for result in report.interpolated)
+    rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
+    moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
+    package = methods.entry(plan.method.name).package
+    smaller = "; ".join(f"{each.tile.name(scene.grids.scale)}: {each.batch}" for each in report.results if each.batch)
+    special = (
+        ({"GEOSR_INTERPOLATED_TILES": names} if names else {})
+        | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
+        | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
+        | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
+        | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
+    )
+    return special | {
+        "GEOSR_VERSION": __version__,
+        "GEOSR_METHOD": plan.method.name,
+        "GEOSR_PRESET": recipe.preset,
+        "GEOSR_SETTINGS": json.dumps(asdict(plan.method.settings), sort_keys=True),
+        "GEOSR_SCALE": str(scene.grids.scale),
+        "GEOSR_CONSISTENCY": str(plan.consistency),
+        "GEOSR_TILE": str(recipe.tile),
+        "GEOSR_FIT": plan.fit,
+        "GEOSR_SEED": str(recipe.seed),
+        "GEOSR_DEVICE": placement.device,
+        "GEOSR_THREADS_PER_TILE": str(placement.threads),
+        "GEOSR_SOURCE": scene.source.path.name,
+        "GEOSR_GUIDE": scene.guide.path.name,
+        "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
+        "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
+    }

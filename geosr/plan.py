@@ -1,0 +1,67 @@
+"""What a run will do: the scene, the method and the tiles, decided before the first tile is worked on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geosr import methods
+from geosr.consistency import Consistency
+from geosr.errors import UsageError
+from geosr.options import Inputs, Recipe
+from geosr.pair import Pair
+from geosr.scene import Scene, open_scene
+from geosr.tiling import Tile, cut
+
+if TYPE_CHECKING:
+    from geosr.methods.base import Method, State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided before the first tile is worked on.
+
+    `reads_guide`: whether the method uses it. `fit` is `scene` or `tile`; `state` is that of the method fitted on the
+    scene; None where it is fitted on each tile. `layers` names the rasters to be made beside the output.
+    """
+
+    inputs: Inputs
+    scene: Scene
+    recipe: Recipe
+    method: Method
+    consistency: Consistency
+    tiles: list[Tile]
+    fit: str
+    reads_guide: bool = True
+    state: State | None = None
+    layers: tuple[str, ...] = ()
+
+    def read(self, tile: Tile) -> Pair | None:
+        """As `Scene.read`, with what the method uses."""
+        return self.scene.read(tile, with_guide=self.reads_guide)
+
+    @property
+    def fits_scene(self) -> bool:
+        """Whether there is a fit to be made before the tiles."""
+        return self.fit == "scene" and self.method.needs_fit and len(self.tiles) > 1
+
+
+def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
+    """Decide method and tiles; torch is not loaded."""
+    method = methods.create(recipe.method, recipe.preset, recipe.settings)
+    fit = recipe.fit or method.fits
+    if fit == "scene" and method.fits == "tile":
+        raise UsageError(
+            f"a fit of {method.name} with preset {recipe.preset} holds for its own tile only and is of no use to "
+            "the others; use --fit tile"
+        )
+    if inputs.scale not in method.scales:
+        raise UsageError(f"{method.name} works at scales {_spelled(method.scales)}; --scale is {inputs.scale}")
+    scene = open_scene(inputs)
+    tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
+    consistency = recipe.consistency or Consistency.parse(method.consistency)
+    return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)
+
+
+def _spelled(scales: range) -> str:
+    return ", ".join(str(scale) for scale in scales)

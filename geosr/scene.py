@@ -1,0 +1,143 @@
+"""A source and a guide on one pair of nested grids: opened, looked at, read in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from geosr import raster
+from geosr.coregister import Shift, find_shift
+from geosr.errors import InputError
+from geosr.grid import GridPair, Window, crop, plan_grids
+from geosr.options import Inputs
+from geosr.pair import Pair
+from geosr.raster import Raster
+from geosr.raster_guard import show
+from geosr.tiling import Tile
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A source and a guide brought onto one pair of nested grids.
+
+    Attributes:
+        source: the coarse raster's file.
+        guide: the sharp raster's file.
+        grids: of the part that is worked on.
+        origin: that part in the source's own pixels.
+        notes: what the user should know about the pair.
+        shift: how far off the guide was found to be; None where nobody asked.
+    """
+
+    source: Raster
+    guide: Raster
+    grids: GridPair
+    origin: Window
+    notes: tuple[str, ...] = ()
+    shift: Shift | None = None
+
+    def read_source(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Physical values and validity of a window of the low grid."""
+        row, col = window.row + self.origin.row, window.col + self.origin.col
+        return raster.read_source(self.source, Window(row, col, window.height, window.width))
+
+    def read_guide(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The guide and its validity on a window of the high grid."""
+        return raster.read_guide(self.guide, crop(self.seen, window), grid=self.seen)
+
+    @property
+    def seen(self) -> GeoBox:
+        """The high grid as the guide is looked for: where the shift says."""
+        rows, cols = self.shift.applied if self.shift else (0.0, 0.0)
+        high = self.grids.high
+        return GeoBox(high.shape, high.affine * Affine.translation(cols, rows), high.crs)
+
+    def read(self, tile: Tile, *, with_guide: bool = True) -> Pair | None:
+        """The tile's aligned arrays; None where the source has no valid pixel. Without the guide it has no bands."""
+        source, source_valid = self.read_source(tile.window)
+        if not source_valid.any():
+            return None
+        high = tile.window.times(self.grids.scale)
+        guide = self.read_guide(high) if with_guide else _no_bands(high.shape)
+        return Pair(*guide, source, source_valid)
+
+
+def _no_bands(shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A guide for a method that does not use any."""
+    return np.zeros((0, *shape), np.float32), np.ones(shape, bool)
+
+
+def open_scene(inputs: Inputs) -> Scene:
+    """Look at both rasters, see that they can be read, and plan the grids.
+
+    Raises:
+        UsageError: a scale or an option out of range.
+        InputError: a raster is refused, or the two do not fit.
+    """
+    if inputs.assume_crs is not None:
+        raster.parse_crs(inputs.assume_crs)  # wrong is wrong, also where both files name theirs
+    source = raster.describe_source(
+        inputs.source, band=inputs.band, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs
+    )
+    guide = raster.describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs)
+    grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
+    guide = replace(guide, geobox=guide_box)
+    shift = raster.check_transform(source, guide, allow_ballpark=inputs.allow_ballpark)
+    fit = _check_fit(source, guide, grids)
+    notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
+    scene = Scene(source, guide, grids, origin, notes)
+    return _coregistered(scene) if inputs.coregister else scene
+
+
+def _coregistered(scene: Scene) -> Scene:
+    """The scene with its guide looked for where it fits the source."""
+    shift = find_shift(scene.grids, scene.read_source, scene.read_guide)
+    return replace(scene, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
+
+
+def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
+    """What to say of a guide that covers a part only or is coarse; refuse one that is of no use."""
+    covered = raster.overlap_fraction(grids.low, guide)
+    if covered == 0:
+        raise InputError(
+            "source and guide do not overlap\n"
+            f"source: {raster.extent_text(grids.low)}\nguide: {raster.extent_text(guide.geobox)}"
+        )
+    finer = min(raster.guide_ratio(guide, grids.low))
+    if finer <= 1.01:
+        raise InputError(
+            f"the guide {show(guide.path.name)} is no finer than the source: {finer:.2f} of its pixels to one source "
+            "pixel; a guide with smaller pixels is needed"
+        )
+    if covered < 0.9995:
+        yield f"the guide covers {covered:.1%} of the source"
+    if finer < 0.99 * grids.scale:
+        support = f"it could support --scale {int(finer + 0.01)}" if finer >= 1.99 else "less than --scale 2"
+        yield f"the guide is coarser than the output, {finer:.2f} of its pixels to one source pixel: {support}"
+
+
+def suspicions(scene: Scene) -> Iterator[str]:
+    """Constants in the files that look like nodata which nobody declared."""
+    for role, file in (("source", scene.source), ("guide", scene.guide)):
+        with suppress(InputError):  # what cannot be read will be named by its tile
+            constant = raster.suspicious_constant(file)
+            if constant is not None:
+                yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
+
+
+def find_valid(scene: Scene, tiles: list[Tile], *, with_guide: bool = True) -> tuple[Tile, Pair]:
+    """The first tile with a valid source pixel, from the middle of the scene onwards.
+
+    Raises:
+        InputError: there is none.
+    """
+    for tile in tiles[len(tiles) // 2 :] + tiles[: len(tiles) // 2]:
+        if pair := scene.read(tile, with_guide=with_guide):
+            return tile, pair
+    raise InputError(f"the source {show(scene.source.path.name)} has no valid pixel here; all are nodata")
