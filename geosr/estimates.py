@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geosr.errors import TileError
 from geosr.options import Execution, processors
 from geosr.outputs import LAYER_ENCODING
-from geosr.pair import Stats
-from geosr.placement import place
+from geosr.pair import Pair, Stats
+from geosr.placement import Placement, place_plan
 from geosr.plan import Plan
 from geosr.sampling import FIT_TILES
 from geosr.scene import find_valid
-from geosr.tile_work import solve_tile
+from geosr.tile_work import fit_group, solve_tile
+from geosr.tiling import Tile
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method
@@ -42,25 +46,37 @@ def memory_bytes(plan: Plan, execution: Execution) -> int:
 
 
 def run_seconds(plan: Plan, execution: Execution) -> float:
-    """About how long a run will take here, from a small part of one tile's work that is done and timed.
+    """About how long a run will take here, from a small part of one batch's work that is done and timed.
 
     Raises:
-        UnavailableError: as `place`.
+        UsageError, UnavailableError: as `place_plan`.
         InputError: no pixel of the source is valid.
         TileError: the work failed.
     """
-    placement = place(len(plan.tiles), execution)
-    tile, pair = find_valid(plan.scene, plan.tiles, with_guide=plan.reads_guide)
-    stats, trial = Stats.measure([pair], noise=True), plan.method.trial()
+    placement, trial = place_plan(plan, execution), plan.method.trial()
+    group = plan.tiles[: placement.batch]
+    _, pair = find_valid(plan.scene, plan.tiles, with_guide=plan.reads_guide)  # stands for each of the group
+    stats = Stats.measure([pair], noise=True)
 
     def seconds(method: Method) -> float:
         started = time.monotonic()
-        solve_tile(method, plan, placement, stats, pair, tile)
+        _solve_group(replace(plan, method=method), placement, stats, group, pair)
         return time.monotonic() - started
 
     seconds(trial.less)  # not counted: loading and first allocations
     less, more = seconds(trial.less), seconds(trial.more)
-    fit, turns = trial.times * max(more - less, 0), -(-len(plan.tiles) // placement.workers)
+    fit = trial.times * max(more - less, 0)
+    turns = -(-len(plan.tiles) // (len(group) * placement.workers))
     if plan.fits_scene:
         return fit * min(FIT_TILES, len(plan.tiles)) + less * turns
     return (less + fit) * turns
+
+
+def _solve_group(plan: Plan, placement: Placement, stats: Stats, group: Sequence[Tile], pair: Pair) -> None:
+    """The work on tiles that all hold the same pair."""
+    fits = fit_group(plan, placement, stats, group, [pair] * len(group)) if len(group) > 1 else {}
+    for tile in group:
+        found = fits[tile.index].found if tile.index in fits else None
+        if isinstance(found, TileError):
+            raise found
+        solve_tile(plan.method, replace(plan, state=found), placement, stats, pair, tile)

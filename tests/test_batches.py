@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import rasterio
 from outputs import SMALL_NETWORK, physical
 from pairs import make_corner_pair, make_pair, upscale
 
-from geosr import pipeline
+from geosr import estimates, pipeline
 from geosr.errors import OutOfMemoryError
+from geosr.methods.base import Method, Prediction, Trial
 from geosr.methods.solve import fit_together
 from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
 from geosr.pipeline import upscale_file
@@ -250,6 +252,41 @@ def test_a_planned_batch_is_kept_by_the_run_that_continues(tmp_path, folder, mon
     assert tiles_of(tmp_path, "out.tif")
     go(2)
     assert (tmp_path / "out.tif").read_bytes() == (folder / "together.tif").read_bytes()
+
+
+@dataclass(frozen=True)
+class Clocked(Method):
+    """A method by whose own clock a prediction takes a second, and a fit one for each epoch, however many tiles."""
+
+    clock: list[float]
+    epochs: int = 1
+    settings: None = None
+    name: str = "clocked"
+    needs_fit: bool = True
+    fits_together: bool = True
+
+    def trial(self):
+        return Trial(self, replace(self, epochs=3), 50)
+
+    def fit(self, patches, seed, device):
+        return self.fit_each(patches, [seed], device)[0]
+
+    def fit_each(self, patches, seeds, device):
+        self.clock[0] += self.epochs
+        return [{}] * len(patches)
+
+    def predict(self, patch, state, device):
+        self.clock[0] += 1
+        return Prediction(np.zeros(patch.guide_valid.shape, np.float32))
+
+
+@pytest.mark.parametrize(("batch", "workers", "turns"), [(1, 1, 25), (3, 1, 9), (3, 2, 5), (99, 1, 1)])
+def test_the_time_that_is_estimated_is_that_of_the_batches(batch, workers, turns, tmp_path, monkeypatch):
+    plan = make_plan(Inputs(*make_pair(tmp_path, size=60)), Recipe(**SMALL_NETWORK, tile=112, fit="tile"))
+    clock = [0.0]
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    found = estimates.run_seconds(replace(plan, method=Clocked(clock)), Execution("cpu", workers, batch=batch))
+    assert found == turns * (1 + 50 * 2 + min(batch, 25))  # the first epoch, the rest, the predictions
 
 
 @pytest.mark.parametrize(
