@@ -27,16 +27,16 @@ def pooled(values, scale):
     return values.reshape(rows // scale, scale, cols // scale, scale).mean(axis=(1, 3))
 
 
-def dense_minimum(start, down, right, scale):
-    """Least energy with the block means of `start`, by the normal equations with multipliers, in float64."""
+def dense_minimum(start, pairs, scale):
+    """Least energy with the block means of `start`, by the normal equations with multipliers, in float64.
+
+    `pairs` are two pixels each, (row, col), and their conductivity.
+    """
     rows, cols = start.shape
-    index = np.arange(rows * cols).reshape(rows, cols)
     matrix = np.zeros((rows * cols,) * 2)
-    for a, b, weight in [
-        *zip(index[:-1].ravel(), index[1:].ravel(), down.ravel(), strict=True),
-        *zip(index[:, :-1].ravel(), index[:, 1:].ravel(), right.ravel(), strict=True),
-    ]:
-        matrix[np.ix_([a, b], [a, b])] += weight * np.array([[1, -1], [-1, 1]])
+    for a, b, weight in pairs:
+        joined = [a[0] * cols + a[1], b[0] * cols + b[1]]
+        matrix[np.ix_(joined, joined)] += weight * np.array([[1, -1], [-1, 1]])
     blocks = np.arange(rows // scale * (cols // scale)).reshape(rows // scale, cols // scale)
     member = np.kron(blocks, np.ones((scale, scale), int)).ravel()
     pool = np.zeros((blocks.size, rows * cols))
@@ -46,14 +46,61 @@ def dense_minimum(start, down, right, scale):
     return np.linalg.lstsq(system, right_side, rcond=None)[0][: rows * cols].reshape(rows, cols)
 
 
-def test_the_iteration_ends_at_the_dense_minimum():
-    rng, scale = np.random.default_rng(1), 3
-    start, down, right = rng.normal(size=(12, 9)), rng.uniform(0.2, 1, (11, 9)), rng.uniform(0.2, 1, (12, 8))
-    edges = solver._Edges(torch.from_numpy(down), torch.from_numpy(right))
-    known = torch.ones(12, 9, dtype=torch.bool)
+def near_pairs(shape, reach):
+    """Every two pixels whose distance rounds to at most `reach`, once."""
+    pixels = list(np.ndindex(shape))
+    return [
+        (a, b)
+        for n, a in enumerate(pixels)
+        for b in pixels[n + 1 :]
+        if round(np.hypot(a[0] - b[0], a[1] - b[1])) <= reach
+    ]
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+def test_the_iteration_ends_at_the_dense_minimum(reach):
+    rng, scale, shape = np.random.default_rng(1), 3, (12, 9)
+    start = rng.normal(size=shape)
+    links = solver._links(reach)
+    numbers = tuple(
+        torch.from_numpy(rng.uniform(0.2, 1, link.near(torch.empty(shape)).shape)).double() for link in links
+    )
+    between = {(link.rows, link.cols): weights for link, weights in zip(links, numbers, strict=True)}
+    pairs = [
+        (a, b, between[b[0] - a[0], b[1] - a[1]][a[0], min(a[1], b[1])].item()) for a, b in near_pairs(shape, reach)
+    ]
+    assert len(pairs) == sum(weights.numel() for weights in numbers)
+    known = torch.ones(shape, dtype=torch.bool)
+    edges = solver._Edges(links, numbers)
     values = solver._relax(torch.from_numpy(start), edges, known, solver._Blocks(scale), 400).numpy()
-    np.testing.assert_allclose(values, dense_minimum(start, down, right, scale), atol=1e-4)
+    np.testing.assert_allclose(values, dense_minimum(start, pairs, scale), atol=1e-4)
     np.testing.assert_allclose(pooled(values, scale), pooled(start, scale), atol=1e-12)
+
+
+def test_the_guides_conductivity_is_the_formulas():
+    """The geometric mean of that of the pixels and that of the 3 x 3 around them, over what both see."""
+    rng, contrast = np.random.default_rng(3), 0.7
+    patch = make_patch(4, 3, bands=3)
+    patch.guide_valid[:] = rng.random(patch.guide_valid.shape) > 0.2
+    patch.guide[:, ~patch.guide_valid] = np.nan
+    guide, valid = patch.guide.astype(np.float64), patch.guide_valid
+    edges = solver._guide_edges(patch, contrast, solver._links(2), "cpu")
+
+    def difference(row, col, link):
+        other = row + link.rows, col + link.cols
+        inside = 0 <= row < 12 and 0 <= col < 9 and other[0] < 12 and 0 <= other[1] < 9
+        if not inside or not (valid[row, col] and valid[other]):
+            return None
+        return np.abs(guide[:, row, col] - guide[(slice(None), *other)]).max() / contrast
+
+    for link, found in zip(edges.links, edges.numbers, strict=True):
+        first = max(-link.cols, 0)
+        for row, col in np.ndindex(*found.shape):
+            own = difference(row, col + first, link)
+            around = [difference(row + r, col + first + c, link) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+            mean = np.mean([d**2 for d in around if d is not None] or [0])
+            expected = 1 if own is None else ((1 + own**2) * (1 + mean)) ** -0.5
+            assert found[row, col].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_step_that_the_guide_shows_comes_out_sharp_and_where_it_is():
@@ -88,8 +135,8 @@ def test_a_hint_counts_where_it_explains_the_source():
     hint[:, 40:] = rng.normal(size=(40, 40))
     plain, hinted = (solver.diffuse(patch, DiffusionSettings(), "cpu", h) for h in (None, hint.astype(np.float32)))
     left, right = np.s_[:, :28], np.s_[:, 60:]
-    assert np.abs(hinted - truth)[left].mean() < 0.3 * np.abs(plain - truth)[left].mean()
-    np.testing.assert_allclose(hinted[right], plain[right], atol=0.15)
+    assert np.abs(hinted - truth)[left].mean() < 0.4 * np.abs(plain - truth)[left].mean()
+    assert np.abs(hinted - plain)[right].mean() < 0.03 < 0.3 < np.abs(hint - plain)[right].mean()
 
 
 def test_an_invalid_guide_says_nothing_of_edges():
