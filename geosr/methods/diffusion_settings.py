@@ -21,8 +21,8 @@ class DiffusionSettings:
     Attributes:
         rounds: times that the conductivities are recomputed from the current values.
         iterations: steps of the solver in each round.
-        reach: pixels up to which two are near; 3 makes 36 neighbours. With 8 neighbours (1) the seven
-            Middlebury samples come out at 1.235 and 1.815 (x4, x8), with 36 at 1.097 and 1.673.
+        reach: pixels up to which two are near; 3 makes 36 neighbours. With 8 neighbours (1) the
+            error on the seven Middlebury samples is an eighth higher.
         guide_contrast: K_G.
         guide_power: a.
         value_contrast: K_Y.
@@ -35,7 +35,7 @@ class DiffusionSettings:
     iterations: int = 10
     reach: int = 3
     guide_contrast: float = 0.05
-    guide_power: float = 0.4
+    guide_power: float = 0.45
     value_contrast: float = 0.02
     value_power: float = 0.5
     belief: str = "judged"
@@ -58,4 +58,4 @@ class DiffusionSettings:
 
 MILD = DiffusionSettings(rounds=2, reach=1, guide_contrast=1.0, guide_power=1.0, value_power=0.0)
 """Smoothing that leans towards the guide only where it changes by a standard deviation: of the 18 pairs with a truth in
-`shared/data` none came out more than 0.6 % worse than the interpolation, 14 better, temperatures by 5 and 7 %."""
+`shared/data` none came out more than 0.7 % worse than the interpolation, 16 better, temperatures by 5 and 10 %."""
