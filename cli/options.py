@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,6 +78,14 @@ part_options = _together(
         help="Only this part, in coordinates of the source's CRS, widened to whole source pixels: for a quick trial.",
     ),
     option(_PAIR, "--band", type=int, metavar="N", help="Which band of a source that has several, from 1."),
+    option(
+        _PAIR,
+        "--native-resolution",
+        type=float,
+        metavar="METRES",
+        help="What the source's sensor resolves, where its file has smaller pixels: these are first averaged to that, "
+        "over the nearest whole number of them, and --scale counts from there.",
+    ),
     option(
         _PAIR,
         "--coregister",
@@ -243,7 +252,7 @@ def inputs_from(source: Path, guide: Path, values: dict[str, Any]) -> Inputs:
     from geosr.grid import check_scale
 
     scale = check_scale(values.pop("scale"))
-    names = ("band", "source_nodata", "guide_nodata", "assume_crs", "allow_ballpark", "bounds", "coregister")
+    names = {field.name for field in fields(Inputs)} - {"source", "guide", "scale"}
     return Inputs(source, guide, scale, **{name: values.pop(name) for name in names})
 
 

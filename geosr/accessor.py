@@ -38,6 +38,7 @@ def upscale(
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
     coregister: bool = False,
+    native_resolution: float | None = None,
     tile: int = 320,
     fit: str | None = None,
     seed: int = 0,
@@ -78,6 +79,8 @@ def upscale(
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
         coregister: estimate the shift between the two from what they show, and move the guide by it.
+        native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
+            averaged to that, to the nearest whole number of them, and `scale` counts from there.
         tile: side of a tile in output pixels at most, halo included.
         fit: the method once on some tiles of the `scene`, or on each `tile`; None takes what suits the preset.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
@@ -145,6 +148,7 @@ def upscale(
             allow_ballpark,
             bounds,
             coregister,
+            native_resolution,
         )
         path = Path(folder) / "result.tif" if output is None else Path(output)
         pipeline.upscale_file(inputs, recipe, execution, path)

@@ -195,7 +195,9 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
     asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}
     if recipe.method != AUTO:
         asked |= {"METHOD": recipe.method, "PRESET": recipe.preset}
-    other = [name.lower() for name, value in asked.items() if tags.get(f"GEOSR_{name}") != value]
+    native = inputs.native_resolution
+    asked["NATIVE_RESOLUTION"] = "" if native is None else f"{native:g}"
+    other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
     if other:
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")

@@ -39,6 +39,8 @@ class Inputs:
         allow_ballpark: accept a transformation of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS; only the source pixels that it touches.
         coregister: estimate the shift between the two from what they show, and look for the guide there.
+        native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
+            averaged to that.
     """
 
     source: Path
@@ -51,6 +53,7 @@ class Inputs:
     allow_ballpark: bool = False
     bounds: Bounds | None = None
     coregister: bool = False
+    native_resolution: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import numpy as np
 from geosr import methods
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import Execution
+from geosr.options import Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
+from geosr.raster import Raster
 from geosr.report import Report, check_report
 from geosr.store import TileStore
 from geosr.style import check_style
@@ -101,6 +102,7 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
         | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
         | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
+        | _native_tags(plan.inputs, scene.source)
         | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
     )
     return special | {
@@ -119,4 +121,14 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         "GEOSR_GUIDE": scene.guide.path.name,
         "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
         "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
+    }
+
+
+def _native_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
+    """That the source was averaged first, if it was."""
+    if inputs.native_resolution is None:
+        return {}
+    return {
+        "GEOSR_NATIVE_RESOLUTION": f"{inputs.native_resolution:g}",
+        "GEOSR_POOLED": f"{source.pooled} x {source.pooled}",
     }

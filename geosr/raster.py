@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geosr import raster_guard as guard
 from geosr import warp
-from geosr.consistency import pool
+from geosr.consistency import pool, pool_measured
 from geosr.errors import GeosrError, InputError, UsageError
 from geosr.grid import Window
 from geosr.raster_guard import Fingerprint, show
@@ -95,6 +95,7 @@ class Raster:
         block_shape: (rows, columns) stored together.
         fingerprint: size, modification time and inode when it was described.
         options: open options of the driver.
+        pooled: the file's pixels to one of the grid along a side; above 1 only where `describe_source` was told to.
         warnings: lines for the user about what was found.
     """
 
@@ -123,6 +124,7 @@ class Raster:
     fingerprint: Fingerprint
     options: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    pooled: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -214,6 +216,7 @@ def describe_source(
     band: int | None = None,
     nodata: float | None = None,
     assume_crs: str | None = None,
+    native_resolution: float | None = None,
 ) -> Raster:
     """What the coarse raster at `path` is; it can be read and has at least one valid pixel.
 
@@ -222,17 +225,59 @@ def describe_source(
         band: 1-based band to read; needed where there are several besides alpha.
         nodata: the value that means "no data", in stored units, instead of the file's.
         assume_crs: the CRS of a file that names none.
+        native_resolution: metres that the sensor resolves, where the file's pixels are smaller: its pixels are then
+            means over the nearest whole number of the file's, see `consistency.pool_measured`; rows and columns
+            beyond whole blocks are left out.
 
     Raises:
         InputError: the file is refused; the message says why.
-        UsageError: `band` or `assume_crs` makes no sense.
+        UsageError: `band`, `assume_crs` or `native_resolution` makes no sense.
     """
     raster = _describe(path, nodata=nodata, assume_crs=assume_crs, band=band, source=True)
     check_readable(raster)
     if not has_valid(raster):
         declared = "" if raster.nodata is None else f" (nodata is {raster.nodata:g})"
         raise InputError(f"{show(raster.path)}: no pixel is valid{declared}; there is nothing to super-resolve")
-    return raster
+    return raster if native_resolution is None else _pool_file(raster, native_resolution)
+
+
+def _pool_file(raster: Raster, resolution: float) -> Raster:
+    """The raster with pixels of about `resolution` metres, to be averaged when they are read."""
+    times = pixels_of(raster, resolution)
+    geobox = pool_grid(raster.geobox, times)
+    note = f"{show(raster.path.name)}: {pooled_text(geobox, times)}, for --native-resolution {resolution:g}"
+    return replace(raster, geobox=geobox, pooled=times, warnings=(*raster.warnings, note))
+
+
+def pixels_of(raster: Raster, resolution: float) -> int:
+    """The whole number of the raster's pixels, along a side, whose size comes next to `resolution` metres; 2 or more.
+
+    Raises:
+        InputError: it has no CRS.
+        UsageError: `resolution` is no coarser than its pixels, or than half of the raster.
+    """
+    if raster.geobox.crs is None:
+        raise InputError(f"{show(raster.path.name)} has no CRS: its pixels have no size in metres")
+    step = sum(ground_resolution(raster.geobox)) / 2
+    times = round(resolution / step) if 0 < resolution < 1e7 else 0
+    if not 2 <= times <= min(raster.shape) // 2:
+        raise UsageError(
+            f"--native-resolution {resolution:g}: pixels are {step:.3g} m; give metres from twice that on, to less "
+            "than half the raster"
+        )
+    return times
+
+
+def pool_grid(geobox: GeoBox, times: int) -> GeoBox:
+    """The grid of whole blocks of `times` x `times` pixels, from the same corner."""
+    rows, cols = (side // times for side in geobox.shape)
+    return GeoBox((rows, cols), geobox.affine * Affine.scale(times, times), geobox.crs)
+
+
+def pooled_text(geobox: GeoBox, times: int) -> str:
+    """For people: what one pixel of `geobox`, from `pool_grid`, is the mean of."""
+    x, y = ground_resolution(geobox)
+    return f"{times} x {times} pixels averaged to {x:.4g} x {y:.4g} m"
 
 
 def describe_guide(
@@ -544,7 +589,7 @@ def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArr
 
     Args:
         raster: from `describe_source`.
-        window: in its own pixels, inside the raster; None for all of it.
+        window: in pixels of its grid, inside the raster; None for all of it.
 
     Returns:
         Float64 (rows, columns) with scale and offset applied, 0 where invalid; bool of the same shape.
@@ -552,8 +597,10 @@ def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArr
     Raises:
         InputError: the file cannot be read, or is not the one that was described.
     """
+    window = (window or Window(0, 0, *raster.shape)).times(raster.pooled)
     with _reopened(raster) as dataset:
-        return _physical(raster, *_read_stored(raster, dataset, window or Window(0, 0, *raster.shape)))
+        values, valid = _physical(raster, *_read_stored(raster, dataset, window))
+    return (values, valid) if raster.pooled == 1 else pool_measured(values, valid, raster.pooled)
 
 
 def _physical(raster: Raster, stored: Array, valid: Mask) -> tuple[npt.NDArray[np.float64], Mask]:
@@ -575,7 +622,8 @@ def glance_source(raster: Raster, step: int, window: Window | None = None) -> tu
         return read_source(raster, window)
     shape = (-(-window.height // step), -(-window.width // step))
     with _reopened(raster) as dataset:
-        return pool(*_physical(raster, *_read_stored(raster, dataset, window, _twice(shape))), 2)
+        stored = _read_stored(raster, dataset, window.times(raster.pooled), _twice(shape))
+    return pool(*_physical(raster, *stored), 2)
 
 
 def _twice(shape: tuple[int, int]) -> tuple[int, int]:
@@ -805,7 +853,7 @@ def _is_collar(alike: Mask, valid: Mask) -> bool:
 
 def _glimpse(raster: Raster, dataset: Any) -> tuple[Array, Mask]:
     """The whole raster if it is small, else a 16 x 16 lattice of 64 x 64 windows put side by side."""
-    rows, cols = raster.shape
+    rows, cols = (side * raster.pooled for side in raster.shape)
     if rows * cols * len(raster.bands) <= SMALL:
         return _read_stored(raster, dataset, Window(0, 0, rows, cols))
     high, wide = min(64, rows), min(64, cols)
