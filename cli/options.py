@@ -77,7 +77,13 @@ part_options = _together(
         metavar="LEFT BOTTOM RIGHT TOP",
         help="Only this part, in coordinates of the source's CRS, widened to whole source pixels: for a quick trial.",
     ),
-    option(_PAIR, "--band", type=int, metavar="N", help="Which band of a source that has several, from 1."),
+    option(
+        _PAIR,
+        "--band",
+        metavar="N",
+        help="Which band of a source that has several, from 1; or by wavelength, as 8.2um or 865nm, where the file (an "
+        "ENVI header) gives those.",
+    ),
     option(
         _PAIR,
         "--native-resolution",

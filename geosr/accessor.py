@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from geosr.bands import Band
 from geosr.consistency import Consistency
 from geosr.errors import InputError, OutputError
 from geosr.options import Bounds, Event, Execution, Inputs, Recipe
@@ -31,7 +32,7 @@ def upscale(
     preset: str = "default",
     settings: Mapping[str, Any] | None = None,
     consistency: str | None = None,
-    band: int | None = None,
+    band: Band | None = None,
     source_nodata: float | None = None,
     guide_nodata: float | None = None,
     assume_crs: str | None = None,
@@ -72,7 +73,7 @@ def upscale(
         settings: single settings of the method, over the preset's.
         consistency: `exact`, `soft:SIGMA` (within SIGMA, in the source's units), `off`; None for the
             preset's own: exact, but off in the paper presets.
-        band: which band of a multi-band source file, counted from 1.
+        band: which band of a multi-band source file, counted from 1, or its wavelength as in `8.2um` and `865nm`.
         source_nodata: nodata of the source where its file does not say it.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.

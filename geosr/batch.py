@@ -195,8 +195,9 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
     asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}
     if recipe.method != AUTO:
         asked |= {"METHOD": recipe.method, "PRESET": recipe.preset}
-    native = inputs.native_resolution
-    asked["NATIVE_RESOLUTION"] = "" if native is None else f"{native:g}"
+    band, native = inputs.band, inputs.native_resolution
+    asked |= {"BAND": "" if band is None else str(band)}
+    asked |= {"NATIVE_RESOLUTION": "" if native is None else f"{native:g}"}
     other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
     if other:
         differs = ", ".join(other)

@@ -11,6 +11,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from geosr import raster, warp
+from geosr.bands import Band
 from geosr.consistency import pool
 from geosr.errors import InputError
 from geosr.grid import Window, crop, reconcile
@@ -77,7 +78,7 @@ def evaluate(
     *,
     source: Path | None = None,
     guide: Path | None = None,
-    band: int | None = None,
+    band: Band | None = None,
     elevation: bool = False,
     step: float | None = None,
     assume_crs: str | None = None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geosr.bands import Band
 from geosr.consistency import Consistency
 from geosr.errors import UnavailableError, UsageError
 
@@ -32,7 +33,7 @@ class Inputs:
         source: path of the coarse raster.
         guide: path of the sharp one.
         scale: high pixels to one source pixel along a side, 2 to 32.
-        band: which band of a multi-band source, counted from 1.
+        band: which band of a multi-band source, counted from 1, or its wavelength as in `8.2um` and `865nm`.
         source_nodata: value to be taken as nodata in the source, over what the file says.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none.
@@ -46,7 +47,7 @@ class Inputs:
     source: Path
     guide: Path
     scale: int = 4
-    band: int | None = None
+    band: Band | None = None
     source_nodata: float | None = None
     guide_nodata: float | None = None
     assume_crs: str | None = None

@@ -102,7 +102,7 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
         | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
         | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
-        | _native_tags(plan.inputs, scene.source)
+        | _source_tags(plan.inputs, scene.source)
         | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
     )
     return special | {
@@ -124,11 +124,12 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
     }
 
 
-def _native_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
-    """That the source was averaged first, if it was."""
+def _source_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
+    """What was taken of the source's file: the band asked for, and that it was averaged first."""
+    band = {} if inputs.band is None else {"GEOSR_BAND": str(inputs.band)}
     if inputs.native_resolution is None:
-        return {}
-    return {
+        return band
+    return band | {
         "GEOSR_NATIVE_RESOLUTION": f"{inputs.native_resolution:g}",
         "GEOSR_POOLED": f"{source.pooled} x {source.pooled}",
     }

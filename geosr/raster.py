@@ -31,6 +31,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geosr import raster_guard as guard
 from geosr import warp
+from geosr.bands import Band, nearest, read_band, wavelength_of
 from geosr.consistency import pool, pool_measured
 from geosr.errors import GeosrError, InputError, UsageError
 from geosr.grid import Window
@@ -213,7 +214,7 @@ def _reopened(raster: Raster) -> Iterator[Any]:
 def describe_source(
     path: str | os.PathLike[str],
     *,
-    band: int | None = None,
+    band: Band | None = None,
     nodata: float | None = None,
     assume_crs: str | None = None,
     native_resolution: float | None = None,
@@ -222,7 +223,7 @@ def describe_source(
 
     Args:
         path: a local raster file.
-        band: 1-based band to read; needed where there are several besides alpha.
+        band: 1-based band to read, or its wavelength; needed where there are several besides alpha.
         nodata: the value that means "no data", in stored units, instead of the file's.
         assume_crs: the CRS of a file that names none.
         native_resolution: metres that the sensor resolves, where the file's pixels are smaller: its pixels are then
@@ -304,7 +305,7 @@ def _describe(
     *,
     nodata: float | None,
     assume_crs: str | None,
-    band: int | None,
+    band: Band | None,
     source: bool,
 ) -> Raster:
     file = guard.local_file(path)
@@ -322,7 +323,8 @@ def _describe(
     with _opened(file, driver, options) as dataset, _translated(file, "described"):
         _check_header(file, dataset, identity[0])
         alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
-        bands = _choose_bands(file, dataset, alpha, band, source)
+        bands, chosen = _choose_bands(file, dataset, alpha, band, source)
+        notes += chosen
         if source and ColorInterp.palette == dataset.colorinterp[bands[0] - 1]:
             notes += (f"{show(file.name)} has a palette: its numbers are taken as values, not as colours",)
         wkt, crs = _find_crs(file, dataset, assume_crs)
@@ -394,19 +396,27 @@ def _check_header(file: Path, dataset: Any, size: int) -> None:
         )
 
 
-def _choose_bands(file: Path, dataset: Any, alpha: int | None, band: int | None, source: bool) -> tuple[int, ...]:
-    """The bands to read: all but alpha for a guide, one for a source."""
+def _choose_bands(
+    file: Path, dataset: Any, alpha: int | None, band: Band | None, source: bool
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The bands to read, all but alpha for a guide, one for a source; and what to say of the choice."""
     data = tuple(i for i in range(1, dataset.count + 1) if i != alpha)
     if not data:
         raise InputError(f"{show(file)}: has an alpha band only; there is nothing to read")
     if not source:
         if len({dataset.dtypes[i - 1] for i in data}) > 1:
             raise InputError(f"{show(file)}: its bands have different types; write them as one type first")
-        return data
+        return data, ()
     if band is None and len(data) == 1:
-        return data
-    if band is not None and 1 <= band <= dataset.count:
-        return (band,)
+        return data, ()
+    number, wavelength = (None, None) if band is None else read_band(band)
+    if wavelength is not None:
+        centres = [wavelength_of(dataset.tags(i)) for i in data]
+        number = data[nearest(show(file), wavelength, centres)]
+        centre = centres[data.index(number)]
+        return (number,), (f"{show(file.name)}: band {number} is taken, at {centre:.4g} um",)
+    if number is not None and 1 <= number <= dataset.count:
+        return (number,), ()
     listed = ", ".join(
         f"{i} {show(dataset.descriptions[i - 1] or dataset.colorinterp[i - 1].name, 40)}" for i in data[:12]
     )

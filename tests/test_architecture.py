@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
     ["version", "errors"],
-    ["grid", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "watch"],
+    ["grid", "bands", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "watch"],
     ["methods.builtin", "methods.plugins"],
     ["methods", "metrics", "picture"],
     ["options", "tiling", "warp", "seams"],

@@ -135,6 +135,52 @@ def test_dfc2014_is_aligned_by_its_georeference(tmp_path, crs):
     assert "choose one with --band" in pairs["TelopsDatasetCityLWIR_Subset"]["why"]
 
 
+def add_wavelengths(image, text, unit=None):
+    """To the header of an ENVI image."""
+    header = image.with_suffix(".hdr")
+    units = f"wavelength units = {unit}\n" if unit else ""
+    header.write_text(re.sub("(?m)^wavelength.*\n", "", header.read_text()) + f"{units}wavelength = {{{text}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "band"),
+    [
+        ("7.8, 8.15, 9.4", "Micrometers", "8.2um"),
+        ("7800.0,\n 8150, 9400", "Nanometers", "8.2µm"),
+        ("7.8, 8.15, 9.4", None, "8200nm"),
+        ("1282.05, 1226.99, 1063.83", "Wavenumber", "8.2 UM"),
+    ],
+)
+def test_dfc2014_band_by_its_wavelength(tmp_path, text, unit, band):
+    (image, _), thermal, _ = write_telops(tmp_path / "set")
+    add_wavelengths(image, text, unit)
+    done, _ = batch(tmp_path, "dfc2014", "--scale", 5, "--band", band)
+    assert done.code == 0, done.err
+    assert "TelopsDatasetCityLWIR_Subset.img: band 2 is taken, at 8.15 um" in done.err
+    write(tmp_path / "band.tif", thermal[1], grid(300000, 5100000, 1), "EPSG:32619")
+    check_means(tmp_path / "band.tif", tmp_path / "out/TelopsDatasetCityLWIR_Subset_x5.tif", 5)
+    again, pairs = batch(tmp_path, "dfc2014", "--scale", 5, "--band", 3)
+    assert again.code == 5
+    assert "made otherwise (band)" in pairs["TelopsDatasetCityLWIR_Subset"]["why"]
+
+
+def test_wavelengths_that_no_band_has_are_refused(tmp_path):
+    (image, _), _, _ = write_telops(tmp_path / "set")
+    place = ("--scale", 5, "--overwrite")
+    for text, unit, band, why in (
+        (None, None, "8.2um", "gives no wavelengths"),
+        ("1282, 1227, 1064", None, "8.2um", "gives no wavelengths"),  # nanometres or wavenumbers: not told
+        ("7.8, 8.2, 9.4", "Micrometers", "11um", "has bands from 7.8 to 9.4 um, none of 11 um"),
+        ("7.8, 8.2, 9.4", "Micrometers", "8.2", "neither a number nor a wavelength"),
+        ("7.8, 8.2, 9.4", "Micrometers", "4", "band 4 was asked for"),
+    ):
+        if text:
+            add_wavelengths(image, text, unit)
+        done, pairs = batch(tmp_path, "dfc2014", *place, "--band", band)
+        assert done.code == 5
+        assert why in pairs["TelopsDatasetCityLWIR_Subset"]["why"]
+
+
 def test_folders_that_are_no_such_set_say_what_is_missing(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
