@@ -40,7 +40,8 @@ _RUN = "How it runs"
     "--dataset",
     nargs=2,
     metavar="NAME ROOT",
-    help="In place of patterns: a paper's data set: middlebury and dfc2019 (sources are made from the truth), dfc2014.",
+    help="In place of patterns: a paper's data set: middlebury, dfc2019, dfc2019-msi, dfc2019-track3 and epfl (sources "
+    "are made from the truth), dfc2014.",
 )
 @option(
     _PAIRS,

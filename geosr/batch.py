@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from geosr import methods, raster
-from geosr.datasets import save_sample
 from geosr.errors import GeosrError, TileError
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
@@ -18,6 +17,7 @@ from geosr.pipeline import upscale_file
 from geosr.raster_guard import show
 from geosr.report import Report
 from geosr.runner import Threads
+from geosr.samples import save_sample
 from geosr.scene import open_scene
 from geosr.store import reported
 from geosr.tables import Table

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from geosr.datasets import DATASETS, Sample, dfc2014
+from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
 from geosr.raster_guard import show
+from geosr.samples import Sample
 
 NAMES = (*DATASETS, "dfc2014")
 """Data sets that `pairs_of_dataset` knows."""

@@ -166,7 +166,7 @@ def gdal_environment(cache: int = CACHE_BYTES) -> Iterator[None]:
 
 
 @contextmanager
-def _translated(path: Path, doing: str) -> Iterator[None]:
+def translated(path: Path, doing: str) -> Iterator[None]:
     """Whatever GDAL, rasterio or PROJ raise becomes an `InputError` that names the file."""
     try:
         yield
@@ -189,10 +189,10 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _opened(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
+def open_file(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
     """An open dataset, errors of opening translated."""
     with gdal_environment():
-        with _translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
+        with translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the filters are global: one thread at a time
             dataset = rasterio.open(path, driver=driver, sharing=False, **options)
         with dataset:
@@ -204,7 +204,7 @@ def _reopened(raster: Raster) -> Iterator[Any]:
     """`raster`'s dataset, if the file is still the one that was described."""
     if guard.fingerprint(raster.path) != raster.fingerprint:
         raise InputError(f"{show(raster.path)}: the file has changed since the run began; start again")
-    with _opened(raster.path, raster.driver, raster.options) as dataset:
+    with open_file(raster.path, raster.driver, raster.options) as dataset:
         yield dataset
 
 
@@ -314,13 +314,13 @@ def _describe(
     identity = guard.fingerprint(file)
     options = {"GEOREF_SOURCES": "INTERNAL"} if driver == "GTiff" else {}
     if world and driver == "GTiff":
-        with _opened(file, driver, options) as dataset:
+        with open_file(file, driver, options) as dataset:
             if dataset.transform == Affine.identity() and not dataset.gcps[0]:
                 options = {"GEOREF_SOURCES": "INTERNAL,WORLDFILE"}
                 notes += (f"{show(file.name)} has no position of its own: taken from {show(world.name)}",)
             else:
                 notes += (f"{show(world.name)} is not read: {show(file.name)} has a position of its own",)
-    with _opened(file, driver, options) as dataset, _translated(file, "described"):
+    with open_file(file, driver, options) as dataset, translated(file, "described"):
         _check_header(file, dataset, identity[0])
         alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
         bands, chosen = _choose_bands(file, dataset, alpha, band, source)
@@ -533,7 +533,7 @@ def check_readable(raster: Raster) -> None:
     Raises:
         InputError: the file is truncated or damaged; the first bad block is named.
     """
-    with _reopened(raster) as dataset, _translated(raster.path, "read"):
+    with _reopened(raster) as dataset, translated(raster.path, "read"):
         if raster.driver == "GTiff":
             _check_blocks(raster, dataset)
         rows, cols = raster.shape
@@ -694,7 +694,7 @@ def _read_stored(
     bands = (len(raster.bands), *shape) if shape else None
     part = RasterioWindow(window.col, window.row, window.width, window.height)
     where = f"read at row {window.row}, column {window.col}"
-    with _translated(raster.path, where):
+    with translated(raster.path, where):
         stored = dataset.read(list(raster.bands), window=part, out_shape=bands)
         valid = _valid(raster, stored)
         if raster.masked:

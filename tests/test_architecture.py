@@ -31,7 +31,9 @@ LAYERS = [
     ["methods.classic", "methods.diffusion", "methods.filters", "methods.regression"],
     ["methods.mmsr", "methods.p2p", "methods.foreign"],
     ["writer", "tile_run", "provenance", "coregister", "tables", "figures", "trials"],
-    ["quicklook", "evaluation", "datasets", "thermal"],
+    ["quicklook", "evaluation", "ortho", "samples", "thermal"],
+    ["dfc2019"],
+    ["datasets"],
     ["views", "style", "protocols"],
     ["report_page", "scene"],
     ["plan"],
@@ -48,7 +50,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # A module may import such a library, at its top or inside functions.
 HOMES = {
-    "rasterio": {"raster", "writer"},
+    "rasterio": {"raster", "writer", "ortho"},
+    "tifffile": {"dfc2019"},
     "torch": {
         "device",
         "noise",

@@ -229,7 +229,10 @@ def test_refusals(tmp_path):
         ([], "which pairs?"),
         (["--source", "*.tif"], "belong together"),
         (["--manifest", manifest, "--source", "*.tif"], "one of them"),
-        (["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"], "there are: middlebury, dfc2019, dfc2014"),
+        (
+            ["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"],
+            "there are: middlebury, dfc2019,",
+        ),
         (["--manifest", manifest, "-o", "{stem}.tif", "--summary", "s.txt"], "ends in"),
         (["--manifest", manifest, "-o", "{stem}.tif", "--set", "magic=1"], "magic"),
     ):
