@@ -10,7 +10,7 @@ import click
 
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import ON_TILE_ERROR, Execution, Recipe
+from geosr.options import ON_TILE_ERROR, Execution, Inputs, Recipe
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 
 from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
@@ -27,6 +27,13 @@ _RUN = "How it runs"
 @click.command(cls=Command)
 @option(_PAIRS, "--source", metavar="PATTERN", help="The coarse rasters, with one * in it: 'dsm/*_DSM.tif'.")
 @option(_PAIRS, "--guide", metavar="PATTERN", help="Their images; {stem} is what the * matched: 'rgb/{stem}_RGB.tif'.")
+@option(
+    _PAIRS,
+    "--truth",
+    metavar="PATTERN",
+    help="In place of --source: images as sharp as the guides, pixel on pixel, with one *; sources are made "
+    "from them, means over --scale x --scale pixels.",
+)
 @option(
     _PAIRS,
     "--manifest",
@@ -83,6 +90,7 @@ _RUN = "How it runs"
 def command(
     source: str | None,
     guide: str | None,
+    truth: str | None,
     manifest: Path | None,
     dataset: tuple[str, str] | None,
     output: str | None,
@@ -116,7 +124,7 @@ def command(
         **values,
     )
     execution = Execution(device, workers, overwrite=overwrite, on_tile_error=on_tile_error)
-    found = _find(source, guide, manifest, dataset, output, inputs.scale)
+    found = _find(source, guide, truth, manifest, dataset, output, inputs)
     if dry_run:
         planned = plan_batch(found, inputs, recipe, overwrite=overwrite)
         write_files(files, planned.table, planned.content())
@@ -134,14 +142,15 @@ def command(
 def _find(
     source: str | None,
     guide: str | None,
+    truth: str | None,
     manifest: Path | None,
     dataset: tuple[str, str] | None,
     output: str | None,
-    scale: int,
+    inputs: Inputs,
 ) -> PairList:
     from geosr.pair_lists import NAMES, check_template, pairs_by_manifest, pairs_by_pattern, pairs_of_dataset
 
-    patterns = source is not None or guide is not None
+    patterns, scale = not (source is guide is truth is None), inputs.scale
     if patterns + (manifest is not None) + (dataset is not None) != 1:
         raise UsageError("which pairs? give --source and --guide patterns, or --manifest, or --dataset; one of them")
     if manifest is not None:
@@ -151,9 +160,10 @@ def _find(
         if name not in NAMES:
             raise UsageError(f"--dataset {name} is not known; there are: {', '.join(NAMES)}")
         return pairs_of_dataset(name, Path(root), check_template(output), scale)
-    if source is None or guide is None:
-        raise UsageError("--source and --guide belong together")
-    return pairs_by_pattern(source, guide, check_template(output), scale)
+    first = source or truth
+    if first is None or guide is None or (source and truth):
+        raise UsageError("--source (or --truth) and --guide belong together")
+    return pairs_by_pattern(first, guide, check_template(output), scale, truth=truth is not None, band=inputs.band)
 
 
 def _summary_file(summary: Path | None) -> dict[str, Path | None]:

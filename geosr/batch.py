@@ -91,8 +91,9 @@ def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bo
     """
     outcomes = []
     for job in found.jobs:
-        there = None if overwrite else _earlier(job, inputs, recipe)
-        outcomes.append(there or _look(job, inputs))
+        own = _inputs_of(job, inputs)
+        there = None if overwrite else _earlier(job, own, recipe)
+        outcomes.append(there or _look(job, own))
     return Summary((*outcomes, *_misfits(found)))
 
 
@@ -100,7 +101,7 @@ def _look(job: Job, inputs: Inputs) -> Outcome:
     if job.sample:
         return _of(job, TO_DO)
     try:
-        scene = open_scene(replace(inputs, source=job.source, guide=job.guide, coregister=False))
+        scene = open_scene(replace(inputs, coregister=False))
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, str(error) or "out of memory")
     return replace(_of(job, TO_DO), notes=scene.notes)
@@ -161,17 +162,23 @@ def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outc
     began = time.monotonic()
     notes: list[str] = []
     execution = replace(execution, on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+    inputs = _inputs_of(job, inputs)
     try:
         if not execution.overwrite and (there := _earlier(job, inputs, recipe)):
             return there
         _make_folder(job.output.parent)
         if job.sample:
             save_sample(job.sample, inputs.scale, job.source, job.guide)
-        report = upscale_file(replace(inputs, source=job.source, guide=job.guide), recipe, execution, job.output)
+        report = upscale_file(inputs, recipe, execution, job.output)
         outcome = _of(job, DONE, _interpolated(report), expected=report.expected, complete=not report.interpolated)
     except (GeosrError, MemoryError) as error:
         outcome = _of(job, FAILED, "\n".join((str(error) or "out of memory", *getattr(error, "__notes__", ()))))
     return replace(outcome, seconds=round(time.monotonic() - began, 3), notes=tuple(notes))
+
+
+def _inputs_of(job: Job, inputs: Inputs) -> Inputs:
+    """What holds for this pair; of a data set's sample the band is chosen when its files are made."""
+    return replace(inputs, source=job.source, guide=job.guide, band=None if job.sample else inputs.band)
 
 
 def _interpolated(report: Report) -> str | None:

@@ -94,9 +94,34 @@ def _middlebury_group(folder: Path) -> list[Sample]:
     return [Sample(name, folder.resolve().name, guides[name], truths[name]) for name in sorted(guides)]
 
 
+def epfl(root: Path) -> list[Sample]:
+    """RGB-NIR scenes (Brown and Suesstrunk, CVPR 2011): `NAME_rgb.tiff` with `NAME_nir.tiff`, anywhere below `root`.
+
+    Each folder (country, field, ...) is a group. The near infrared is the truth, its first band where it has several.
+    The two are separate exposures: what moved between them differs.
+
+    Raises:
+        InputError: there are no such files.
+    """
+    images = {kind: sorted(root.rglob(f"*_{kind}.tif*")) for kind in ("rgb", "nir")}
+    visible = {(path.parent, path.stem.removesuffix("_rgb")): path for path in images["rgb"]}
+    samples = [
+        Sample(key[1], path.resolve().parent.name, visible[key], path, band=1)
+        for path in images["nir"]
+        if (key := (path.parent, path.stem.removesuffix("_nir"))) in visible
+    ]
+    if not samples:
+        raise InputError(
+            f"{show(root)} holds no pair such as indoor/0001_rgb.tiff with indoor/0001_nir.tiff; found "
+            f"{len(images['rgb'])} _rgb.tif(f) and {len(images['nir'])} _nir.tif(f)"
+        )
+    return samples
+
+
 DATASETS: dict[str, Callable[[Path], list[Sample]]] = {
     "middlebury": middlebury,
     "dfc2019": dfc2019,
     "dfc2019-msi": partial(dfc2019, image="MSI"),
     "dfc2019-track3": dfc2019_track3,
+    "epfl": epfl,
 }

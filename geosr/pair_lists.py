@@ -8,9 +8,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from geosr.bands import Band
 from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
 from geosr.raster_guard import show
@@ -78,32 +79,40 @@ def _fill(template: str, stem: str, scale: int) -> Path:
     return Path(template.replace("{scale}", str(scale)).replace("{stem}", stem))
 
 
-def pairs_by_pattern(source: str, guide: str, template: str, scale: int) -> PairList:
+def pairs_by_pattern(
+    source: str, guide: str, template: str, scale: int, *, truth: bool = False, band: Band | None = None
+) -> PairList:
     """Every file that `source` matches, with the guide of the same stem; in the order of their names.
 
     Args:
         source: a path with one `*`, which is the stem; it matches no folder's separator and no hidden file.
         guide: a path with {stem} in its place.
         template: of the outputs.
-        scale: for the template.
+        scale: for the template, and of sources that are made.
+        truth: the files are truths on the guides' pixels, and sources are made from them as for a data set.
+        band: of a truth that has several.
 
     Raises:
         UsageError: a pattern is not of that form.
         InputError: nothing matches.
     """
     check_template(template)
+    option = "--truth" if truth else "--source"
     if source.count("*") != 1:
-        raise UsageError(f"--source {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
+        raise UsageError(f"{option} {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
     if "{stem}" not in guide:
         raise UsageError(f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif'")
     sources = _matches(source)
     if not sources:
-        raise InputError(f"no file matches --source {show(source)}")
+        raise InputError(f"no file matches {option} {show(source)}")
     jobs, misfits = [], []
     for stem, path in sources.items():
         beside = Path(guide.replace("{stem}", stem))
         if beside.is_file():
-            jobs.append(Job(show(stem), path, beside, _fill(template, stem, scale)))
+            job = Job(show(stem), path, beside, _fill(template, stem, scale))
+            part = "" if band is None else f"_b{band}"  # of another band is another source, by its name
+            sample = Sample(stem, "", beside, path, band=band)
+            jobs.append(_sample_job(sample, job, f"{stem}{part}", scale) if truth else job)
         else:
             misfits.append(Misfit(show(path), f"has no guide: {show(beside)} is not there", wanted=True))
     if guide.count("{stem}") == 1:
@@ -189,10 +198,16 @@ def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairLi
     jobs = []
     for sample in samples:
         stem = f"{sample.group}_{sample.name}" if grouped else sample.name
-        output = _fill(template, stem, scale)
-        source, guide = (output.parent / "inputs" / f"{stem}_x{scale}_{part}.tif" for part in ("source", "guide"))
-        jobs.append(Job(show(stem), source, guide, output, sample))
+        job = Job(show(stem), sample.truth, sample.guide, _fill(template, stem, scale))
+        jobs.append(_sample_job(sample, job, stem, scale))
     return _checked(jobs, [])
+
+
+def _sample_job(sample: Sample, job: Job, stem: str, scale: int) -> Job:
+    """The pair with files that are to be made, in a folder beside the output."""
+    folder = job.output.parent / "inputs"
+    source, guide = (folder / f"{stem}_x{scale}_{part}.tif" for part in ("source", "guide"))
+    return replace(job, source=source, guide=guide, sample=sample)
 
 
 def _checked(jobs: Iterable[Job], misfits: Iterable[Misfit]) -> PairList:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import raster
+from geosr.bands import Band
 from geosr.consistency import blocks_of
 from geosr.errors import InputError
 from geosr.grid import Window, crop
@@ -51,6 +52,7 @@ class Sample:
         truth: file of what is to be found, on the same pixels.
         window: the part of both that is used; None for all.
         unknown: the value in the truth's file that means that nothing is known.
+        band: of the truth's file, where it has several.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Sample:
     truth: Path
     window: Window | None = None
     unknown: float | None = None
+    band: Band | None = None
 
     def read(self, scale: int) -> TruePair:
         """The pair and its truth, both cut to whole source pixels.
@@ -84,7 +87,7 @@ class Sample:
         """All of it, NaN where unknown."""
         if self.truth.suffix.lower() == ".pfm":
             return read_pfm(self.truth)
-        values, valid = raster.read_source(raster.describe_source(self.truth, nodata=self.unknown))
+        values, valid = raster.read_source(raster.describe_source(self.truth, band=self.band, nodata=self.unknown))
         return np.where(valid, values, np.nan)
 
 
