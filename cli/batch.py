@@ -11,6 +11,7 @@ import click
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
 from geosr.options import ON_TILE_ERROR, Execution, Inputs, Recipe
+from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 
 from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
@@ -39,9 +40,11 @@ _RUN = "How it runs"
     "--manifest",
     type=PATH,
     metavar="FILE",
-    help="In place of patterns: a CSV file with the columns source, guide and, if it names outputs, output. Relative "
-    "paths start at its folder.",
+    help="In place of patterns: a CSV file with the columns source, guide and, if it names outputs, output; or a STAC "
+    "Item or ItemCollection (.json) with local assets. Relative paths start at its folder.",
 )
+@option(_PAIRS, "--source-asset", metavar="KEY", help=f"Of STAC items.  [default: {' or '.join(SOURCE_KEYS)}]")
+@option(_PAIRS, "--guide-asset", metavar="KEY", help=f"Of STAC items.  [default: {' or '.join(GUIDE_KEYS)}]")
 @option(
     _PAIRS,
     "--dataset",
@@ -92,6 +95,8 @@ def command(
     guide: str | None,
     truth: str | None,
     manifest: Path | None,
+    source_asset: str | None,
+    guide_asset: str | None,
     dataset: tuple[str, str] | None,
     output: str | None,
     device: str,
@@ -124,7 +129,7 @@ def command(
         **values,
     )
     execution = Execution(device, workers, overwrite=overwrite, on_tile_error=on_tile_error)
-    found = _find(source, guide, truth, manifest, dataset, output, inputs)
+    found = _find(source, guide, truth, manifest, (source_asset, guide_asset), dataset, output, inputs)
     if dry_run:
         planned = plan_batch(found, inputs, recipe, overwrite=overwrite)
         write_files(files, planned.table, planned.content())
@@ -144,15 +149,28 @@ def _find(
     guide: str | None,
     truth: str | None,
     manifest: Path | None,
+    assets: tuple[str | None, str | None],
     dataset: tuple[str, str] | None,
     output: str | None,
     inputs: Inputs,
 ) -> PairList:
-    from geosr.pair_lists import NAMES, check_template, pairs_by_manifest, pairs_by_pattern, pairs_of_dataset
+    from geosr.pair_lists import (
+        NAMES,
+        check_template,
+        pairs_by_manifest,
+        pairs_by_pattern,
+        pairs_by_stac,
+        pairs_of_dataset,
+    )
 
     patterns, scale = not (source is guide is truth is None), inputs.scale
     if patterns + (manifest is not None) + (dataset is not None) != 1:
         raise UsageError("which pairs? give --source and --guide patterns, or --manifest, or --dataset; one of them")
+    stac = manifest is not None and manifest.suffix.lower() in (".json", ".geojson")
+    if any(assets) and not stac:
+        raise UsageError("--source-asset and --guide-asset are for STAC items: --manifest FILE.json")
+    if manifest is not None and stac:
+        return pairs_by_stac(manifest, check_template(output), scale, *assets)
     if manifest is not None:
         return pairs_by_manifest(manifest, output, scale)
     if dataset is not None:

@@ -1,4 +1,4 @@
-"""Which pairs a batch is made of: found by patterns, listed in a CSV file, or taken from a data set."""
+"""Which pairs a batch is made of: found by patterns, listed in a CSV file or STAC items, or taken from a data set."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
 from geosr.raster_guard import show
 from geosr.samples import Sample
+from geosr.stac import read_items
 
 NAMES = (*DATASETS, "dfc2014")
 """Data sets that `pairs_of_dataset` knows."""
@@ -153,6 +154,37 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
         jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made))
     if not jobs:
         raise InputError(f"{show(manifest)} lists no pair")
+    return _checked(jobs, misfits)
+
+
+def pairs_by_stac(
+    items: Path, template: str, scale: int, source_asset: str | None = None, guide_asset: str | None = None
+) -> PairList:
+    """The pairs that STAC items name, each by two of its assets; see `stac.read_items`.
+
+    Args:
+        items: the JSON file; relative hrefs start at its folder.
+        template: of the outputs; the stem is the item's id.
+        scale: for the template.
+        source_asset: key of the coarse raster; usual ones are tried when None.
+        guide_asset: the same of the sharp image.
+
+    Raises:
+        InputError: it cannot be read, or no item names a pair.
+        UsageError: an output has no name, see `check_template`.
+    """
+    check_template(template)
+    jobs, misfits = [], []
+    for entry in read_items(items, source_asset, guide_asset):
+        name = show(entry.name)
+        if entry.source is None or entry.guide is None:
+            misfits.append(Misfit(name, entry.why or "", wanted=True))
+        elif entry.name != Path(entry.name).name or "\0" in entry.name:
+            misfits.append(Misfit(name, "its id cannot be part of a file's name", wanted=True))
+        else:
+            jobs.append(Job(name, entry.source, entry.guide, _fill(template, entry.name, scale)))
+    if not jobs:
+        raise InputError(f"{show(items)} lists no pair" + "".join(f"; {each.name}: {each.why}" for each in misfits[:1]))
     return _checked(jobs, misfits)
 
 

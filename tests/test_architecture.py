@@ -31,7 +31,7 @@ LAYERS = [
     ["methods.classic", "methods.diffusion", "methods.filters", "methods.regression"],
     ["methods.mmsr", "methods.p2p", "methods.foreign"],
     ["writer", "tile_run", "provenance", "coregister", "tables", "figures", "trials"],
-    ["quicklook", "evaluation", "ortho", "samples", "thermal"],
+    ["quicklook", "evaluation", "stac", "ortho", "samples", "thermal"],
     ["dfc2019"],
     ["datasets"],
     ["views", "style", "protocols"],

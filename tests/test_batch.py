@@ -207,6 +207,55 @@ def test_a_manifest_names_files_and_outputs(tmp_path):
     assert contents(tmp_path / "dsm") == before
 
 
+def item(name, **hrefs):
+    """A STAC item with an asset for each."""
+    assets = {key: {"href": href, "roles": ["data"]} for key, href in hrefs.items()}
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": name,
+        "geometry": None,
+        "properties": {},
+        "assets": assets,
+    }
+
+
+def test_stac_items_name_pairs_by_their_assets(tmp_path):
+    fill(tmp_path, ["a", "b c"])
+    dsm, rgb = "./dsm/{}_DSM.tif", "rgb/{}_RGB.tif"
+    items = [
+        item("first", dem=dsm.format("a"), visual=(tmp_path / rgb.format("a")).as_uri(), thumbnail="a.png"),
+        item("second", dem=dsm.format("b c"), visual=(tmp_path / rgb.format("b c")).as_uri()),
+        item("remote", dem="https://example.org/a.tif", visual=rgb.format("a")),
+        item("bare", dem=dsm.format("a")),
+        item("../up", dem=dsm.format("a"), visual=rgb.format("a")),
+        item("gone", dem=dsm.format("z"), visual=rgb.format("a")),
+        {"type": "Feature"},
+    ]
+    manifest = tmp_path / "items.json"
+    manifest.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    done = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, "--method", "bicubic")
+    assert done.code == 5
+    assert "2 done, 5 failed" in done.out
+    for text in ("is not on this machine", "has no asset guide or visual", "cannot be part of a file", "has no id"):
+        assert text in done.out
+    assert sorted(contents(tmp_path / "out")) == ["first_x4.tif", "second_x4.tif"]
+    check_means(tmp_path / "dsm/b c_DSM.tif", tmp_path / "out/second_x4.tif", 4)
+    manifest.write_text(json.dumps(item("alone", B10=dsm.format("a"), B4=rgb.format("a"))))
+    assert geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT).code == 3
+    keys = ("--source-asset", "B10", "--guide-asset", "B4", "--method", "bicubic")
+    one = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, *keys)
+    assert one.code == 0, one.err
+    assert (tmp_path / "out/alone_x4.tif").exists()
+    for text in ("{", '{"type": "Catalog"}', "[]", '{"type": "FeatureCollection", "features": {}}'):
+        manifest.write_text(text)
+        refused = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT)
+        assert refused.code == 3, refused.err
+        assert refused.err.count("\n") == 1
+    misused = geosr("batch", "--manifest", tmp_path / "pairs.csv", "-o", tmp_path / OUTPUT, *keys)
+    assert (misused.code, "are for STAC items" in misused.err) == (2, True)
+
+
 def test_refusals(tmp_path):
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("source,image\na.tif,b.tif\n")
