@@ -10,11 +10,24 @@ import click
 
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import ON_TILE_ERROR, Execution, Inputs, Recipe
+from geosr.options import Execution, Inputs, Recipe
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 
-from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
+from .options import (
+    PATH,
+    Command,
+    device_option,
+    inputs_from,
+    option,
+    pair_options,
+    read_settings,
+    recipe_options,
+    scheduler_options,
+    style_option,
+    tile_error_option,
+    uncertainty_option,
+)
 from .render import clock, count, printable, say
 
 if TYPE_CHECKING:
@@ -68,19 +81,14 @@ _RUN = "How it runs"
     "--workers",
     type=int,
     metavar="N",
-    help="Pairs in work at once, and tiles where pairs are fewer; does not change the outputs.  [default: one for each "
-    "processor; 1 on a GPU]",
+    help="Pairs in work at once, and tiles where pairs are fewer; with another scheduler than threads, tiles of one "
+    "pair at a time. Does not change the outputs.  [default: one for each processor; 1 on a GPU]",
 )
-@option(
-    _RUN,
-    "--on-tile-error",
-    type=click.Choice(ON_TILE_ERROR),
-    default="fail",
-    show_default=True,
-    metavar="ACTION",
-    help="Tiles that fail: 'fail' or 'interpolate', as for one scene.",
-)
+@scheduler_options
+@tile_error_option
 @option(_RUN, "--overwrite", is_flag=True, help="Make outputs anew that are there; else their pairs are skipped.")
+@uncertainty_option("TEMPLATE")
+@style_option
 @option(_RUN, "--dry-run", is_flag=True, help="List the pairs and what does not match, and write nothing.")
 @option(
     _RUN,
@@ -101,8 +109,13 @@ def command(
     output: str | None,
     device: str,
     workers: int | None,
+    scheduler: str,
+    gpus: str | None,
+    tile_timeout: float | None,
     on_tile_error: str,
     overwrite: bool,
+    uncertainty: Path | None,
+    style: bool,
     dry_run: bool,
     summary: Path | None,
     quiet: bool,
@@ -119,6 +132,7 @@ def command(
       geosr batch --dataset middlebury samples/ --scale 4 -o 'out/{stem}_x{scale}.tif'
     """  # noqa: D301
     from geosr.batch import plan_batch, run_batch
+    from geosr.pair_lists import with_uncertainty
 
     files = _summary_file(summary)
     inputs = inputs_from(Path(), Path(), values)
@@ -128,10 +142,21 @@ def command(
         consistency=None if consistency is None else Consistency.parse(consistency),
         **values,
     )
-    execution = Execution(device, workers, overwrite=overwrite, on_tile_error=on_tile_error)
+    execution = Execution(
+        device,
+        workers,
+        scheduler,
+        overwrite,
+        on_tile_error,
+        tile_timeout=tile_timeout,
+        gpus=gpus,
+        style=style,
+    )
     found = _find(source, guide, truth, manifest, (source_asset, guide_asset), dataset, output, inputs)
+    if uncertainty is not None:
+        found = with_uncertainty(found, str(uncertainty), inputs.scale)
     if dry_run:
-        planned = plan_batch(found, inputs, recipe, overwrite=overwrite)
+        planned = plan_batch(found, inputs, recipe, execution)
         write_files(files, planned.table, planned.content())
         click.echo(printable("\n".join([*_listing(planned).lines(), "", _closing(planned)])))
         return 0

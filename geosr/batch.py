@@ -20,6 +20,7 @@ from geosr.runner import Threads
 from geosr.samples import save_sample
 from geosr.scene import open_scene
 from geosr.store import reported
+from geosr.style import style_path
 from geosr.tables import Table
 
 STATUSES = DONE, TO_DO, SKIPPED, FAILED, LEFT_OUT = "done", "to do", "skipped", "failed", "left out"
@@ -83,7 +84,7 @@ class Summary:
         return {"counts": self.counts, "pairs": [asdict(found) for found in self.outcomes]}
 
 
-def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bool) -> Summary:
+def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, execution: Execution) -> Summary:
     """What `run_batch` would do: `to do`, `skipped`, `failed` or `left out`.
 
     Every pair is opened as a run would, to see whether its files can be read and fit; samples, whose files are not made
@@ -92,7 +93,7 @@ def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bo
     outcomes = []
     for job in found.jobs:
         own = _inputs_of(job, inputs)
-        there = None if overwrite else _earlier(job, own, recipe)
+        there = None if execution.overwrite else _earlier(job, own, recipe, style=execution.style)
         outcomes.append(there or _look(job, own))
     return Summary((*outcomes, *_misfits(found)))
 
@@ -117,8 +118,9 @@ def run_batch(
     """Every pair as `upscale_file` does it; one that fails does not stop the others.
 
     As many pairs are in work at once as there are workers (processors, when `execution.workers` is None), and the
-    workers that are left over are shared out among their tiles. A fit and a tile have one thread of the processor
-    each, however many pairs there are, so that neither the other pairs nor the workers change a byte.
+    workers that are left over are shared out among their tiles. With another scheduler than threads it is one pair at a
+    time, its tiles on all workers: each pair has worker processes of its own. A fit and a tile have one thread of the
+    processor each, however many pairs there are, so that neither the other pairs nor the workers change a byte.
 
     An output that is there is left alone: the pair is skipped if it was made from the same files with the same method
     and scale, and fails otherwise. Finished tiles of a pair that failed are kept for the next run, as in one scene.
@@ -127,7 +129,8 @@ def run_batch(
         found: the pairs.
         inputs: what holds for all of them; its source and guide do not count.
         recipe: for all of them.
-        execution: for all of them together; it asks for no rasters or reports beside the output.
+        execution: for all of them together; it asks for no report. A pair says itself what is written beside its
+            output.
         on_outcome: called in the caller's thread as each pair ends.
 
     Raises:
@@ -138,9 +141,12 @@ def run_batch(
     if recipe.method != AUTO:
         methods.create(recipe.method, recipe.preset, recipe.settings)
     on_gpu = pick_device(execution.device) != "cpu"
-    workers = execution.workers or (1 if on_gpu else processors())
-    at_once = max(1, min(workers, len(found.jobs)))
-    execution = replace(execution, workers=workers // at_once, threads=execution.threads or 1)
+    execution = replace(execution, threads=execution.threads or 1)
+    at_once = 1
+    if execution.scheduler == "threads":
+        workers = execution.workers or (1 if on_gpu else processors())
+        at_once = max(1, min(workers, len(found.jobs)))
+        execution = replace(execution, workers=workers // at_once)
     lost = _misfits(found)
     for outcome in lost:
         on_outcome(outcome)
@@ -164,12 +170,13 @@ def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outc
     execution = replace(execution, on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     inputs = _inputs_of(job, inputs)
     try:
-        if not execution.overwrite and (there := _earlier(job, inputs, recipe)):
+        if not execution.overwrite and (there := _earlier(job, inputs, recipe, style=execution.style)):
             return there
-        _make_folder(job.output.parent)
+        for output in job.outputs:
+            _make_folder(output.parent)
         if job.sample:
             save_sample(job.sample, inputs.scale, job.source, job.guide)
-        report = upscale_file(inputs, recipe, execution, job.output)
+        report = upscale_file(inputs, recipe, replace(execution, uncertainty=job.uncertainty), job.output)
         outcome = _of(job, DONE, _interpolated(report), expected=report.expected, complete=not report.interpolated)
     except (GeosrError, MemoryError) as error:
         outcome = _of(job, FAILED, "\n".join((str(error) or "out of memory", *getattr(error, "__notes__", ()))))
@@ -191,8 +198,11 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
-    """A pair whose output is there: skipped if an earlier run made it of the same; else failed, it is left alone."""
+def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcome | None:
+    """A pair whose output is there: skipped if an earlier run made it of the same, and all that goes with it.
+
+    Else failed, and left alone.
+    """
     if not job.output.exists():
         return None
     try:
@@ -209,6 +219,9 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
     if other:
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")
+    beside = (*job.outputs, style_path(job.output)) if style else job.outputs
+    if missing := [path for path in beside if not path.exists()]:
+        return _of(job, FAILED, f"{show(job.output)} exists, {show(missing[0])} does not; use --overwrite to make both")
     expected = tags.get("GEOSR_EXPECTED_ERROR")
     tiles = tags.get("GEOSR_INTERPOLATED_TILES")
     why = f"tiles hold the interpolated source: {tiles}" if tiles else None

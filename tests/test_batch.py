@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from outputs import SMALL_NETWORK, check_grid, check_means
 from pairs import DIVERGING, contents, geosr, make_corner_pair, make_pair
+from rasters import plain_read
 
 from geosr.batch import run_batch
 from geosr.errors import InputError, UsageError
@@ -254,6 +255,40 @@ def test_stac_items_name_pairs_by_their_assets(tmp_path):
         assert refused.err.count("\n") == 1
     misused = geosr("batch", "--manifest", tmp_path / "pairs.csv", "-o", tmp_path / OUTPUT, *keys)
     assert (misused.code, "are for STAC items" in misused.err) == (2, True)
+
+
+def test_what_is_written_beside_each_output(tmp_path):
+    fill(tmp_path, ["a", "b"])
+    assert batch(tmp_path).code == 0
+    first = contents(tmp_path / "out")
+    beside = ("--uncertainty", tmp_path / "std/{stem}.tif", "--style")
+    refused = batch(tmp_path, *beside)
+    assert refused.code == 5
+    assert "std/a.tif does not; use --overwrite" in refused.out
+    assert batch(tmp_path, *beside, "--overwrite").code == 0
+    assert sorted(contents(tmp_path / "out")) == ["a_x4.qml", "a_x4.tif", "b_x4.qml", "b_x4.tif"]
+    assert first.items() <= contents(tmp_path / "out").items()
+    alone = tmp_path / "alone.tif"
+    pair = ("--source", tmp_path / "dsm/a_DSM.tif", "--guide", tmp_path / "rgb/a_RGB.tif", "-o", tmp_path / "o.tif")
+    assert geosr("upscale", *pair, "--method", "bicubic", "--uncertainty", alone).code == 0
+    np.testing.assert_array_equal(plain_read(alone), plain_read(tmp_path / "std/a.tif"))
+    assert "2 skipped" in batch(tmp_path, *beside).out
+    (tmp_path / "out/b_x4.qml").unlink()
+    assert "1 skipped, 1 failed" in batch(tmp_path, *beside).out
+    same = batch(tmp_path, "--uncertainty", tmp_path / "std/all.tif", "--overwrite")
+    assert "2 failed" in same.out
+    assert "2 pairs have the output" in same.out
+    assert batch(tmp_path, "--uncertainty", tmp_path / "{name}.tif").code == 2
+
+
+def test_processes_give_the_same_bytes(tmp_path):
+    fill(tmp_path, ["a"])
+    assert batch(tmp_path).code == 0
+    first = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    done = batch(tmp_path, "--scheduler", "processes", "--workers", 1)
+    assert done.code == 0, done.err
+    assert contents(tmp_path / "out") == first
 
 
 def test_refusals(tmp_path):
