@@ -82,7 +82,7 @@ part_options = _together(
         "--band",
         metavar="N",
         help="Which band of a source that has several, from 1; or by wavelength, as 8.2um or 865nm, where the file (an "
-        "ENVI header) gives those.",
+        "ENVI header) gives those; for upscale and batch also 'all', into one file.",
     ),
     option(
         _PAIR,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from geosr.bands import ALL
 from geosr.consistency import Consistency
 from geosr.errors import TileError, UsageError
 from geosr.options import Execution, Recipe
@@ -126,6 +128,7 @@ def command(
     --bounds tries a part.
     """  # noqa: D301
     from geosr.inspection import inspect, rows
+    from geosr.multiband import upscale_bands
     from geosr.outputs import check_outputs
     from geosr.pipeline import upscale_file
 
@@ -155,11 +158,16 @@ def command(
             batch=batch,
         )
         check_outputs(output, [source, guide], execution)
+        looked = replace(inputs, band=1) if inputs.band == ALL else inputs
         if dry_run:
-            click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
+            click.echo("\n".join(table_lines(rows(inspect(looked, recipe, execution), settings=True))))
             return 0
         if verbose and isinstance(screen, Screen):
-            screen.table(rows(inspect(inputs, recipe, execution), settings=True, notes=False))
+            screen.table(rows(inspect(looked, recipe, execution), settings=True, notes=False))
+        if inputs.band == ALL:
+            made = upscale_bands(inputs, recipe, execution, output)
+            screen.finish_bands(made)
+            return TileError.exit_code if made.interpolated else 0
         done = upscale_file(inputs, recipe, execution, output)
         screen.finish(done)
     return TileError.exit_code if done.interpolated else 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from geosr.bands import Band
+from geosr.bands import ALL, Band
 from geosr.consistency import Consistency
 from geosr.errors import InputError, OutputError
 from geosr.options import Bounds, Event, Execution, Inputs, Recipe
@@ -73,7 +73,8 @@ def upscale(
         settings: single settings of the method, over the preset's.
         consistency: `exact`, `soft:SIGMA` (within SIGMA, in the source's units), `off`; None for the
             preset's own: exact, but off in the paper presets.
-        band: which band of a multi-band source file, counted from 1, or its wavelength as in `8.2um` and `865nm`.
+        band: which band of a multi-band source file, counted from 1, its wavelength as in `8.2um` and `865nm`, or
+            `all`: the result is (band, y, x) then.
         source_nodata: nodata of the source where its file does not say it.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.
@@ -112,7 +113,7 @@ def upscale(
         TileError: tiles failed; nothing was written. With an `output`, the others are kept for the same call again.
         OutputError: the output could not be written, or another run is making it.
     """
-    from geosr import pipeline  # with rasterio: not before there is something to do
+    from geosr import multiband, pipeline  # with rasterio: not before there is something to do
 
     recipe = Recipe(
         method=method,
@@ -152,7 +153,10 @@ def upscale(
             native_resolution,
         )
         path = Path(folder) / "result.tif" if output is None else Path(output)
-        pipeline.upscale_file(inputs, recipe, execution, path)
+        if band == ALL:
+            multiband.upscale_bands(inputs, recipe, execution, path)
+        else:
+            pipeline.upscale_file(inputs, recipe, execution, path)
         return _load(path, masked=np.dtype(dtype).kind == "f")
 
 
@@ -163,7 +167,7 @@ def _load(path: Path, *, masked: bool) -> xr.DataArray:
     if not isinstance(result, xr.DataArray):
         raise TypeError(f"{path} was read as {type(result).__name__}")
     with result:
-        return result.squeeze("band", drop=True).load()
+        return (result.squeeze("band", drop=True) if result.sizes["band"] == 1 else result).load()
 
 
 def _on_disk(raster: Rasterlike, path: Path) -> Path:

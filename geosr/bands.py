@@ -11,6 +11,9 @@ from geosr.errors import InputError, UsageError
 Band = int | str
 """A number from 1, or a wavelength as in `8.2um` and `865nm`."""
 
+ALL = "all"
+"""In place of a band: each of them, where a run can have more than one."""
+
 _MICROMETRES = {"um": 1.0, "µm": 1.0, "μm": 1.0, "nm": 1e-3}
 _UNITS = {"micrometers": 1.0, "micrometres": 1.0, "um": 1.0, "nanometers": 1e-3, "nanometres": 1e-3, "nm": 1e-3}
 _LARGEST = 100.0
@@ -25,6 +28,8 @@ def read_band(band: Band) -> tuple[int | None, float | None]:
     """
     if isinstance(band, int) or band.strip().isdecimal():
         return int(band), None
+    if band == ALL:
+        raise UsageError("one band is needed here, not all; give its number or wavelength")
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(um|µm|μm|nm)\s*", band, re.IGNORECASE)
     if not found or float(found[1]) == 0:
         raise UsageError(f"band {band!r} is neither a number nor a wavelength, as 3, 8.2um or 865nm")

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from geosr import methods, raster
+from geosr.bands import ALL
 from geosr.errors import GeosrError, TileError
+from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.raster_guard import show
-from geosr.report import Report
 from geosr.runner import Threads
 from geosr.samples import save_sample
 from geosr.scene import open_scene
@@ -102,7 +103,8 @@ def _look(job: Job, inputs: Inputs) -> Outcome:
     if job.sample:
         return _of(job, TO_DO)
     try:
-        scene = open_scene(replace(inputs, coregister=False))
+        band = 1 if inputs.band == ALL else inputs.band
+        scene = open_scene(replace(inputs, band=band, coregister=False))
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, str(error) or "out of memory")
     return replace(_of(job, TO_DO), notes=scene.notes)
@@ -176,8 +178,8 @@ def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outc
             _make_folder(output.parent)
         if job.sample:
             save_sample(job.sample, inputs.scale, job.source, job.guide)
-        report = upscale_file(inputs, recipe, replace(execution, uncertainty=job.uncertainty), job.output)
-        outcome = _of(job, DONE, _interpolated(report), expected=report.expected, complete=not report.interpolated)
+        own = replace(execution, uncertainty=job.uncertainty)
+        outcome = _upscale_bands(job, inputs, recipe, own) if inputs.band == ALL else _upscale(job, inputs, recipe, own)
     except (GeosrError, MemoryError) as error:
         outcome = _of(job, FAILED, "\n".join((str(error) or "out of memory", *getattr(error, "__notes__", ()))))
     return replace(outcome, seconds=round(time.monotonic() - began, 3), notes=tuple(notes))
@@ -188,9 +190,19 @@ def _inputs_of(job: Job, inputs: Inputs) -> Inputs:
     return replace(inputs, source=job.source, guide=job.guide, band=None if job.sample else inputs.band)
 
 
-def _interpolated(report: Report) -> str | None:
-    number = len(report.interpolated)
-    return f"{number} of {report.tiles} tiles failed and hold the interpolated source" if number else None
+def _upscale(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
+    made = upscale_file(inputs, recipe, execution, job.output)
+    why, complete = _interpolated(len(made.interpolated), made.tiles), not made.interpolated
+    return _of(job, DONE, why, expected=made.expected, complete=complete)
+
+
+def _upscale_bands(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
+    made = upscale_bands(inputs, recipe, execution, job.output)
+    return _of(job, DONE, _interpolated(made.interpolated, made.tiles), complete=not made.interpolated)
+
+
+def _interpolated(number: int, tiles: int) -> str | None:
+    return f"{number} of {tiles} tiles failed and hold the interpolated source" if number else None
 
 
 def _make_folder(folder: Path) -> None:
@@ -206,7 +218,7 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     if not job.output.exists():
         return None
     try:
-        tags = raster.describe_source(job.output, assume_crs=inputs.assume_crs).tags
+        tags = raster.describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
     asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}

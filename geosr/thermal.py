@@ -160,7 +160,7 @@ def convert(
         grid,
         file.crs_wkt,
         units=units,
-        description=f"brightness temperature, band {constants.band}",
+        description=[f"brightness temperature, band {constants.band}"],
         tags=tags,
         overwrite=overwrite,
     )
@@ -180,4 +180,4 @@ def _strips(
         valid &= numbers >= constants.least
         radiance, enough = pool_measured(constants.radiance(numbers), valid, times)
         temperature = constants.temperature(np.where(enough, radiance, np.nan))
-        yield row, (temperature - zero).astype(np.float32)
+        yield row, (temperature - zero).astype(np.float32)[None]

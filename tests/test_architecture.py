@@ -43,6 +43,7 @@ LAYERS = [
     ["tile_work"],
     ["estimates"],
     ["pipeline", "pair_lists"],
+    ["multiband"],
     ["batch", "inspection", "pairs_folder", "accessor", "comparison"],
     ["__init__", "__main__"],
 ]
