@@ -16,7 +16,7 @@ from geosr.assess import decide
 from geosr.bands import ALL, wavelength_of
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
-from geosr.grid import Window
+from geosr.grid import GridPair, Window
 from geosr.options import Event, Execution, Inputs, Note, Recipe
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import place_plan
@@ -78,7 +78,7 @@ def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: 
             work.mkdir(exist_ok=True)
         guide = work / "guide.tif"
         if not guide.exists():
-            _write_guide(plan.scene, guide)
+            _write_guide(_part_for_guide(plan.scene), guide)
         common = replace(inputs, guide=guide, guide_nodata=None, coregister=False)
         quiet = replace(execution, overwrite=True, on_event=_once(execution.on_event, plan.scene.notes))
         parts, done = [work / f"band{band:04d}.tif" for band in bands], []
@@ -127,6 +127,14 @@ def _name(tags: Mapping[str, str]) -> str | None:
     """A band's wavelength, if its tags give it."""
     centre = wavelength_of(tags)
     return None if centre is None else f"{centre:.4g} um"
+
+
+def _part_for_guide(scene: Scene) -> Scene:
+    """What the guide is needed on; all of it where nothing but its size places it."""
+    if scene.source.geobox.crs is not None:
+        return scene
+    rows, cols = scene.source.shape
+    return replace(scene, grids=GridPair(scene.source.geobox, scene.grids.scale), origin=Window(0, 0, rows, cols))
 
 
 def _write_guide(scene: Scene, path: Path) -> None:

@@ -264,8 +264,8 @@ def _finished(folder: Path) -> str:
     """What a run folder holds that took long, of whatever run, in words; empty if nothing did."""
     if tiles := sum(1 for _ in folder.glob("tiles/*.tile")):
         return f"finished tiles ({tiles}) are"
-    if any(folder.glob("bands/*")):
-        return "finished bands and tiles are"
+    if any(folder.glob("bands/band*")) or any(folder.glob("bands/.band*")):
+        return "finished bands or tiles are"
     return "the finished fit is" if (folder / "state.npz").exists() else ""
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import rasterio
-from outputs import block_means, check_cog, physical
+from affine import Affine
+from outputs import block_means, check_cog, opened, physical
 from pairs import contents, geosr, make_pair, upscale
 from rasters import grid, write
 
@@ -51,6 +52,30 @@ def test_each_band_is_that_of_a_run_of_its_own(tmp_path):
         np.testing.assert_allclose(block_means(one.astype(float), 4), given, rtol=1e-6)
         with rasterio.open(tmp_path / name) as alone:
             assert float(alone.tags()["GEOSR_EXPECTED_ERROR"]) == errors[band - 1]
+
+
+def test_a_part_of_an_averaged_source(tmp_path):
+    make_cube(tmp_path)
+    part = ("--native-resolution", 8, "--bounds", 500010, 4999930, 500070, 4999990)
+    files = {"source": "cube.img", "method": "diffusion"}
+    assert upscale(tmp_path, "--band", "all", *part, **files, output="all.tif").code == 0
+    assert upscale(tmp_path, "--band", 2, *part, **files, output="2.tif").code == 0
+    with rasterio.open(tmp_path / "all.tif") as made, rasterio.open(tmp_path / "2.tif") as alone:
+        assert (made.transform, made.tags()["GEOSR_POOLED"]) == (alone.transform, "2 x 2")
+        np.testing.assert_array_equal(made.read(2), alone.read(1))
+
+
+def test_images_without_georeference(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("cube.tif", (2, 20, 20)), ("guide.tif", (3, 80, 80))):
+        write(tmp_path / name, rng.integers(0, 255, shape).astype("uint8"), Affine.identity(), None)
+    for part in ((), ("--bounds", 4, 4, 12, 12)):
+        files = {"source": "cube.tif", "method": "bicubic"}
+        assert upscale(tmp_path, "--band", "all", "--overwrite", *part, **files, output="all.tif").code == 0
+        assert upscale(tmp_path, "--band", 2, "--overwrite", *part, **files, output="2.tif").code == 0
+        with opened(tmp_path / "all.tif") as made, opened(tmp_path / "2.tif") as alone:
+            assert made.transform == alone.transform
+            np.testing.assert_array_equal(made.read(2), alone.read(1))
 
 
 def test_the_guide_is_brought_onto_the_grid_once(tmp_path, monkeypatch):
