@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from geosr import methods, raster
 from geosr.bands import ALL
-from geosr.errors import GeosrError, TileError
+from geosr.errors import GeosrError, TileError, UnavailableError
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
@@ -136,7 +136,7 @@ def run_batch(
         on_outcome: called in the caller's thread as each pair ends.
 
     Raises:
-        UsageError, UnavailableError: what would fail for every pair.
+        UsageError, UnavailableError: what would fail for every pair; also a scheduler that is lost on the way.
     """
     from geosr.device import pick_device
 
@@ -144,7 +144,7 @@ def run_batch(
         methods.create(recipe.method, recipe.preset, recipe.settings)
     on_gpu = pick_device(execution.device) != "cpu"
     execution = replace(execution, threads=execution.threads or 1)
-    at_once = 1
+    at_once = None
     if execution.scheduler == "threads":
         workers = execution.workers or (1 if on_gpu else processors())
         at_once = max(1, min(workers, len(found.jobs)))
@@ -158,11 +158,24 @@ def run_batch(
             warnings.catch_warnings()
         ):  # the filters are global: pairs that set and restore them get in each other's way
             warnings.simplefilter("ignore", UserWarning)  # rasterio's, of rasters without georeference
-            outcomes = Threads(at_once).run(work, found.jobs, on_done=on_outcome)
+            outcomes = _run_all(work, found.jobs, at_once, on_outcome)
     except BaseException as error:
         error.add_note("finished outputs and tiles are kept; run the same command again to continue")
         raise
     return Summary((*outcomes, *lost))
+
+
+def _run_all(
+    work: Callable[[Job], Outcome], jobs: Sequence[Job], at_once: int | None, on_outcome: Callable[[Outcome], None]
+) -> list[Outcome]:
+    """All pairs on threads; or one by one in the caller's own, so that an interruption ends worker processes, too."""
+    if at_once is not None:
+        return Threads(at_once).run(work, jobs, on_done=on_outcome)
+    outcomes = []
+    for job in jobs:
+        outcomes.append(work(job))
+        on_outcome(outcomes[-1])
+    return outcomes
 
 
 def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
@@ -180,6 +193,8 @@ def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outc
             save_sample(job.sample, inputs.scale, job.source, job.guide)
         own = replace(execution, uncertainty=job.uncertainty)
         outcome = _upscale_bands(job, inputs, recipe, own) if inputs.band == ALL else _upscale(job, inputs, recipe, own)
+    except UnavailableError:  # a library or the scheduler: no other pair will do better
+        raise
     except (GeosrError, MemoryError) as error:
         outcome = _of(job, FAILED, "\n".join((str(error) or "out of memory", *getattr(error, "__notes__", ()))))
     return replace(outcome, seconds=round(time.monotonic() - began, 3), notes=tuple(notes))

@@ -281,6 +281,13 @@ def test_what_is_written_beside_each_output(tmp_path):
     assert batch(tmp_path, "--uncertainty", tmp_path / "{name}.tif").code == 2
 
 
+def test_a_scheduler_that_is_not_there_ends_the_run(tmp_path):
+    fill(tmp_path, ["a", "b"])
+    done = batch(tmp_path, "--scheduler", "tcp://127.0.0.1:9", "--quiet")
+    assert done.code == 4
+    assert "127.0.0.1:9" in done.err
+
+
 def test_processes_give_the_same_bytes(tmp_path):
     fill(tmp_path, ["a"])
     assert batch(tmp_path).code == 0
