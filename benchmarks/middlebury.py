@@ -20,7 +20,6 @@ from geosr_cli.options import read_settings
 
 from geosr import datasets, methods
 from geosr.consistency import project
-from geosr.datasets import TruePair
 from geosr.device import torch_threads
 from geosr.methods import mmsr_network
 from geosr.methods.base import FloatArray, Method, State
@@ -29,6 +28,7 @@ from geosr.methods.solve import interpolate
 from geosr.metrics import score_arrays
 from geosr.pair import Stats, normalise
 from geosr.protocols import authors
+from geosr.samples import TruePair
 
 
 class Sample:

@@ -26,8 +26,9 @@ from real_pairs import real_pairs
 
 from geosr import methods
 from geosr.consistency import project
-from geosr.datasets import TruePair, dfc2019, middlebury
+from geosr.datasets import middlebury
 from geosr.device import torch_threads
+from geosr.dfc2019 import dfc2019
 from geosr.figures import draw_comparison, png_of
 from geosr.methods import mmsr_network
 from geosr.methods.base import Patch
@@ -36,6 +37,7 @@ from geosr.methods.mmsr import Mmsr
 from geosr.metrics import score_arrays
 from geosr.pair import Pair, Stats, normalise
 from geosr.protocols import published
+from geosr.samples import TruePair
 from geosr.tables import Table
 
 Array = NDArray[np.float64]

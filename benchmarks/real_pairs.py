@@ -22,12 +22,13 @@ from rasterio import Affine
 
 from geosr import methods
 from geosr.consistency import EXACT, blocks_of
-from geosr.datasets import TruePair, middlebury, pool_truth
+from geosr.datasets import middlebury
 from geosr.device import torch_threads
 from geosr.methods.solve import solve
 from geosr.metrics import score_arrays
 from geosr.options import Inputs
 from geosr.pair import Pair, Stats
+from geosr.samples import TruePair, pool_truth
 from geosr.scene import open_scene
 from geosr.tiling import cut
 

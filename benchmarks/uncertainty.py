@@ -20,10 +20,10 @@ from real_pairs import real_pairs
 
 from geosr import methods, uncertainty
 from geosr.consistency import EXACT, spread
-from geosr.datasets import TruePair
 from geosr.device import torch_threads
 from geosr.methods.solve import prepare, solve
 from geosr.pair import Stats
+from geosr.samples import TruePair
 
 Array = NDArray[np.float64]
 

@@ -10,10 +10,24 @@ import click
 
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import ON_TILE_ERROR, Execution, Recipe
+from geosr.options import Execution, Inputs, Recipe
+from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 
-from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
+from .options import (
+    PATH,
+    Command,
+    device_option,
+    inputs_from,
+    option,
+    pair_options,
+    read_settings,
+    recipe_options,
+    scheduler_options,
+    style_option,
+    tile_error_option,
+    uncertainty_option,
+)
 from .render import clock, count, printable, say
 
 if TYPE_CHECKING:
@@ -29,18 +43,28 @@ _RUN = "How it runs"
 @option(_PAIRS, "--guide", metavar="PATTERN", help="Their images; {stem} is what the * matched: 'rgb/{stem}_RGB.tif'.")
 @option(
     _PAIRS,
+    "--truth",
+    metavar="PATTERN",
+    help="In place of --source: images as sharp as the guides, pixel on pixel, with one *; sources are made "
+    "from them, means over --scale x --scale pixels.",
+)
+@option(
+    _PAIRS,
     "--manifest",
     type=PATH,
     metavar="FILE",
-    help="In place of patterns: a CSV file with the columns source, guide and, if it names outputs, output. Relative "
-    "paths start at its folder.",
+    help="In place of patterns: a CSV file with the columns source, guide and, if it names outputs, output; or a STAC "
+    "Item or ItemCollection (.json) with local assets. Relative paths start at its folder.",
 )
+@option(_PAIRS, "--source-asset", metavar="KEY", help=f"Of STAC items.  [default: {' or '.join(SOURCE_KEYS)}]")
+@option(_PAIRS, "--guide-asset", metavar="KEY", help=f"Of STAC items.  [default: {' or '.join(GUIDE_KEYS)}]")
 @option(
     _PAIRS,
     "--dataset",
     nargs=2,
     metavar="NAME ROOT",
-    help="In place of patterns: a paper's data set: middlebury and dfc2019 (sources are made from the truth), dfc2014.",
+    help="In place of patterns: a paper's data set: middlebury, dfc2019, dfc2019-msi, dfc2019-track3 and epfl (sources "
+    "are made from the truth), dfc2014.",
 )
 @option(
     _PAIRS,
@@ -57,19 +81,14 @@ _RUN = "How it runs"
     "--workers",
     type=int,
     metavar="N",
-    help="Pairs in work at once, and tiles where pairs are fewer; does not change the outputs.  [default: one for each "
-    "processor; 1 on a GPU]",
+    help="Pairs in work at once, and tiles where pairs are fewer; with another scheduler than threads, tiles of one "
+    "pair at a time. Does not change the outputs.  [default: one for each processor; 1 on a GPU]",
 )
-@option(
-    _RUN,
-    "--on-tile-error",
-    type=click.Choice(ON_TILE_ERROR),
-    default="fail",
-    show_default=True,
-    metavar="ACTION",
-    help="Tiles that fail: 'fail' or 'interpolate', as for one scene.",
-)
+@scheduler_options
+@tile_error_option
 @option(_RUN, "--overwrite", is_flag=True, help="Make outputs anew that are there; else their pairs are skipped.")
+@uncertainty_option("TEMPLATE")
+@style_option
 @option(_RUN, "--dry-run", is_flag=True, help="List the pairs and what does not match, and write nothing.")
 @option(
     _RUN,
@@ -82,13 +101,21 @@ _RUN = "How it runs"
 def command(
     source: str | None,
     guide: str | None,
+    truth: str | None,
     manifest: Path | None,
+    source_asset: str | None,
+    guide_asset: str | None,
     dataset: tuple[str, str] | None,
     output: str | None,
     device: str,
     workers: int | None,
+    scheduler: str,
+    gpus: str | None,
+    tile_timeout: float | None,
     on_tile_error: str,
     overwrite: bool,
+    uncertainty: Path | None,
+    style: bool,
     dry_run: bool,
     summary: Path | None,
     quiet: bool,
@@ -105,6 +132,7 @@ def command(
       geosr batch --dataset middlebury samples/ --scale 4 -o 'out/{stem}_x{scale}.tif'
     """  # noqa: D301
     from geosr.batch import plan_batch, run_batch
+    from geosr.pair_lists import with_uncertainty
 
     files = _summary_file(summary)
     inputs = inputs_from(Path(), Path(), values)
@@ -114,10 +142,21 @@ def command(
         consistency=None if consistency is None else Consistency.parse(consistency),
         **values,
     )
-    execution = Execution(device, workers, overwrite=overwrite, on_tile_error=on_tile_error)
-    found = _find(source, guide, manifest, dataset, output, inputs.scale)
+    execution = Execution(
+        device,
+        workers,
+        scheduler,
+        overwrite,
+        on_tile_error,
+        tile_timeout=tile_timeout,
+        gpus=gpus,
+        style=style,
+    )
+    found = _find(source, guide, truth, manifest, (source_asset, guide_asset), dataset, output, inputs)
+    if uncertainty is not None:
+        found = with_uncertainty(found, str(uncertainty), inputs.scale)
     if dry_run:
-        planned = plan_batch(found, inputs, recipe, overwrite=overwrite)
+        planned = plan_batch(found, inputs, recipe, execution)
         write_files(files, planned.table, planned.content())
         click.echo(printable("\n".join([*_listing(planned).lines(), "", _closing(planned)])))
         return 0
@@ -133,16 +172,30 @@ def command(
 def _find(
     source: str | None,
     guide: str | None,
+    truth: str | None,
     manifest: Path | None,
+    assets: tuple[str | None, str | None],
     dataset: tuple[str, str] | None,
     output: str | None,
-    scale: int,
+    inputs: Inputs,
 ) -> PairList:
-    from geosr.pair_lists import NAMES, check_template, pairs_by_manifest, pairs_by_pattern, pairs_of_dataset
+    from geosr.pair_lists import (
+        NAMES,
+        check_template,
+        pairs_by_manifest,
+        pairs_by_pattern,
+        pairs_by_stac,
+        pairs_of_dataset,
+    )
 
-    patterns = source is not None or guide is not None
+    patterns, scale = not (source is guide is truth is None), inputs.scale
     if patterns + (manifest is not None) + (dataset is not None) != 1:
         raise UsageError("which pairs? give --source and --guide patterns, or --manifest, or --dataset; one of them")
+    stac = manifest is not None and manifest.suffix.lower() in (".json", ".geojson")
+    if any(assets) and not stac:
+        raise UsageError("--source-asset and --guide-asset are for STAC items: --manifest FILE.json")
+    if manifest is not None and stac:
+        return pairs_by_stac(manifest, check_template(output), scale, *assets)
     if manifest is not None:
         return pairs_by_manifest(manifest, output, scale)
     if dataset is not None:
@@ -150,9 +203,10 @@ def _find(
         if name not in NAMES:
             raise UsageError(f"--dataset {name} is not known; there are: {', '.join(NAMES)}")
         return pairs_of_dataset(name, Path(root), check_template(output), scale)
-    if source is None or guide is None:
-        raise UsageError("--source and --guide belong together")
-    return pairs_by_pattern(source, guide, check_template(output), scale)
+    first = source or truth
+    if first is None or guide is None or (source and truth):
+        raise UsageError("--source (or --truth) and --guide belong together")
+    return pairs_by_pattern(first, guide, check_template(output), scale, truth=truth is not None, band=inputs.band)
 
 
 def _summary_file(summary: Path | None) -> dict[str, Path | None]:

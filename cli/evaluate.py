@@ -49,7 +49,7 @@ _ROWS = {
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PRED TRUTH | ROOT")
 @option(_FILES, "--source", type=PATH, metavar="FILE", help="What the prediction was made from: source consistency.")
 @option(_FILES, "--guide", type=PATH, metavar="FILE", help="What it was made with: is its texture in the errors?")
-@option(_FILES, "--band", type=int, metavar="N", help="Which band of a truth that has several, from 1.")
+@option(_FILES, "--band", metavar="N", help="Which band of a truth that has several, from 1, or as 8.2um.")
 @option(_FILES, "--assume-crs", metavar="CRS", help="The coordinate system of rasters that name none.")
 @option(
     _FILES,
@@ -83,7 +83,7 @@ def command(
     markdown: Path | None,
     source: Path | None,
     guide: Path | None,
-    band: int | None,
+    band: str | None,
     assume_crs: str | None,
     elevation: bool,
     step: float | None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from geosr.errors import UsageError
-from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, Inputs
+from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, ON_TILE_ERROR, Inputs
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -76,7 +77,21 @@ part_options = _together(
         metavar="LEFT BOTTOM RIGHT TOP",
         help="Only this part, in coordinates of the source's CRS, widened to whole source pixels: for a quick trial.",
     ),
-    option(_PAIR, "--band", type=int, metavar="N", help="Which band of a source that has several, from 1."),
+    option(
+        _PAIR,
+        "--band",
+        metavar="N",
+        help="Which band of a source that has several, from 1; or by wavelength, as 8.2um or 865nm, where the file (an "
+        "ENVI header) gives those; for upscale and batch also 'all', into one file.",
+    ),
+    option(
+        _PAIR,
+        "--native-resolution",
+        type=float,
+        metavar="METRES",
+        help="What the source's sensor resolves, where its file has smaller pixels: these are first averaged to that, "
+        "over the nearest whole number of them, and --scale counts from there.",
+    ),
     option(
         _PAIR,
         "--coregister",
@@ -206,6 +221,61 @@ device_option = option(
     help=f"Where the work is done: {', '.join(DEVICES)}; auto is a GPU if there is one.",
 )
 
+scheduler_options = _together(
+    option(
+        _RUN,
+        "--scheduler",
+        default="threads",
+        show_default=True,
+        metavar="NAME",
+        help="What tiles are worked on by: 'threads'; 'processes', of which one may die at the cost of its tile; or "
+        "'tcp://HOST:PORT', a Dask scheduler whose workers see the same files. Does not change the output.",
+    ),
+    option(
+        _RUN,
+        "--gpus",
+        metavar="WHICH",
+        help="'all', or numbers as in 0,1: one worker process a GPU. Needs --scheduler processes.",
+    ),
+    option(
+        _RUN,
+        "--tile-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="End a worker process that has a tile and gets no further for so long; the tile gets one more try. Also "
+        "how long a cluster may be without workers. Not for threads, which cannot be ended.  [default: 10 times the "
+        "slowest tile so far, at least 600]",
+    ),
+)
+"""What the tiles are worked on by."""
+
+tile_error_option = option(
+    _RUN,
+    "--on-tile-error",
+    type=click.Choice(ON_TILE_ERROR),
+    default="fail",
+    show_default=True,
+    metavar="ACTION",
+    help="Tiles that fail: 'fail' writes no output and keeps the other tiles for the next run; 'interpolate' writes "
+    "the interpolated source there and names them in a tag. The exit code is 5 either way.",
+)
+
+style_option = option(
+    _RUN, "--style", is_flag=True, help="Write a QGIS style beside the output, too: its name with .qml."
+)
+
+
+def uncertainty_option(metavar: str) -> Callable[[Decorated], Decorated]:
+    """`--uncertainty`; `metavar` says what names it takes."""
+    return option(
+        _RUN,
+        "--uncertainty",
+        type=PATH,
+        metavar=metavar,
+        help="A GeoTIFF to write as well: the standard deviation of every pixel, as far as the result itself tells.",
+    )
+
+
 table_options = _together(
     option("What is written", "--json", type=PATH, metavar="FILE", help="Write all of it as JSON."),
     option("What is written", "--csv", type=PATH, metavar="FILE", help="Write the table as CSV."),
@@ -243,7 +313,7 @@ def inputs_from(source: Path, guide: Path, values: dict[str, Any]) -> Inputs:
     from geosr.grid import check_scale
 
     scale = check_scale(values.pop("scale"))
-    names = ("band", "source_nodata", "guide_nodata", "assume_crs", "allow_ballpark", "bounds", "coregister")
+    names = {field.name for field in fields(Inputs)} - {"source", "guide", "scale"}
     return Inputs(source, guide, scale, **{name: values.pop(name) for name in names})
 
 

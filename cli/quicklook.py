@@ -33,7 +33,7 @@ _PICTURE = "The picture"
     metavar="KIND",
     help=f"What the values are: {', '.join(KINDS)}.  [default: by unit, band name, CRS and file name]",
 )
-@option(_PICTURE, "--band", type=int, metavar="N", help="Which band of a raster that has several, from 1.")
+@option(_PICTURE, "--band", metavar="N", help="Which band of a raster that has several, from 1, or as 8.2um.")
 @option(_PICTURE, "--overwrite", is_flag=True, help="Replace a picture that exists.")
 def command(raster: Path, output: Path, size: int, kind: str | None, band: int | None, overwrite: bool) -> None:
     """Draw RASTER as a picture: elevations with relief and colour, temperatures and all else in colour.

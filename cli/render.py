@@ -20,6 +20,7 @@ from geosr.options import Event, Note, Progress, Stage, TileFailed
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from geosr.multiband import BandsReport
     from geosr.report import Report
 
 INTERRUPTED = 130  # the exit code
@@ -92,6 +93,15 @@ class Screen:
                 "the tag GEOSR_INTERPOLATED_TILES names them"
             )
 
+    def finish_bands(self, report: BandsReport) -> None:
+        """The closing words of a run for all bands."""
+        least, most = min(report.errors), max(report.errors)
+        failed = f", {report.interpolated} of them failed and interpolated" if report.interpolated else ""
+        self._print(
+            f"wrote {one_line(report.output)}: {count(len(report.errors), 'band')}, {count(report.tiles, 'tile')}"
+            f"{failed}; expected error: RMS {least:.3g} to {most:.3g}"
+        )
+
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and values, as lines."""
         for line in table_lines(rows):
@@ -131,6 +141,10 @@ class JsonLog:
         """The output is there."""
         seconds = sum(report.seconds.values())
         self._write("written", output=str(report.output), seconds=seconds, interpolated=len(report.interpolated))
+
+    def finish_bands(self, report: BandsReport) -> None:
+        """The output is there."""
+        self._write("written", output=str(report.output), bands=len(report.errors), interpolated=report.interpolated)
 
     def _write(self, event: str, **values: object) -> None:
         time_now = datetime.now(UTC).isoformat(timespec="milliseconds")

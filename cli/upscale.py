@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from geosr.bands import ALL
 from geosr.consistency import Consistency
 from geosr.errors import TileError, UsageError
-from geosr.options import ON_TILE_ERROR, Execution, Recipe
+from geosr.options import Execution, Recipe
 
-from .options import PATH, Command, device_option, inputs_from, option, pair_options, read_settings, recipe_options
+from .options import (
+    PATH,
+    Command,
+    device_option,
+    inputs_from,
+    option,
+    pair_options,
+    read_settings,
+    recipe_options,
+    scheduler_options,
+    style_option,
+    tile_error_option,
+    uncertainty_option,
+)
 from .render import JsonLog, Screen, table_lines
 
 _PAIR = "What the job is"
@@ -46,21 +61,7 @@ _RUN = "How it runs"
     metavar="N",
     help="Tiles in work at once; does not change the output.  [default: one for each processor; 1 on a GPU]",
 )
-@option(
-    _RUN,
-    "--scheduler",
-    default="threads",
-    show_default=True,
-    metavar="NAME",
-    help="What tiles are worked on by: 'threads'; 'processes', of which one may die at the cost of its tile; or "
-    "'tcp://HOST:PORT', a Dask scheduler whose workers see the same files. Does not change the output.",
-)
-@option(
-    _RUN,
-    "--gpus",
-    metavar="WHICH",
-    help="'all', or numbers as in 0,1: one worker process a GPU. Needs --scheduler processes.",
-)
+@scheduler_options
 @option(
     _RUN,
     "--batch",
@@ -69,25 +70,7 @@ _RUN = "How it runs"
     help="Tiles that are fitted together, with --fit tile and a method that can (mmsr); it changes last bits.  "
     "[default: what a GPU has memory for; 1 on the CPU]",
 )
-@option(
-    _RUN,
-    "--tile-timeout",
-    type=float,
-    metavar="SECONDS",
-    help="End a worker process that has a tile and gets no further for so long; the tile gets one more try. Also how "
-    "long a cluster may be without workers. Not for threads, which cannot be ended.  [default: 10 times the slowest "
-    "tile so far, at least 600]",
-)
-@option(
-    _RUN,
-    "--on-tile-error",
-    type=click.Choice(ON_TILE_ERROR),
-    default="fail",
-    show_default=True,
-    metavar="ACTION",
-    help="Tiles that fail: 'fail' writes no output and keeps the other tiles for the next run; 'interpolate' writes "
-    "the interpolated source there and names them in a tag. The exit code is 5 either way.",
-)
+@tile_error_option
 @option(_RUN, "--overwrite", is_flag=True, help="Replace an output that exists; the old one stays until then.")
 @option(_RUN, "--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")
 @option(
@@ -98,13 +81,7 @@ _RUN = "How it runs"
     help="A report to write: settings, versions, times, what became of the tiles, also where some fail. As JSON, or "
     "with a name that ends in .html as a page to look at, with pictures and profiles.",
 )
-@option(
-    _RUN,
-    "--uncertainty",
-    type=PATH,
-    metavar="FILE",
-    help="A GeoTIFF to write as well: the standard deviation of every pixel, as far as the result itself tells.",
-)
+@uncertainty_option("FILE")
 @option(
     _RUN,
     "--guide-influence",
@@ -112,7 +89,7 @@ _RUN = "How it runs"
     metavar="FILE",
     help="A GeoTIFF to write as well: what the guide changed against the interpolated source.",
 )
-@option(_RUN, "--style", is_flag=True, help="Write a QGIS style beside the output, too: its name with .qml.")
+@style_option
 @option(_RUN, "--log-json", is_flag=True, help="Print one JSON object per event on stderr, for programs.")
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @option(_RUN, "-v", "--verbose", is_flag=True, help="Print the grids, all settings and the stages as well.")
@@ -151,6 +128,7 @@ def command(
     --bounds tries a part.
     """  # noqa: D301
     from geosr.inspection import inspect, rows
+    from geosr.multiband import upscale_bands
     from geosr.outputs import check_outputs
     from geosr.pipeline import upscale_file
 
@@ -180,11 +158,16 @@ def command(
             batch=batch,
         )
         check_outputs(output, [source, guide], execution)
+        looked = replace(inputs, band=1) if inputs.band == ALL else inputs
         if dry_run:
-            click.echo("\n".join(table_lines(rows(inspect(inputs, recipe, execution), settings=True))))
+            click.echo("\n".join(table_lines(rows(inspect(looked, recipe, execution), settings=True))))
             return 0
         if verbose and isinstance(screen, Screen):
-            screen.table(rows(inspect(inputs, recipe, execution), settings=True, notes=False))
+            screen.table(rows(inspect(looked, recipe, execution), settings=True, notes=False))
+        if inputs.band == ALL:
+            made = upscale_bands(inputs, recipe, execution, output)
+            screen.finish_bands(made)
+            return TileError.exit_code if made.interpolated else 0
         done = upscale_file(inputs, recipe, execution, output)
         screen.finish(done)
     return TileError.exit_code if done.interpolated else 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from geosr.bands import ALL, Band
 from geosr.consistency import Consistency
 from geosr.errors import InputError, OutputError
 from geosr.options import Bounds, Event, Execution, Inputs, Recipe
@@ -31,13 +32,14 @@ def upscale(
     preset: str = "default",
     settings: Mapping[str, Any] | None = None,
     consistency: str | None = None,
-    band: int | None = None,
+    band: Band | None = None,
     source_nodata: float | None = None,
     guide_nodata: float | None = None,
     assume_crs: str | None = None,
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
     coregister: bool = False,
+    native_resolution: float | None = None,
     tile: int = 320,
     fit: str | None = None,
     seed: int = 0,
@@ -71,13 +73,16 @@ def upscale(
         settings: single settings of the method, over the preset's.
         consistency: `exact`, `soft:SIGMA` (within SIGMA, in the source's units), `off`; None for the
             preset's own: exact, but off in the paper presets.
-        band: which band of a multi-band source file, counted from 1.
+        band: which band of a multi-band source file, counted from 1, its wavelength as in `8.2um` and `865nm`, or
+            `all`: the result is (band, y, x) then.
         source_nodata: nodata of the source where its file does not say it.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
         coregister: estimate the shift between the two from what they show, and move the guide by it.
+        native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
+            averaged to that, to the nearest whole number of them, and `scale` counts from there.
         tile: side of a tile in output pixels at most, halo included.
         fit: the method once on some tiles of the `scene`, or on each `tile`; None takes what suits the preset.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
@@ -108,7 +113,7 @@ def upscale(
         TileError: tiles failed; nothing was written. With an `output`, the others are kept for the same call again.
         OutputError: the output could not be written, or another run is making it.
     """
-    from geosr import pipeline  # with rasterio: not before there is something to do
+    from geosr import multiband, pipeline  # with rasterio: not before there is something to do
 
     recipe = Recipe(
         method=method,
@@ -145,9 +150,13 @@ def upscale(
             allow_ballpark,
             bounds,
             coregister,
+            native_resolution,
         )
         path = Path(folder) / "result.tif" if output is None else Path(output)
-        pipeline.upscale_file(inputs, recipe, execution, path)
+        if band == ALL:
+            multiband.upscale_bands(inputs, recipe, execution, path)
+        else:
+            pipeline.upscale_file(inputs, recipe, execution, path)
         return _load(path, masked=np.dtype(dtype).kind == "f")
 
 
@@ -158,7 +167,7 @@ def _load(path: Path, *, masked: bool) -> xr.DataArray:
     if not isinstance(result, xr.DataArray):
         raise TypeError(f"{path} was read as {type(result).__name__}")
     with result:
-        return result.squeeze("band", drop=True).load()
+        return (result.squeeze("band", drop=True) if result.sizes["band"] == 1 else result).load()
 
 
 def _on_disk(raster: Rasterlike, path: Path) -> Path:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from geosr import methods, raster
-from geosr.datasets import save_sample
-from geosr.errors import GeosrError, TileError
+from geosr.bands import ALL
+from geosr.errors import GeosrError, TileError, UnavailableError
+from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.raster_guard import show
-from geosr.report import Report
 from geosr.runner import Threads
+from geosr.samples import save_sample
 from geosr.scene import open_scene
 from geosr.store import reported
+from geosr.style import style_path
 from geosr.tables import Table
 
 STATUSES = DONE, TO_DO, SKIPPED, FAILED, LEFT_OUT = "done", "to do", "skipped", "failed", "left out"
@@ -83,7 +85,7 @@ class Summary:
         return {"counts": self.counts, "pairs": [asdict(found) for found in self.outcomes]}
 
 
-def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bool) -> Summary:
+def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, execution: Execution) -> Summary:
     """What `run_batch` would do: `to do`, `skipped`, `failed` or `left out`.
 
     Every pair is opened as a run would, to see whether its files can be read and fit; samples, whose files are not made
@@ -91,8 +93,9 @@ def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, *, overwrite: bo
     """
     outcomes = []
     for job in found.jobs:
-        there = None if overwrite else _earlier(job, inputs, recipe)
-        outcomes.append(there or _look(job, inputs))
+        own = _inputs_of(job, inputs)
+        there = None if execution.overwrite else _earlier(job, own, recipe, style=execution.style)
+        outcomes.append(there or _look(job, own))
     return Summary((*outcomes, *_misfits(found)))
 
 
@@ -100,7 +103,8 @@ def _look(job: Job, inputs: Inputs) -> Outcome:
     if job.sample:
         return _of(job, TO_DO)
     try:
-        scene = open_scene(replace(inputs, source=job.source, guide=job.guide, coregister=False))
+        band = 1 if inputs.band == ALL else inputs.band
+        scene = open_scene(replace(inputs, band=band, coregister=False))
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, str(error) or "out of memory")
     return replace(_of(job, TO_DO), notes=scene.notes)
@@ -116,8 +120,9 @@ def run_batch(
     """Every pair as `upscale_file` does it; one that fails does not stop the others.
 
     As many pairs are in work at once as there are workers (processors, when `execution.workers` is None), and the
-    workers that are left over are shared out among their tiles. A fit and a tile have one thread of the processor
-    each, however many pairs there are, so that neither the other pairs nor the workers change a byte.
+    workers that are left over are shared out among their tiles. With another scheduler than threads it is one pair at a
+    time, its tiles on all workers: each pair has worker processes of its own. A fit and a tile have one thread of the
+    processor each, however many pairs there are, so that neither the other pairs nor the workers change a byte.
 
     An output that is there is left alone: the pair is skipped if it was made from the same files with the same method
     and scale, and fails otherwise. Finished tiles of a pair that failed are kept for the next run, as in one scene.
@@ -126,20 +131,24 @@ def run_batch(
         found: the pairs.
         inputs: what holds for all of them; its source and guide do not count.
         recipe: for all of them.
-        execution: for all of them together; it asks for no rasters or reports beside the output.
+        execution: for all of them together; it asks for no report. A pair says itself what is written beside its
+            output.
         on_outcome: called in the caller's thread as each pair ends.
 
     Raises:
-        UsageError, UnavailableError: what would fail for every pair.
+        UsageError, UnavailableError: what would fail for every pair; also a scheduler that is lost on the way.
     """
     from geosr.device import pick_device
 
     if recipe.method != AUTO:
         methods.create(recipe.method, recipe.preset, recipe.settings)
     on_gpu = pick_device(execution.device) != "cpu"
-    workers = execution.workers or (1 if on_gpu else processors())
-    at_once = max(1, min(workers, len(found.jobs)))
-    execution = replace(execution, workers=workers // at_once, threads=execution.threads or 1)
+    execution = replace(execution, threads=execution.threads or 1)
+    at_once = None
+    if execution.scheduler == "threads":
+        workers = execution.workers or (1 if on_gpu else processors())
+        at_once = max(1, min(workers, len(found.jobs)))
+        execution = replace(execution, workers=workers // at_once)
     lost = _misfits(found)
     for outcome in lost:
         on_outcome(outcome)
@@ -149,11 +158,24 @@ def run_batch(
             warnings.catch_warnings()
         ):  # the filters are global: pairs that set and restore them get in each other's way
             warnings.simplefilter("ignore", UserWarning)  # rasterio's, of rasters without georeference
-            outcomes = Threads(at_once).run(work, found.jobs, on_done=on_outcome)
+            outcomes = _run_all(work, found.jobs, at_once, on_outcome)
     except BaseException as error:
         error.add_note("finished outputs and tiles are kept; run the same command again to continue")
         raise
     return Summary((*outcomes, *lost))
+
+
+def _run_all(
+    work: Callable[[Job], Outcome], jobs: Sequence[Job], at_once: int | None, on_outcome: Callable[[Outcome], None]
+) -> list[Outcome]:
+    """All pairs on threads; or one by one in the caller's own, so that an interruption ends worker processes, too."""
+    if at_once is not None:
+        return Threads(at_once).run(work, jobs, on_done=on_outcome)
+    outcomes = []
+    for job in jobs:
+        outcomes.append(work(job))
+        on_outcome(outcomes[-1])
+    return outcomes
 
 
 def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
@@ -161,22 +183,41 @@ def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outc
     began = time.monotonic()
     notes: list[str] = []
     execution = replace(execution, on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+    inputs = _inputs_of(job, inputs)
     try:
-        if not execution.overwrite and (there := _earlier(job, inputs, recipe)):
+        if not execution.overwrite and (there := _earlier(job, inputs, recipe, style=execution.style)):
             return there
-        _make_folder(job.output.parent)
+        for output in job.outputs:
+            _make_folder(output.parent)
         if job.sample:
             save_sample(job.sample, inputs.scale, job.source, job.guide)
-        report = upscale_file(replace(inputs, source=job.source, guide=job.guide), recipe, execution, job.output)
-        outcome = _of(job, DONE, _interpolated(report), expected=report.expected, complete=not report.interpolated)
+        own = replace(execution, uncertainty=job.uncertainty)
+        outcome = _upscale_bands(job, inputs, recipe, own) if inputs.band == ALL else _upscale(job, inputs, recipe, own)
+    except UnavailableError:  # a library or the scheduler: no other pair will do better
+        raise
     except (GeosrError, MemoryError) as error:
         outcome = _of(job, FAILED, "\n".join((str(error) or "out of memory", *getattr(error, "__notes__", ()))))
     return replace(outcome, seconds=round(time.monotonic() - began, 3), notes=tuple(notes))
 
 
-def _interpolated(report: Report) -> str | None:
-    number = len(report.interpolated)
-    return f"{number} of {report.tiles} tiles failed and hold the interpolated source" if number else None
+def _inputs_of(job: Job, inputs: Inputs) -> Inputs:
+    """What holds for this pair; of a data set's sample the band is chosen when its files are made."""
+    return replace(inputs, source=job.source, guide=job.guide, band=None if job.sample else inputs.band)
+
+
+def _upscale(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
+    made = upscale_file(inputs, recipe, execution, job.output)
+    why, complete = _interpolated(len(made.interpolated), made.tiles), not made.interpolated
+    return _of(job, DONE, why, expected=made.expected, complete=complete)
+
+
+def _upscale_bands(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
+    made = upscale_bands(inputs, recipe, execution, job.output)
+    return _of(job, DONE, _interpolated(made.interpolated, made.tiles), complete=not made.interpolated)
+
+
+def _interpolated(number: int, tiles: int) -> str | None:
+    return f"{number} of {tiles} tiles failed and hold the interpolated source" if number else None
 
 
 def _make_folder(folder: Path) -> None:
@@ -184,21 +225,30 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
-    """A pair whose output is there: skipped if an earlier run made it of the same; else failed, it is left alone."""
+def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcome | None:
+    """A pair whose output is there: skipped if an earlier run made it of the same, and all that goes with it.
+
+    Else failed, and left alone.
+    """
     if not job.output.exists():
         return None
     try:
-        tags = raster.describe_source(job.output, assume_crs=inputs.assume_crs).tags
+        tags = raster.describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
     asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}
     if recipe.method != AUTO:
         asked |= {"METHOD": recipe.method, "PRESET": recipe.preset}
-    other = [name.lower() for name, value in asked.items() if tags.get(f"GEOSR_{name}") != value]
+    band, native = inputs.band, inputs.native_resolution
+    asked |= {"BAND": "" if band is None else str(band)}
+    asked |= {"NATIVE_RESOLUTION": "" if native is None else f"{native:g}"}
+    other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
     if other:
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")
+    beside = (*job.outputs, style_path(job.output)) if style else job.outputs
+    if missing := [path for path in beside if not path.exists()]:
+        return _of(job, FAILED, f"{show(job.output)} exists, {show(missing[0])} does not; use --overwrite to make both")
     expected = tags.get("GEOSR_EXPECTED_ERROR")
     tiles = tags.get("GEOSR_INTERPOLATED_TILES")
     why = f"tiles hold the interpolated source: {tiles}" if tiles else None

@@ -68,6 +68,15 @@ def pool(values: NDArray[np.floating], valid: Mask, scale: int) -> tuple[Array, 
     return sums / np.maximum(counts, 1), counts > 0
 
 
+def pool_measured(values: NDArray[np.floating], valid: Mask, size: int) -> tuple[Array, Mask]:
+    """What a detector as large as a block would have measured: means over the blocks of which half or more is valid.
+
+    Elsewhere it is invalid and 0.
+    """
+    enough = 2 * blocks_of(valid, size).sum(axis=(1, 3)) >= size**2
+    return np.where(enough, pool(values, valid, size)[0], 0.0), enough
+
+
 def project(
     values: NDArray[np.floating],
     valid: Mask,

@@ -11,6 +11,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from geosr import raster, warp
+from geosr.bands import Band
 from geosr.consistency import pool
 from geosr.errors import InputError
 from geosr.grid import Window, crop, reconcile
@@ -77,7 +78,7 @@ def evaluate(
     *,
     source: Path | None = None,
     guide: Path | None = None,
-    band: int | None = None,
+    band: Band | None = None,
     elevation: bool = False,
     step: float | None = None,
     assume_crs: str | None = None,
@@ -116,10 +117,20 @@ def evaluate(
             f"truth: {raster.extent_text(both.truth.geobox)}"
         )
     if source is not None:
-        rms, largest, note = measure_consistency(made, raster.describe_source(source, assume_crs=assume_crs))
-        scores, notes = replace(scores, consistency_rms=rms, consistency_max=largest), (*notes, *note)
+        given = raster.describe_source(source, assume_crs=assume_crs, native_resolution=_native_resolution(made))
+        rms, largest, note = measure_consistency(made, given)
+        scores = replace(scores, consistency_rms=rms, consistency_max=largest)
+        notes = (*notes, *note, *given.warnings)
     notes = (*notes, *made.warnings, *real.warnings, *_unit_note(made, real))
     return Evaluation(scores, real.units, tuple(dict.fromkeys(notes)))
+
+
+def _native_resolution(made: Raster) -> float | None:
+    """Metres to which a run of geosr averaged its source first, by the output's tags."""
+    try:
+        return float(made.tags["GEOSR_NATIVE_RESOLUTION"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _align(prediction: Raster, truth: Raster) -> tuple[_Both, tuple[str, ...]]:

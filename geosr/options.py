@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geosr.bands import Band
 from geosr.consistency import Consistency
 from geosr.errors import UnavailableError, UsageError
 
@@ -32,25 +33,29 @@ class Inputs:
         source: path of the coarse raster.
         guide: path of the sharp one.
         scale: high pixels to one source pixel along a side, 2 to 32.
-        band: which band of a multi-band source, counted from 1.
+        band: which band of a multi-band source, counted from 1, its wavelength as in `8.2um` and `865nm`, or
+            `all` for a run that makes each of them.
         source_nodata: value to be taken as nodata in the source, over what the file says.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none.
         allow_ballpark: accept a transformation of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS; only the source pixels that it touches.
         coregister: estimate the shift between the two from what they show, and look for the guide there.
+        native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
+            averaged to that.
     """
 
     source: Path
     guide: Path
     scale: int = 4
-    band: int | None = None
+    band: Band | None = None
     source_nodata: float | None = None
     guide_nodata: float | None = None
     assume_crs: str | None = None
     allow_ballpark: bool = False
     bounds: Bounds | None = None
     coregister: bool = False
+    native_resolution: float | None = None
 
 
 @dataclass(frozen=True)

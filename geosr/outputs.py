@@ -12,9 +12,10 @@ import numpy as np
 from geosr import methods
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import Execution
+from geosr.options import Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
+from geosr.raster import Raster
 from geosr.report import Report, check_report
 from geosr.store import TileStore
 from geosr.style import check_style
@@ -101,6 +102,7 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
         | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
         | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
+        | _source_tags(plan.inputs, scene.source)
         | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
     )
     return special | {
@@ -119,4 +121,15 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         "GEOSR_GUIDE": scene.guide.path.name,
         "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
         "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
+    }
+
+
+def _source_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
+    """What was taken of the source's file: the band asked for, and that it was averaged first."""
+    band = {} if inputs.band is None else {"GEOSR_BAND": str(inputs.band)}
+    if inputs.native_resolution is None:
+        return band
+    return band | {
+        "GEOSR_NATIVE_RESOLUTION": f"{inputs.native_resolution:g}",
+        "GEOSR_POOLED": f"{source.pooled} x {source.pooled}",
     }

@@ -1,4 +1,4 @@
-"""Which pairs a batch is made of: found by patterns, listed in a CSV file, or taken from a data set."""
+"""Which pairs a batch is made of: found by patterns, listed in a CSV file or STAC items, or taken from a data set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geosr.datasets import DATASETS, Sample, dfc2014
+from geosr.bands import Band
+from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
 from geosr.raster_guard import show
+from geosr.samples import Sample
+from geosr.stac import read_items
 
 NAMES = (*DATASETS, "dfc2014")
 """Data sets that `pairs_of_dataset` knows."""
@@ -27,6 +30,8 @@ class Job:
         name: of the pair, for people.
         source, guide: the two files; of a sample they are made when it is its turn.
         output: the GeoTIFF to write.
+        stem: what stands for it in templates of names.
+        uncertainty: another GeoTIFF to write, of its standard deviation.
         sample: the image of a data set that the two are made from.
     """
 
@@ -34,7 +39,14 @@ class Job:
     source: Path
     guide: Path
     output: Path
+    stem: str
+    uncertainty: Path | None = None
     sample: Sample | None = None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """All rasters to be written."""
+        return (self.output,) if self.uncertainty is None else (self.output, self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class PairList:
     misfits: tuple[Misfit, ...] = ()
 
 
-def check_template(template: str | None) -> str:
-    """The template of output names, if it can be one.
+def check_template(template: str | None, option: str = "--output") -> str:
+    """The template of output names that `option` gives, if it can be one.
 
     Raises:
         UsageError: there is none, or it has a field other than {stem} and {scale}.
@@ -69,7 +81,7 @@ def check_template(template: str | None) -> str:
     if template is None:
         raise UsageError("where do the outputs go? give --output, e.g. --output 'out/{stem}_x{scale}.tif'")
     if unknown := set(re.findall(r"\{[^{}]*\}", template)) - {"{stem}", "{scale}"}:
-        raise UsageError(f"--output {show(template)}: {', '.join(sorted(unknown))} is none of {{stem}} and {{scale}}")
+        raise UsageError(f"{option} {show(template)}: {', '.join(sorted(unknown))} is none of {{stem}} and {{scale}}")
     return template
 
 
@@ -77,32 +89,40 @@ def _fill(template: str, stem: str, scale: int) -> Path:
     return Path(template.replace("{scale}", str(scale)).replace("{stem}", stem))
 
 
-def pairs_by_pattern(source: str, guide: str, template: str, scale: int) -> PairList:
+def pairs_by_pattern(
+    source: str, guide: str, template: str, scale: int, *, truth: bool = False, band: Band | None = None
+) -> PairList:
     """Every file that `source` matches, with the guide of the same stem; in the order of their names.
 
     Args:
         source: a path with one `*`, which is the stem; it matches no folder's separator and no hidden file.
         guide: a path with {stem} in its place.
         template: of the outputs.
-        scale: for the template.
+        scale: for the template, and of sources that are made.
+        truth: the files are truths on the guides' pixels, and sources are made from them as for a data set.
+        band: of a truth that has several.
 
     Raises:
         UsageError: a pattern is not of that form.
         InputError: nothing matches.
     """
     check_template(template)
+    option = "--truth" if truth else "--source"
     if source.count("*") != 1:
-        raise UsageError(f"--source {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
+        raise UsageError(f"{option} {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
     if "{stem}" not in guide:
         raise UsageError(f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif'")
     sources = _matches(source)
     if not sources:
-        raise InputError(f"no file matches --source {show(source)}")
+        raise InputError(f"no file matches {option} {show(source)}")
     jobs, misfits = [], []
     for stem, path in sources.items():
         beside = Path(guide.replace("{stem}", stem))
         if beside.is_file():
-            jobs.append(Job(show(stem), path, beside, _fill(template, stem, scale)))
+            job = Job(show(stem), path, beside, _fill(template, stem, scale), stem)
+            part = "" if band is None else f"_b{band}"  # of another band is another source, by its name
+            sample = Sample(stem, "", beside, path, band=band)
+            jobs.append(_sample_job(sample, job, f"{stem}{part}", scale) if truth else job)
         else:
             misfits.append(Misfit(show(path), f"has no guide: {show(beside)} is not there", wanted=True))
     if guide.count("{stem}") == 1:
@@ -140,9 +160,40 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
             continue
         stem = Path(source).stem
         made = manifest.parent / output if output else _fill(check_template(template), stem, scale)
-        jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made))
+        jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made, stem))
     if not jobs:
         raise InputError(f"{show(manifest)} lists no pair")
+    return _checked(jobs, misfits)
+
+
+def pairs_by_stac(
+    items: Path, template: str, scale: int, source_asset: str | None = None, guide_asset: str | None = None
+) -> PairList:
+    """The pairs that STAC items name, each by two of its assets; see `stac.read_items`.
+
+    Args:
+        items: the JSON file; relative hrefs start at its folder.
+        template: of the outputs; the stem is the item's id.
+        scale: for the template.
+        source_asset: key of the coarse raster; usual ones are tried when None.
+        guide_asset: the same of the sharp image.
+
+    Raises:
+        InputError: it cannot be read, or no item names a pair.
+        UsageError: an output has no name, see `check_template`.
+    """
+    check_template(template)
+    jobs, misfits = [], []
+    for entry in read_items(items, source_asset, guide_asset):
+        name = show(entry.name)
+        if entry.source is None or entry.guide is None:
+            misfits.append(Misfit(name, entry.why or "", wanted=True))
+        elif entry.name != Path(entry.name).name or "\0" in entry.name:
+            misfits.append(Misfit(name, "its id cannot be part of a file's name", wanted=True))
+        else:
+            jobs.append(Job(name, entry.source, entry.guide, _fill(template, entry.name, scale), entry.name))
+    if not jobs:
+        raise InputError(f"{show(items)} lists no pair" + "".join(f"; {each.name}: {each.why}" for each in misfits[:1]))
     return _checked(jobs, misfits)
 
 
@@ -181,17 +232,23 @@ def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairLi
         raise InputError(f"{show(root)} is no folder; give the root of the data set")
     if name == "dfc2014":
         return _checked(
-            [Job(show(stem), *pair, _fill(template, stem, scale)) for stem, pair in dfc2014(root).items()], []
+            [Job(show(stem), *pair, _fill(template, stem, scale), stem) for stem, pair in dfc2014(root).items()], []
         )
     samples = DATASETS[name](root)
     grouped = len({sample.group for sample in samples}) > 1
     jobs = []
     for sample in samples:
         stem = f"{sample.group}_{sample.name}" if grouped else sample.name
-        output = _fill(template, stem, scale)
-        source, guide = (output.parent / "inputs" / f"{stem}_x{scale}_{part}.tif" for part in ("source", "guide"))
-        jobs.append(Job(show(stem), source, guide, output, sample))
+        job = Job(show(stem), sample.truth, sample.guide, _fill(template, stem, scale), stem)
+        jobs.append(_sample_job(sample, job, stem, scale))
     return _checked(jobs, [])
+
+
+def _sample_job(sample: Sample, job: Job, stem: str, scale: int) -> Job:
+    """The pair with files that are to be made, in a folder beside the output."""
+    folder = job.output.parent / "inputs"
+    source, guide = (folder / f"{stem}_x{scale}_{part}.tif" for part in ("source", "guide"))
+    return replace(job, source=source, guide=guide, sample=sample)
 
 
 def _checked(jobs: Iterable[Job], misfits: Iterable[Misfit]) -> PairList:
@@ -199,18 +256,30 @@ def _checked(jobs: Iterable[Job], misfits: Iterable[Misfit]) -> PairList:
     once = {_files(job): job for job in reversed([*jobs])}
     twice = [Misfit(job.name, "is listed more than once", wanted=False) for job in jobs if once[_files(job)] is not job]
     unique = [*reversed(once.values())]
-    outputs = Counter(os.path.realpath(job.output) for job in unique)
+    outputs = Counter(path for job in unique for path in {*map(os.path.realpath, job.outputs)})
     inputs = {os.path.realpath(path) for job in unique for path in (job.source, job.guide)}
     good, bad = [], []
     for job in unique:
-        path = os.path.realpath(job.output)
-        if outputs[path] > 1:
-            bad.append(Misfit(job.name, f"{outputs[path]} pairs have the output {show(job.output)}", wanted=True))
-        elif path in inputs:
-            bad.append(Misfit(job.name, f"its output {show(job.output)} is an input of the batch", wanted=True))
+        names = {path: os.path.realpath(path) for path in job.outputs}
+        if shared := [path for path, real in names.items() if outputs[real] > 1]:
+            pairs = outputs[names[shared[0]]]
+            bad.append(Misfit(job.name, f"{pairs} pairs have the output {show(shared[0])}", wanted=True))
+        elif taken := [path for path, real in names.items() if real in inputs]:
+            bad.append(Misfit(job.name, f"its output {show(taken[0])} is an input of the batch", wanted=True))
         else:
             good.append(job)
     return PairList(tuple(good), (*misfits, *twice, *bad))
+
+
+def with_uncertainty(found: PairList, template: str, scale: int) -> PairList:
+    """The same pairs, each with a raster of its standard deviation to be written beside, named by a template.
+
+    Raises:
+        UsageError: see `check_template`.
+    """
+    check_template(template, "--uncertainty")
+    jobs = [replace(job, uncertainty=_fill(template, job.stem, scale)) for job in found.jobs]
+    return _checked(jobs, found.misfits)
 
 
 def _files(job: Job) -> tuple[str, ...]:

@@ -47,9 +47,9 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
     placement = place_plan(plan, execution)
     _tell(execution, _notes_on_plan(plan, placement))
-    depends_on = _fingerprint(plan, placement)
+    depends_on = fingerprint_of(plan, placement)
     with run_folder(output, depends_on) as folder:
-        _tell(execution, _notes_on_earlier_run(folder))
+        _tell(execution, notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))
         stages.begin("statistics")
@@ -109,7 +109,8 @@ def _notes_on_plan(plan: Plan, placement: Placement) -> Iterator[str]:
         yield slowness
 
 
-def _notes_on_earlier_run(folder: RunFolder) -> Iterator[str]:
+def notes_on_earlier_run(folder: RunFolder) -> Iterator[str]:
+    """What became of unfinished work, if it was of another job."""
     if folder.changes:
         changes = ", ".join(folder.changes)
         yield f"an earlier run for this output is not continued but started afresh: {changes}"
@@ -131,7 +132,8 @@ def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterato
         yield f"no guide on {1 - report.guided:.1%} of the area: the source is interpolated there"
 
 
-def _fingerprint(plan: Plan, placement: Placement) -> dict[str, str]:
+def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, str]:
+    """Everything that changes the bytes of a run's output, by name."""
     from geosr.device import device_kind
     from geosr.methods.neighbourhood import kernels
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from geosr.datasets import DATASETS, Sample, TruePair
+from geosr.datasets import DATASETS
 from geosr.errors import InputError
 from geosr.metrics import score_arrays
 from geosr.options import processors
 from geosr.pair import Stats, normalise
 from geosr.raster_guard import show
+from geosr.samples import Sample, TruePair
 from geosr.tables import Table
 from geosr.trials import attempt
 

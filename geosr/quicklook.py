@@ -8,6 +8,7 @@ from pathlib import Path
 from odc.geo.geobox import GeoBox
 
 from geosr import raster
+from geosr.bands import Band
 from geosr.errors import UsageError
 from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint
 from geosr.raster import Raster
@@ -54,7 +55,7 @@ def quicklook(
     *,
     size: int = 1024,
     kind: str | None = None,
-    band: int | None = None,
+    band: Band | None = None,
     overwrite: bool = False,
 ) -> Quicklook:
     """Draw the raster at `path` into the PNG file `output`.

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from rasterio.windows import Window as RasterioWindow
 
 from geosr import raster_guard as guard
 from geosr import warp
-from geosr.consistency import pool
+from geosr.bands import Band, nearest, read_band, wavelength_of
+from geosr.consistency import pool, pool_measured
 from geosr.errors import GeosrError, InputError, UsageError
 from geosr.grid import Window
 from geosr.raster_guard import Fingerprint, show
@@ -95,6 +96,7 @@ class Raster:
         block_shape: (rows, columns) stored together.
         fingerprint: size, modification time and inode when it was described.
         options: open options of the driver.
+        pooled: the file's pixels to one of the grid along a side; above 1 only where `describe_source` was told to.
         warnings: lines for the user about what was found.
     """
 
@@ -123,6 +125,7 @@ class Raster:
     fingerprint: Fingerprint
     options: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    pooled: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -163,7 +166,7 @@ def gdal_environment(cache: int = CACHE_BYTES) -> Iterator[None]:
 
 
 @contextmanager
-def _translated(path: Path, doing: str) -> Iterator[None]:
+def translated(path: Path, doing: str) -> Iterator[None]:
     """Whatever GDAL, rasterio or PROJ raise becomes an `InputError` that names the file."""
     try:
         yield
@@ -186,10 +189,10 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _opened(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
+def open_file(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
     """An open dataset, errors of opening translated."""
     with gdal_environment():
-        with _translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
+        with translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the filters are global: one thread at a time
             dataset = rasterio.open(path, driver=driver, sharing=False, **options)
         with dataset:
@@ -201,7 +204,7 @@ def _reopened(raster: Raster) -> Iterator[Any]:
     """`raster`'s dataset, if the file is still the one that was described."""
     if guard.fingerprint(raster.path) != raster.fingerprint:
         raise InputError(f"{show(raster.path)}: the file has changed since the run began; start again")
-    with _opened(raster.path, raster.driver, raster.options) as dataset:
+    with open_file(raster.path, raster.driver, raster.options) as dataset:
         yield dataset
 
 
@@ -211,28 +214,71 @@ def _reopened(raster: Raster) -> Iterator[Any]:
 def describe_source(
     path: str | os.PathLike[str],
     *,
-    band: int | None = None,
+    band: Band | None = None,
     nodata: float | None = None,
     assume_crs: str | None = None,
+    native_resolution: float | None = None,
 ) -> Raster:
     """What the coarse raster at `path` is; it can be read and has at least one valid pixel.
 
     Args:
         path: a local raster file.
-        band: 1-based band to read; needed where there are several besides alpha.
+        band: 1-based band to read, or its wavelength; needed where there are several besides alpha.
         nodata: the value that means "no data", in stored units, instead of the file's.
         assume_crs: the CRS of a file that names none.
+        native_resolution: metres that the sensor resolves, where the file's pixels are smaller: its pixels are then
+            means over the nearest whole number of the file's, see `consistency.pool_measured`; rows and columns
+            beyond whole blocks are left out.
 
     Raises:
         InputError: the file is refused; the message says why.
-        UsageError: `band` or `assume_crs` makes no sense.
+        UsageError: `band`, `assume_crs` or `native_resolution` makes no sense.
     """
     raster = _describe(path, nodata=nodata, assume_crs=assume_crs, band=band, source=True)
     check_readable(raster)
     if not has_valid(raster):
         declared = "" if raster.nodata is None else f" (nodata is {raster.nodata:g})"
         raise InputError(f"{show(raster.path)}: no pixel is valid{declared}; there is nothing to super-resolve")
-    return raster
+    return raster if native_resolution is None else _pool_file(raster, native_resolution)
+
+
+def _pool_file(raster: Raster, resolution: float) -> Raster:
+    """The raster with pixels of about `resolution` metres, to be averaged when they are read."""
+    times = pixels_of(raster, resolution)
+    geobox = pool_grid(raster.geobox, times)
+    note = f"{show(raster.path.name)}: {pooled_text(geobox, times)}, for --native-resolution {resolution:g}"
+    return replace(raster, geobox=geobox, pooled=times, warnings=(*raster.warnings, note))
+
+
+def pixels_of(raster: Raster, resolution: float) -> int:
+    """The whole number of the raster's pixels, along a side, whose size comes next to `resolution` metres; 2 or more.
+
+    Raises:
+        InputError: it has no CRS.
+        UsageError: `resolution` is no coarser than its pixels, or than half of the raster.
+    """
+    if raster.geobox.crs is None:
+        raise InputError(f"{show(raster.path.name)} has no CRS: its pixels have no size in metres")
+    step = sum(ground_resolution(raster.geobox)) / 2
+    times = round(resolution / step) if 0 < resolution < 1e7 else 0
+    if not 2 <= times <= min(raster.shape) // 2:
+        raise UsageError(
+            f"--native-resolution {resolution:g}: pixels are {step:.3g} m; give metres from twice that on, to less "
+            "than half the raster"
+        )
+    return times
+
+
+def pool_grid(geobox: GeoBox, times: int) -> GeoBox:
+    """The grid of whole blocks of `times` x `times` pixels, from the same corner."""
+    rows, cols = (side // times for side in geobox.shape)
+    return GeoBox((rows, cols), geobox.affine * Affine.scale(times, times), geobox.crs)
+
+
+def pooled_text(geobox: GeoBox, times: int) -> str:
+    """For people: what one pixel of `geobox`, from `pool_grid`, is the mean of."""
+    x, y = ground_resolution(geobox)
+    return f"{times} x {times} pixels averaged to {x:.4g} x {y:.4g} m"
 
 
 def describe_guide(
@@ -259,7 +305,7 @@ def _describe(
     *,
     nodata: float | None,
     assume_crs: str | None,
-    band: int | None,
+    band: Band | None,
     source: bool,
 ) -> Raster:
     file = guard.local_file(path)
@@ -268,16 +314,17 @@ def _describe(
     identity = guard.fingerprint(file)
     options = {"GEOREF_SOURCES": "INTERNAL"} if driver == "GTiff" else {}
     if world and driver == "GTiff":
-        with _opened(file, driver, options) as dataset:
+        with open_file(file, driver, options) as dataset:
             if dataset.transform == Affine.identity() and not dataset.gcps[0]:
                 options = {"GEOREF_SOURCES": "INTERNAL,WORLDFILE"}
                 notes += (f"{show(file.name)} has no position of its own: taken from {show(world.name)}",)
             else:
                 notes += (f"{show(world.name)} is not read: {show(file.name)} has a position of its own",)
-    with _opened(file, driver, options) as dataset, _translated(file, "described"):
+    with open_file(file, driver, options) as dataset, translated(file, "described"):
         _check_header(file, dataset, identity[0])
         alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
-        bands = _choose_bands(file, dataset, alpha, band, source)
+        bands, chosen = _choose_bands(file, dataset, alpha, band, source)
+        notes += chosen
         if source and ColorInterp.palette == dataset.colorinterp[bands[0] - 1]:
             notes += (f"{show(file.name)} has a palette: its numbers are taken as values, not as colours",)
         wkt, crs = _find_crs(file, dataset, assume_crs)
@@ -349,19 +396,27 @@ def _check_header(file: Path, dataset: Any, size: int) -> None:
         )
 
 
-def _choose_bands(file: Path, dataset: Any, alpha: int | None, band: int | None, source: bool) -> tuple[int, ...]:
-    """The bands to read: all but alpha for a guide, one for a source."""
+def _choose_bands(
+    file: Path, dataset: Any, alpha: int | None, band: Band | None, source: bool
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The bands to read, all but alpha for a guide, one for a source; and what to say of the choice."""
     data = tuple(i for i in range(1, dataset.count + 1) if i != alpha)
     if not data:
         raise InputError(f"{show(file)}: has an alpha band only; there is nothing to read")
     if not source:
         if len({dataset.dtypes[i - 1] for i in data}) > 1:
             raise InputError(f"{show(file)}: its bands have different types; write them as one type first")
-        return data
+        return data, ()
     if band is None and len(data) == 1:
-        return data
-    if band is not None and 1 <= band <= dataset.count:
-        return (band,)
+        return data, ()
+    number, wavelength = (None, None) if band is None else read_band(band)
+    if wavelength is not None:
+        centres = [wavelength_of(dataset.tags(i)) for i in data]
+        number = data[nearest(show(file), wavelength, centres)]
+        centre = centres[data.index(number)]
+        return (number,), (f"{show(file.name)}: band {number} is taken, at {centre:.4g} um",)
+    if number is not None and 1 <= number <= dataset.count:
+        return (number,), ()
     listed = ", ".join(
         f"{i} {show(dataset.descriptions[i - 1] or dataset.colorinterp[i - 1].name, 40)}" for i in data[:12]
     )
@@ -478,7 +533,7 @@ def check_readable(raster: Raster) -> None:
     Raises:
         InputError: the file is truncated or damaged; the first bad block is named.
     """
-    with _reopened(raster) as dataset, _translated(raster.path, "read"):
+    with _reopened(raster) as dataset, translated(raster.path, "read"):
         if raster.driver == "GTiff":
             _check_blocks(raster, dataset)
         rows, cols = raster.shape
@@ -544,7 +599,7 @@ def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArr
 
     Args:
         raster: from `describe_source`.
-        window: in its own pixels, inside the raster; None for all of it.
+        window: in pixels of its grid, inside the raster; None for all of it.
 
     Returns:
         Float64 (rows, columns) with scale and offset applied, 0 where invalid; bool of the same shape.
@@ -552,8 +607,10 @@ def read_source(raster: Raster, window: Window | None = None) -> tuple[npt.NDArr
     Raises:
         InputError: the file cannot be read, or is not the one that was described.
     """
+    window = (window or Window(0, 0, *raster.shape)).times(raster.pooled)
     with _reopened(raster) as dataset:
-        return _physical(raster, *_read_stored(raster, dataset, window or Window(0, 0, *raster.shape)))
+        values, valid = _physical(raster, *_read_stored(raster, dataset, window))
+    return (values, valid) if raster.pooled == 1 else pool_measured(values, valid, raster.pooled)
 
 
 def _physical(raster: Raster, stored: Array, valid: Mask) -> tuple[npt.NDArray[np.float64], Mask]:
@@ -575,7 +632,8 @@ def glance_source(raster: Raster, step: int, window: Window | None = None) -> tu
         return read_source(raster, window)
     shape = (-(-window.height // step), -(-window.width // step))
     with _reopened(raster) as dataset:
-        return pool(*_physical(raster, *_read_stored(raster, dataset, window, _twice(shape))), 2)
+        stored = _read_stored(raster, dataset, window.times(raster.pooled), _twice(shape))
+    return pool(*_physical(raster, *stored), 2)
 
 
 def _twice(shape: tuple[int, int]) -> tuple[int, int]:
@@ -636,7 +694,7 @@ def _read_stored(
     bands = (len(raster.bands), *shape) if shape else None
     part = RasterioWindow(window.col, window.row, window.width, window.height)
     where = f"read at row {window.row}, column {window.col}"
-    with _translated(raster.path, where):
+    with translated(raster.path, where):
         stored = dataset.read(list(raster.bands), window=part, out_shape=bands)
         valid = _valid(raster, stored)
         if raster.masked:
@@ -805,7 +863,7 @@ def _is_collar(alike: Mask, valid: Mask) -> bool:
 
 def _glimpse(raster: Raster, dataset: Any) -> tuple[Array, Mask]:
     """The whole raster if it is small, else a 16 x 16 lattice of 64 x 64 windows put side by side."""
-    rows, cols = raster.shape
+    rows, cols = (side * raster.pooled for side in raster.shape)
     if rows * cols * len(raster.bands) <= SMALL:
         return _read_stored(raster, dataset, Window(0, 0, rows, cols))
     high, wide = min(64, rows), min(64, cols)

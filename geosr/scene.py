@@ -83,7 +83,11 @@ def open_scene(inputs: Inputs) -> Scene:
     if inputs.assume_crs is not None:
         raster.parse_crs(inputs.assume_crs)  # wrong is wrong, also where both files name theirs
     source = raster.describe_source(
-        inputs.source, band=inputs.band, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs
+        inputs.source,
+        band=inputs.band,
+        nodata=inputs.source_nodata,
+        assume_crs=inputs.assume_crs,
+        native_resolution=inputs.native_resolution,
     )
     guide = raster.describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs)
     grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)

@@ -6,6 +6,7 @@ Its name follows from the output's, so that the same command finds it again:
     run.json    the manifest: the fingerprint of all that changes the output, and what was measured of the scene
     state.npz   what a fit on the scene left behind, its digest in the manifest
     tiles/      one file a tile, there and complete or not there at all, each with a digest
+    bands/      of a run for all bands of a source: finished ones, and the run folder of the next
 
 Everything else in it is being made and of no use to a later run. The digest of the manifest is the key that every
 tile file carries: what a tile depends on beyond its own pixels belongs into the manifest before the first tile is
@@ -38,7 +39,7 @@ from geosr.tiling import Tile
 _DTYPE = np.dtype("<f4")
 _ALIGNMENT = 64
 _DIGEST_SIZE = 16
-_KEPT = {"lock", "run.json", "state.npz", "tiles", "influence", "uncertainty"}
+_KEPT = {"lock", "run.json", "state.npz", "tiles", "influence", "uncertainty", "bands"}
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -263,6 +264,8 @@ def _finished(folder: Path) -> str:
     """What a run folder holds that took long, of whatever run, in words; empty if nothing did."""
     if tiles := sum(1 for _ in folder.glob("tiles/*.tile")):
         return f"finished tiles ({tiles}) are"
+    if any(folder.glob("bands/band*")) or any(folder.glob("bands/.band*")):
+        return "finished bands or tiles are"
     return "the finished fit is" if (folder / "state.npz").exists() else ""
 
 
@@ -386,7 +389,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 def _sweep(folder: Path, keep: set[str]) -> None:
     """Remove everything else, and files of tiles that were being written."""
     for left in [*folder.iterdir(), *folder.glob("*/.*")]:
-        if left.name not in keep:
+        if left.name not in keep and left.suffix != ".geosr":
             _remove(left)
 
 

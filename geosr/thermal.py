@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import raster
-from geosr.consistency import pool
+from geosr.consistency import pool_measured
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window
 from geosr.raster import Raster
@@ -144,9 +143,8 @@ def convert(
     output = check_output(output, [source, mtl], overwrite=overwrite)
     constants = read_calibration(mtl, band or find_band(source))
     file = raster.describe_source(source)
-    times = 1 if native_resolution is None else _times(file, native_resolution)
-    rows, cols = (side // times for side in file.shape)
-    grid = GeoBox((rows, cols), file.geobox.affine * Affine.scale(times, times), file.geobox.crs)
+    times = 1 if native_resolution is None else raster.pixels_of(file, native_resolution)
+    grid = raster.pool_grid(file.geobox, times)
     units = "degC" if celsius else "K"
     tags = {
         "GEOSR_SOURCE": file.path.name,
@@ -162,31 +160,12 @@ def convert(
         grid,
         file.crs_wkt,
         units=units,
-        description=f"brightness temperature, band {constants.band}",
+        description=[f"brightness temperature, band {constants.band}"],
         tags=tags,
         overwrite=overwrite,
     )
-    pooled = f", {times} x {times} pixels averaged to {_metres(grid)}" if times > 1 else ""
+    pooled = f", {raster.pooled_text(grid, times)}" if times > 1 else ""
     return (*file.warnings, f"band {constants.band} to brightness temperature in {units}{pooled}")
-
-
-def _times(file: Raster, resolution: float) -> int:
-    """Pixels to a side of one of about `resolution` metres."""
-    step = sum(raster.ground_resolution(file.geobox)) / 2
-    if file.geobox.crs is None:
-        raise InputError(f"{show(file.path.name)} has no CRS: its pixels have no size in metres")
-    times = round(resolution / step) if 0 < resolution < 1e7 else 0
-    if not 2 <= times <= min(file.shape) // 2:
-        raise UsageError(
-            f"--native-resolution {resolution:g}: pixels are {step:.3g} m; give metres from twice that on, to less "
-            "than half the raster"
-        )
-    return times
-
-
-def _metres(grid: GeoBox) -> str:
-    x, y = raster.ground_resolution(grid)
-    return f"{x:.4g} x {y:.4g} m"
 
 
 def _strips(
@@ -199,7 +178,6 @@ def _strips(
         window = Window(row, 0, min(step, rows - row), cols).times(times)
         numbers, valid = raster.read_source(file, window)
         valid &= numbers >= constants.least
-        radiance = pool(constants.radiance(numbers), valid, times)[0]
-        share = pool(valid.astype(np.float64), np.ones(valid.shape, bool), times)[0]
-        temperature = constants.temperature(np.where(share >= 0.5, radiance, np.nan))
-        yield row, (temperature - zero).astype(np.float32)
+        radiance, enough = pool_measured(constants.radiance(numbers), valid, times)
+        temperature = constants.temperature(np.where(enough, radiance, np.nan))
+        yield row, (temperature - zero).astype(np.float32)[None]

@@ -32,6 +32,7 @@ from geosr.tiling import Span, core_edges
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB
 _ROWS = 64, 512  # at least and at most so many output rows of them, about: each strip opens its tiles anew
 _BLOCK = 512  # side of the COG's blocks
+_FEW_BANDS = 4  # of a multi-band output, up to which its blocks are as large as any
 _CELLS = 256  # to a side of the map of deviations at most
 _SAMPLES = 8  # blocks read back from the finished file and compared
 _ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",)}
@@ -323,14 +324,14 @@ def _own(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in tags.items() if name not in ("ns", "bidx") and not name.startswith("GEOSR_")}
 
 
-def _copy_to_cog(staging: Path, finished: Path, compress: str) -> None:
+def _copy_to_cog(staging: Path, finished: Path, compress: str, block: int = _BLOCK) -> None:
     rasterio.shutil.copy(
         staging,
         finished,
         driver="COG",
         COMPRESS=compress.upper(),
         PREDICTOR="YES",
-        BLOCKSIZE=_BLOCK,
+        BLOCKSIZE=block,
         OVERVIEWS="AUTO",
         OVERVIEW_RESAMPLING="AVERAGE",
         BIGTIFF="IF_SAFER",
@@ -368,6 +369,75 @@ def _same(a: float | None, b: float | None) -> bool:
 def _samples(dataset: rasterio.io.DatasetReader) -> list[RasterioWindow]:
     windows = [window for _, window in dataset.block_windows(1)]
     return windows[:: max(len(windows) // _SAMPLES, 1)]
+
+
+def merge_bands(
+    parts: Sequence[Path],
+    folder: Path,
+    output: Path,
+    *,
+    name: Callable[[Mapping[str, str]], str | None],
+    tags: Mapping[str, str],
+    compress: str,
+    overwrite: bool,
+) -> None:
+    """One COG of GeoTIFFs with a band each, on one grid and of one type; under its name only when complete and checked.
+
+    Tags that all parts have in common become the file's; those in which they differ, their bands'.
+
+    Args:
+        parts: from `write`, in the order of the bands.
+        folder: in which it is made.
+        output: from `check_output`.
+        name: a band's description by its tags; where None, what the part has.
+        tags: of the file, over those of the parts.
+        compress: `deflate` or `zstd`.
+        overwrite: replace a file of that name.
+
+    Raises:
+        OutputError: no room, no right, or the finished file is not what was written.
+    """
+    staging, finished = folder / "bands.tif", folder / "output.tif"
+    with _reported(output), gdal_environment():
+        _stage_bands(parts, staging, name, tags)
+        # all bands of a block are stored together: fewer pixels, for whoever reads one of them
+        _copy_to_cog(staging, finished, compress, _BLOCK if len(parts) <= _FEW_BANDS else _BLOCK // 4)
+        with rasterio.open(finished, driver="GTiff") as made, rasterio.open(staging, driver="GTiff") as meant:
+            for window in _samples(made):
+                if not np.array_equal(made.read(window=window), meant.read(window=window), equal_nan=True):
+                    raise OutputError(f"the finished file differs from what was written at {window}")
+        _publish(finished, output, overwrite=overwrite)
+
+
+def _stage_bands(
+    parts: Sequence[Path], path: Path, name: Callable[[Mapping[str, str]], str | None], tags: Mapping[str, str]
+) -> None:
+    """The parts as the bands of a plain GeoTIFF, one after the other."""
+    found = []
+    for part in parts:
+        with rasterio.open(part, driver="GTiff") as given:
+            found.append(given.tags())
+    shared = {key: text for key, text in found[0].items() if all(each.get(key) == text for each in found)}
+    with rasterio.open(parts[0], driver="GTiff") as first:
+        kept = ("driver", "height", "width", "dtype", "nodata", "crs", "transform")
+        profile = {key: first.profile[key] for key in kept}
+    bands = {"count": len(parts), "interleave": "band", "tiled": False, "blockysize": _ROWS[1], "BIGTIFF": "IF_SAFER"}
+    with rasterio.open(path, "w", **profile, **bands) as made:
+        made.update_tags(**shared | dict(tags))
+        scales, offsets, units, texts = [], [], [], []
+        for number, (part, own) in enumerate(zip(parts, found, strict=True), 1):
+            with rasterio.open(part, driver="GTiff") as given:
+                for row in range(0, given.height, _ROWS[1]):
+                    window = RasterioWindow(0, row, given.width, min(_ROWS[1], given.height - row))
+                    made.write(given.read(1, window=window), number, window=window)
+                kept_tags = {key: text for key, text in given.tags(1).items() if not key.startswith("STATISTICS_")}
+                made.update_tags(number, **kept_tags, **{key: text for key, text in own.items() if key not in shared})
+                scales.append(given.scales[0])
+                offsets.append(given.offsets[0])
+                units.append(given.units[0] or "")
+                texts.append(name(kept_tags) or given.descriptions[0] or "")
+        made.scales, made.offsets, made.units, made.descriptions = scales, offsets, units, texts
+        made.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(parts) - 1)
 
 
 def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form: str = "GeoTIFF") -> Path:
@@ -472,19 +542,19 @@ def write_strips(
     crs_wkt: str | None,
     *,
     units: str,
-    description: str,
+    description: Sequence[str],
     tags: Mapping[str, str],
     overwrite: bool,
 ) -> None:
-    """A GeoTIFF of one float32 band from strips of whole rows, NaN where invalid; whole or not at all.
+    """A float32 GeoTIFF from strips of whole rows, NaN where invalid; whole or not at all.
 
     Args:
         output: from `check_output`.
-        strips: number of the first row, and (rows, columns).
+        strips: number of the first row, and (bands, rows, columns).
         grid: of all rows.
         crs_wkt: the whole CRS.
-        units: of the band.
-        description: of the band.
+        units: of the bands.
+        description: of each band.
         tags: of the file.
         overwrite: replace a file of that name.
 
@@ -495,7 +565,7 @@ def write_strips(
         "driver": "GTiff",
         "height": grid.shape[0],
         "width": grid.shape[1],
-        "count": 1,
+        "count": len(description),
         "dtype": "float32",
         "crs": CRS.from_wkt(crs_wkt) if crs_wkt else None,
         "transform": grid.affine,
@@ -507,10 +577,10 @@ def write_strips(
     with scratch_folder(output) as hidden, _reported(output), gdal_environment():
         made = hidden / "made.tif"
         with rasterio.open(made, "w", **profile) as dataset:
-            dataset.units, dataset.descriptions = (units,), (description,)
+            dataset.units, dataset.descriptions = [units] * len(description), description
             dataset.update_tags(**tags)
             for row, values in strips:
-                dataset.write(values, 1, window=RasterioWindow(0, row, values.shape[1], values.shape[0]))
+                dataset.write(values, window=RasterioWindow(0, row, values.shape[2], values.shape[1]))
         _publish(made, output, overwrite=overwrite)
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
     ["version", "errors"],
-    ["grid", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "watch"],
+    ["grid", "bands", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "watch"],
     ["methods.builtin", "methods.plugins"],
     ["methods", "metrics", "picture"],
     ["options", "tiling", "warp", "seams"],
@@ -31,7 +31,9 @@ LAYERS = [
     ["methods.classic", "methods.diffusion", "methods.filters", "methods.regression"],
     ["methods.mmsr", "methods.p2p", "methods.foreign"],
     ["writer", "tile_run", "provenance", "coregister", "tables", "figures", "trials"],
-    ["quicklook", "evaluation", "datasets", "thermal"],
+    ["quicklook", "evaluation", "stac", "ortho", "samples", "thermal"],
+    ["dfc2019"],
+    ["datasets"],
     ["views", "style", "protocols"],
     ["report_page", "scene"],
     ["plan"],
@@ -41,6 +43,7 @@ LAYERS = [
     ["tile_work"],
     ["estimates"],
     ["pipeline", "pair_lists"],
+    ["multiband"],
     ["batch", "inspection", "pairs_folder", "accessor", "comparison"],
     ["__init__", "__main__"],
 ]
@@ -48,7 +51,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # A module may import such a library, at its top or inside functions.
 HOMES = {
-    "rasterio": {"raster", "writer"},
+    "rasterio": {"raster", "writer", "ortho"},
+    "tifffile": {"dfc2019"},
     "torch": {
         "device",
         "noise",

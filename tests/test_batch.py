@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from outputs import SMALL_NETWORK, check_grid, check_means
 from pairs import DIVERGING, contents, geosr, make_corner_pair, make_pair
+from rasters import plain_read
 
 from geosr.batch import run_batch
 from geosr.errors import InputError, UsageError
@@ -207,6 +208,96 @@ def test_a_manifest_names_files_and_outputs(tmp_path):
     assert contents(tmp_path / "dsm") == before
 
 
+def item(name, **hrefs):
+    """A STAC item with an asset for each."""
+    assets = {key: {"href": href, "roles": ["data"]} for key, href in hrefs.items()}
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": name,
+        "geometry": None,
+        "properties": {},
+        "assets": assets,
+    }
+
+
+def test_stac_items_name_pairs_by_their_assets(tmp_path):
+    fill(tmp_path, ["a", "b c"])
+    dsm, rgb = "./dsm/{}_DSM.tif", "rgb/{}_RGB.tif"
+    items = [
+        item("first", dem=dsm.format("a"), visual=(tmp_path / rgb.format("a")).as_uri(), thumbnail="a.png"),
+        item("second", dem=dsm.format("b c"), visual=(tmp_path / rgb.format("b c")).as_uri()),
+        item("remote", dem="https://example.org/a.tif", visual=rgb.format("a")),
+        item("bare", dem=dsm.format("a")),
+        item("../up", dem=dsm.format("a"), visual=rgb.format("a")),
+        item("gone", dem=dsm.format("z"), visual=rgb.format("a")),
+        {"type": "Feature"},
+    ]
+    manifest = tmp_path / "items.json"
+    manifest.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    done = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, "--method", "bicubic")
+    assert done.code == 5
+    assert "2 done, 5 failed" in done.out
+    for text in ("is not on this machine", "has no asset guide or visual", "cannot be part of a file", "has no id"):
+        assert text in done.out
+    assert sorted(contents(tmp_path / "out")) == ["first_x4.tif", "second_x4.tif"]
+    check_means(tmp_path / "dsm/b c_DSM.tif", tmp_path / "out/second_x4.tif", 4)
+    manifest.write_text(json.dumps(item("alone", B10=dsm.format("a"), B4=rgb.format("a"))))
+    assert geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT).code == 3
+    keys = ("--source-asset", "B10", "--guide-asset", "B4", "--method", "bicubic")
+    one = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, *keys)
+    assert one.code == 0, one.err
+    assert (tmp_path / "out/alone_x4.tif").exists()
+    for text in ("{", '{"type": "Catalog"}', "[]", '{"type": "FeatureCollection", "features": {}}'):
+        manifest.write_text(text)
+        refused = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT)
+        assert refused.code == 3, refused.err
+        assert refused.err.count("\n") == 1
+    misused = geosr("batch", "--manifest", tmp_path / "pairs.csv", "-o", tmp_path / OUTPUT, *keys)
+    assert (misused.code, "are for STAC items" in misused.err) == (2, True)
+
+
+def test_what_is_written_beside_each_output(tmp_path):
+    fill(tmp_path, ["a", "b"])
+    assert batch(tmp_path).code == 0
+    first = contents(tmp_path / "out")
+    beside = ("--uncertainty", tmp_path / "std/{stem}.tif", "--style")
+    refused = batch(tmp_path, *beside)
+    assert refused.code == 5
+    assert "std/a.tif does not; use --overwrite" in refused.out
+    assert batch(tmp_path, *beside, "--overwrite").code == 0
+    assert sorted(contents(tmp_path / "out")) == ["a_x4.qml", "a_x4.tif", "b_x4.qml", "b_x4.tif"]
+    assert first.items() <= contents(tmp_path / "out").items()
+    alone = tmp_path / "alone.tif"
+    pair = ("--source", tmp_path / "dsm/a_DSM.tif", "--guide", tmp_path / "rgb/a_RGB.tif", "-o", tmp_path / "o.tif")
+    assert geosr("upscale", *pair, "--method", "bicubic", "--uncertainty", alone).code == 0
+    np.testing.assert_array_equal(plain_read(alone), plain_read(tmp_path / "std/a.tif"))
+    assert "2 skipped" in batch(tmp_path, *beside).out
+    (tmp_path / "out/b_x4.qml").unlink()
+    assert "1 skipped, 1 failed" in batch(tmp_path, *beside).out
+    same = batch(tmp_path, "--uncertainty", tmp_path / "std/all.tif", "--overwrite")
+    assert "2 failed" in same.out
+    assert "2 pairs have the output" in same.out
+    assert batch(tmp_path, "--uncertainty", tmp_path / "{name}.tif").code == 2
+
+
+def test_a_scheduler_that_is_not_there_ends_the_run(tmp_path):
+    fill(tmp_path, ["a", "b"])
+    done = batch(tmp_path, "--scheduler", "tcp://127.0.0.1:9", "--quiet")
+    assert done.code == 4
+    assert "127.0.0.1:9" in done.err
+
+
+def test_processes_give_the_same_bytes(tmp_path):
+    fill(tmp_path, ["a"])
+    assert batch(tmp_path).code == 0
+    first = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    done = batch(tmp_path, "--scheduler", "processes", "--workers", 1)
+    assert done.code == 0, done.err
+    assert contents(tmp_path / "out") == first
+
+
 def test_refusals(tmp_path):
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("source,image\na.tif,b.tif\n")
@@ -229,7 +320,10 @@ def test_refusals(tmp_path):
         ([], "which pairs?"),
         (["--source", "*.tif"], "belong together"),
         (["--manifest", manifest, "--source", "*.tif"], "one of them"),
-        (["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"], "there are: middlebury, dfc2019, dfc2014"),
+        (
+            ["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"],
+            "there are: middlebury, dfc2019,",
+        ),
         (["--manifest", manifest, "-o", "{stem}.tif", "--summary", "s.txt"], "ends in"),
         (["--manifest", manifest, "-o", "{stem}.tif", "--set", "magic=1"], "magic"),
     ):

@@ -96,6 +96,47 @@ def test_middlebury_scenes_as_distributed(tmp_path, order):
         assert text in pairs["2014_Jadeplant"]["why"]
 
 
+def write_scene(folder, name, bands=1):
+    """A near infrared image and a colour image on the same pixels, as EPFL's set has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    infrared = np.random.default_rng(len(name)).integers(0, 255, (42, 50)).astype("uint8")
+    write(folder / f"{name}_nir.tiff", np.stack([infrared] * bands), Affine.identity(), None)
+    write(folder / f"{name}_rgb.tiff", np.stack([infrared // 2, 255 - infrared, infrared]), Affine.identity(), None)
+    return infrared
+
+
+def test_epfl_pairs_are_made_from_the_near_infrared(tmp_path):
+    images = {"indoor_0001": write_scene(tmp_path / "set/indoor", "0001")}
+    images["mountain_0001"] = write_scene(tmp_path / "set/mountain", "0001", bands=3)
+    (tmp_path / "set/mountain/0002_rgb.tiff").write_bytes(b"alone")
+    done, pairs = batch(tmp_path, "epfl", "--scale", 4)
+    assert done.code == 0, done.err
+    assert [*pairs] == [*images]
+    for name, image in images.items():
+        source = tmp_path / f"out/inputs/{name}_x4_source.tif"
+        np.testing.assert_allclose(physical(source), block_means(image[:40, :48].astype(float), 4), rtol=1e-6)
+        check_means(source, tmp_path / f"out/{name}_x4.tif", 4)
+
+
+def test_any_folders_of_images_of_one_size(tmp_path):
+    image = write_scene(tmp_path / "a", "one")
+    write_scene(tmp_path / "a", "two", bands=2)
+    (tmp_path / "a/three_nir.tiff").write_bytes((tmp_path / "a/two_nir.tiff").read_bytes())
+    patterns = ("--truth", tmp_path / "a/*_nir.tiff", "--guide", tmp_path / "a/{stem}_rgb.tiff")
+    place = ("-o", tmp_path / "out/{stem}.tif", "--method", "bicubic", "--scale", 4)
+    done = geosr("batch", *patterns, *place)
+    assert done.code == 5
+    assert "1 done, 2 failed" in done.out  # of two bands, and without a guide
+    assert "choose one with --band" in done.out
+    source = tmp_path / "out/inputs/one_x4_source.tif"
+    np.testing.assert_allclose(physical(source), block_means(image[:40, :48].astype(float), 4), rtol=1e-6)
+    chosen = geosr("batch", *patterns, *place, "--band", 2)
+    assert "1 done, 2 failed" in chosen.out
+    assert "made otherwise (source, guide)" in chosen.out
+    refused = geosr("batch", *patterns, "--source", tmp_path / "*.tif", *place)
+    assert (refused.code, "belong together" in refused.err) == (2, True)
+
+
 def write_telops(folder, crs="EPSG:32619", size=(16, 14)):
     """The contest's subset: 1 m thermal of several bands, a 0.2 m mosaic that begins elsewhere and ends elsewhere."""
     rng = np.random.default_rng(4)
@@ -135,6 +176,52 @@ def test_dfc2014_is_aligned_by_its_georeference(tmp_path, crs):
     assert "choose one with --band" in pairs["TelopsDatasetCityLWIR_Subset"]["why"]
 
 
+def add_wavelengths(image, text, unit=None):
+    """To the header of an ENVI image."""
+    header = image.with_suffix(".hdr")
+    units = f"wavelength units = {unit}\n" if unit else ""
+    header.write_text(re.sub("(?m)^wavelength.*\n", "", header.read_text()) + f"{units}wavelength = {{{text}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "band"),
+    [
+        ("7.8, 8.15, 9.4", "Micrometers", "8.2um"),
+        ("7800.0,\n 8150, 9400", "Nanometers", "8.2µm"),
+        ("7.8, 8.15, 9.4", None, "8200nm"),
+        ("1282.05, 1226.99, 1063.83", "Wavenumber", "8.2 UM"),
+    ],
+)
+def test_dfc2014_band_by_its_wavelength(tmp_path, text, unit, band):
+    (image, _), thermal, _ = write_telops(tmp_path / "set")
+    add_wavelengths(image, text, unit)
+    done, _ = batch(tmp_path, "dfc2014", "--scale", 5, "--band", band)
+    assert done.code == 0, done.err
+    assert "TelopsDatasetCityLWIR_Subset.img: band 2 is taken, at 8.15 um" in done.err
+    write(tmp_path / "band.tif", thermal[1], grid(300000, 5100000, 1), "EPSG:32619")
+    check_means(tmp_path / "band.tif", tmp_path / "out/TelopsDatasetCityLWIR_Subset_x5.tif", 5)
+    again, pairs = batch(tmp_path, "dfc2014", "--scale", 5, "--band", 3)
+    assert again.code == 5
+    assert "made otherwise (band)" in pairs["TelopsDatasetCityLWIR_Subset"]["why"]
+
+
+def test_wavelengths_that_no_band_has_are_refused(tmp_path):
+    (image, _), _, _ = write_telops(tmp_path / "set")
+    place = ("--scale", 5, "--overwrite")
+    for text, unit, band, why in (
+        (None, None, "8.2um", "gives no wavelengths"),
+        ("1282, 1227, 1064", None, "8.2um", "gives no wavelengths"),  # nanometres or wavenumbers: not told
+        ("7.8, 8.2, 9.4", "Micrometers", "11um", "has bands from 7.8 to 9.4 um, none of 11 um"),
+        ("7.8, 8.2, 9.4", "Micrometers", "8.2", "neither a number nor a wavelength"),
+        ("7.8, 8.2, 9.4", "Micrometers", "4", "band 4 was asked for"),
+    ):
+        if text:
+            add_wavelengths(image, text, unit)
+        done, pairs = batch(tmp_path, "dfc2014", *place, "--band", band)
+        assert done.code == 5
+        assert why in pairs["TelopsDatasetCityLWIR_Subset"]["why"]
+
+
 def test_folders_that_are_no_such_set_say_what_is_missing(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -142,6 +229,8 @@ def test_folders_that_are_no_such_set_say_what_is_missing(tmp_path):
         ("dfc2014", "found 0 *LWIR*.img and 0 *Visible*.img"),
         ("dfc2019", "found 0 _RGB.tif and 0 _AGL.tif"),
         ("middlebury", "no guide/ and source_hr/"),
+        ("epfl", "found 0 _rgb.tif(f) and 0 _nir.tif(f)"),
+        ("dfc2019-track3", "found 0 _DSM.tif and 0 _RGB.tif"),
     ):
         refused, _ = batch(tmp_path, name, root=empty)
         assert refused.code == 3

@@ -10,7 +10,8 @@ from outputs import block_means
 from pairs import geosr, write_png, write_samples, write_view
 from rasters import shared_data
 
-from geosr.datasets import dfc2019, middlebury
+from geosr.datasets import middlebury
+from geosr.dfc2019 import dfc2019
 from geosr.errors import InputError
 from geosr.protocols import published, rerun
 

@@ -1,0 +1,177 @@
+"""All bands of a source in one run: the guide is brought onto the output's grid once, for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geosr import raster
+from geosr.assess import decide
+from geosr.bands import ALL, wavelength_of
+from geosr.errors import InputError, UsageError
+from geosr.estimates import scratch_bytes
+from geosr.grid import GridPair, Window
+from geosr.options import Event, Execution, Inputs, Note, Recipe
+from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
+from geosr.placement import place_plan
+from geosr.plan import Plan, make_plan
+from geosr.raster_guard import show
+from geosr.scene import Scene
+from geosr.store import check_room, reported, run_folder
+from geosr.writer import check_output, merge_bands, write_strips
+
+_ROWS = 256  # of the guide that are brought onto the grid at once
+
+
+@dataclass(frozen=True)
+class BandsReport:
+    """What a run for all bands did.
+
+    Attributes:
+        output: the file that was written.
+        tiles: of all bands together.
+        interpolated: how many of them failed and hold the interpolated source.
+        errors: root mean square error to be expected, of each band in its units.
+    """
+
+    output: Path
+    tiles: int
+    interpolated: int
+    errors: tuple[float, ...]
+
+
+def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> BandsReport:
+    """Super-resolve every band of `inputs.source` but alpha into one GeoTIFF, each as `upscale_file` does it.
+
+    Reading the guide, bringing it onto the output's grid and, with `coregister`, looking for its shift is done once.
+    Each band has a fit and statistics of its own. Finished bands are kept if the run ends early, and the next's tiles.
+
+    Bands have their wavelengths as descriptions, where the file gives those. What differs between the bands of an
+    output's tags, the error to be expected for one, is in their own.
+
+    Raises:
+        UsageError, InputError, UnavailableError, TileError, OutputError: as `upscale_file`.
+        UsageError: something is to be written beside the output.
+        InputError: the bands differ in type or nodata value.
+    """
+    if execution.layers or execution.report or execution.style:
+        raise UsageError("all bands go into one GeoTIFF: reports, styles and rasters beside it need one --band")
+    output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
+    bands = _bands_of(inputs)
+    first = replace(inputs, band=bands[0])
+    recipe = decide(first, recipe, execution)
+    plan = make_plan(first, recipe)
+    for text in plan.scene.notes:
+        execution.on_event(Note(text))
+    with run_folder(output, fingerprint_of(plan, place_plan(plan, execution)) | {"band": ALL}) as folder:
+        for text in notes_on_earlier_run(folder):
+            execution.on_event(Note(text))
+        check_room(folder.path, _scratch_bytes(plan, len(bands)))
+        work = folder.path / "bands"
+        with reported(f"cannot write in {folder.path}"):
+            work.mkdir(exist_ok=True)
+        guide = work / "guide.tif"
+        if not guide.exists():
+            _write_guide(_part_for_guide(plan.scene), guide)
+        common = replace(inputs, guide=guide, guide_nodata=None, coregister=False)
+        quiet = replace(execution, overwrite=True, on_event=_once(execution.on_event, plan.scene.notes))
+        parts, done = [work / f"band{band:04d}.tif" for band in bands], []
+        for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):
+            execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
+            run = partial(_run, replace(common, band=band), recipe, quiet, part)
+            done.append(folder.remember(f"band {band}", run))
+        merge_bands(
+            parts,
+            folder.path,
+            output,
+            name=_name,
+            tags=_tags(plan),
+            compress=recipe.compress,
+            overwrite=execution.overwrite,
+        )
+    tiles, interpolated = (sum(each[name] for each in done) for name in ("tiles", "interpolated"))
+    return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))
+
+
+def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> dict[str, Any]:
+    """One band, and what is to be remembered of it."""
+    done = upscale_file(inputs, recipe, execution, output)
+    return {"tiles": done.tiles, "interpolated": len(done.interpolated), "expected": done.expected}
+
+
+def _scratch_bytes(plan: Plan, bands: int) -> int:
+    """Disk that a run takes, about: what one band's takes, the guide, all bands one by one, together and as output."""
+    rows, cols = plan.scene.grids.high.shape
+    return scratch_bytes(plan) + rows * cols * 4 * (plan.scene.guide.channels + 4 * bands)
+
+
+def _bands_of(inputs: Inputs) -> tuple[int, ...]:
+    """Numbers of the source's bands.
+
+    Raises:
+        InputError: they have no type or no nodata value in common.
+    """
+    file = raster.describe_guide(inputs.source, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs)
+    if len({str(nodata) for nodata in file.nodatas}) > 1:
+        raise InputError(f"{show(file.path.name)}: its bands have different nodata values; do them one by one")
+    return file.bands
+
+
+def _name(tags: Mapping[str, str]) -> str | None:
+    """A band's wavelength, if its tags give it."""
+    centre = wavelength_of(tags)
+    return None if centre is None else f"{centre:.4g} um"
+
+
+def _part_for_guide(scene: Scene) -> Scene:
+    """What the guide is needed on; all of it where nothing but its size places it."""
+    if scene.source.geobox.crs is not None:
+        return scene
+    rows, cols = scene.source.shape
+    return replace(scene, grids=GridPair(scene.source.geobox, scene.grids.scale), origin=Window(0, 0, rows, cols))
+
+
+def _write_guide(scene: Scene, path: Path) -> None:
+    """The guide on the high grid, as the tiles would read it: float32, NaN where it is missing."""
+    high = scene.grids.high
+    names = [f"guide {number}" for number in range(1, scene.guide.channels + 1)]
+    write_strips(
+        path, _guide_strips(scene), high, scene.source.crs_wkt, units="", description=names, tags={}, overwrite=True
+    )
+
+
+def _guide_strips(scene: Scene) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    rows, cols = scene.grids.high.shape
+    for row in range(0, rows, _ROWS):
+        bands, valid = scene.read_guide(Window(row, 0, min(_ROWS, rows - row), cols))
+        yield row, np.where(valid, bands, np.float32(np.nan))
+
+
+def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event], None]:
+    """Passes events on, each note only once: what holds for the pair is said of every band."""
+    known = set(told)
+
+    def pass_on(event: Event) -> None:
+        if isinstance(event, Note):
+            if event.text in known:
+                return
+            known.add(event.text)
+        tell(event)
+
+    return pass_on
+
+
+def _tags(plan: Plan) -> dict[str, str]:
+    """What the bands' own tags do not know: the real guide, and where it was found."""
+    shift = plan.scene.shift
+    tags = {"GEOSR_GUIDE": plan.scene.guide.path.name, "GEOSR_BAND": ALL}
+    if shift:
+        rows, cols = shift.applied
+        tags["GEOSR_COREGISTER_SHIFT"] = f"{0 - cols:.4f} {0 - rows:.4f}"
+    return tags
