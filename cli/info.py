@@ -20,7 +20,16 @@ from .render import clock, table_lines
 @method_options
 @device_option
 @option("How it runs", "--time", "timed", is_flag=True, help="Estimate the time, too, by doing a little of the work.")
-def command(source: Path, guide: Path, method: str, preset: str, device: str, timed: bool, **values: Any) -> None:
+def command(
+    source: Path,
+    guide: Path,
+    method: str,
+    preset: str,
+    weights: Path | None,
+    device: str,
+    timed: bool,
+    **values: Any,
+) -> None:
     """Look at a pair: what SOURCE and GUIDE are, whether they fit, and what `geosr upscale` would do.
 
     SOURCE is the coarse raster, GUIDE the sharp image of the same ground. Nothing is written.
@@ -31,7 +40,8 @@ def command(source: Path, guide: Path, method: str, preset: str, device: str, ti
     from geosr.estimates import run_seconds
     from geosr.inspection import inspect, rows
 
-    inputs, recipe, execution = inputs_from(source, guide, values), Recipe(method, preset), Execution(device)
+    inputs, execution = inputs_from(source, guide, values), Execution(device)
+    recipe = Recipe(method, preset, weights=weights)
     found = inspect(inputs, recipe, execution)
     click.echo("\n".join(table_lines(rows(found))))
     if timed:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "assess": "Find out what to expect: methods on the pair pooled once, where the truth is known.",
     "evaluate": "Measure a result against the truth, or rerun a paper's table on its data set.",
     "compare": "Run methods side by side on a pair: errors, seconds, memory, and a picture.",
+    "train": "Train a network on pairs with a known truth, for fdsr, fdkn and dkn.",
     "tile": "Write the pair as aligned tiles, for looking at, labelling or training.",
     "quicklook": "Draw a raster as a picture.",
     "thermal": "Make temperatures out of Landsat's thermal digital numbers, to be a source.",

@@ -36,7 +36,9 @@ def _rows(entry: Entry, *, settings: bool) -> list[tuple[str, str]]:
     ]
     if entry.package:
         rows.append(("package", entry.package))
-    if settings:
+    if entry.needs_weights:
+        rows.append(("weights", "needs --weights FILE, a safetensors file that `geosr train` makes"))
+    elif settings:
         chosen = asdict(methods.create(entry.name).settings)
         rows.append(("settings", ", ".join(f"{name}={value}" for name, value in chosen.items()) or "none"))
     return rows

@@ -147,6 +147,13 @@ method_options = _together(
         metavar="NAME",
         help="The method's set of settings; paper-depth and paper-dem are MMSR as published (slow).",
     ),
+    option(
+        _RESULT,
+        "--weights",
+        type=PATH,
+        metavar="FILE",
+        help="The weights of a method that is a trained network (fdsr, fdkn, dkn), as `geosr train` makes them.",
+    ),
 )
 recipe_options = _together(
     method_options,

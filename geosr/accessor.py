@@ -31,6 +31,7 @@ def upscale(
     output: str | os.PathLike[str] | None = None,
     preset: str = "default",
     settings: Mapping[str, Any] | None = None,
+    weights: str | os.PathLike[str] | None = None,
     consistency: str | None = None,
     band: Band | None = None,
     source_nodata: float | None = None,
@@ -71,6 +72,7 @@ def upscale(
         output: a GeoTIFF to write as well; only memory when None.
         preset: the method's set of settings.
         settings: single settings of the method, over the preset's.
+        weights: file of a trained network's, for a method that is one; `geosr train` makes them.
         consistency: `exact`, `soft:SIGMA` (within SIGMA, in the source's units), `off`; None for the
             preset's own: exact, but off in the paper presets.
         band: which band of a multi-band source file, counted from 1, its wavelength as in `8.2um` and `865nm`, or
@@ -125,6 +127,7 @@ def upscale(
         seed=seed,
         dtype=dtype,
         compress=compress,
+        weights=None if weights is None else Path(weights),
     )
     execution = Execution(
         device,

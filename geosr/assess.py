@@ -144,8 +144,10 @@ def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
     """With `auto`, the method that does best one step down; where nothing can be told, the default one."""
     if recipe.method != AUTO:
         return recipe
-    if recipe.preset != "default" or recipe.settings:
-        raise UsageError(f"--method {AUTO} chooses among default presets; a preset or settings need a method's name")
+    if recipe.preset != "default" or recipe.settings or recipe.weights:
+        raise UsageError(
+            f"--method {AUTO} chooses among default presets; a preset, settings or weights need a method's name"
+        )
     execution.on_event(Stage("assessment"))
     names = methods.candidates()
     found = assess_file(inputs, recipe, execution, names)

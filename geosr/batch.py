@@ -12,6 +12,7 @@ from pathlib import Path
 from geosr import methods, raster
 from geosr.bands import ALL
 from geosr.errors import GeosrError, TileError, UnavailableError
+from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
 from geosr.pair_lists import Job, PairList
@@ -141,7 +142,7 @@ def run_batch(
     from geosr.device import pick_device
 
     if recipe.method != AUTO:
-        methods.create(recipe.method, recipe.preset, recipe.settings)
+        methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
     on_gpu = pick_device(execution.device) != "cpu"
     execution = replace(execution, threads=execution.threads or 1)
     at_once = None
@@ -239,6 +240,8 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}
     if recipe.method != AUTO:
         asked |= {"METHOD": recipe.method, "PRESET": recipe.preset}
+    if recipe.weights:
+        asked["WEIGHTS_DIGEST"] = open_weights(recipe.weights).digest
     band, native = inputs.band, inputs.native_resolution
     asked |= {"BAND": "" if band is None else str(band)}
     asked |= {"NATIVE_RESOLUTION": "" if native is None else f"{native:g}"}

@@ -73,6 +73,7 @@ class Recipe:
         seed: of all random numbers.
         dtype: of the output; an integer one keeps the source's scale and offset.
         compress: `deflate` or `zstd`.
+        weights: file of a trained network's, for a method that is one.
     """
 
     method: str = "mmsr"
@@ -84,6 +85,7 @@ class Recipe:
     seed: int = 0
     dtype: str = "float32"
     compress: str = "deflate"
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -96,6 +98,11 @@ class Recipe:
             raise UsageError(f"tile is {self.tile}; it must be positive")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that it reads beside source and guide."""
+        return () if self.weights is None else (self.weights,)
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,43 @@ class Progress(Event):
     def left(self) -> float | None:
         """Seconds to go, about."""
         return (self.total - self.done) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True)
+class Trained(Event):
+    """A step of a training is done.
+
+    Attributes:
+        step: how many are, those of an earlier run included.
+        steps: of the training.
+        rate: steps a second in this run.
+    """
+
+    step: int
+    steps: int
+    rate: float
+
+    @property
+    def left(self) -> float:
+        """Seconds to go, about."""
+        return (self.steps - self.step) / self.rate
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """A network was scored on the pairs left out.
+
+    Attributes:
+        step: after which.
+        loss: mean of the training's since the last time.
+        rmse: of the result made consistent, in standard deviations of the source, mean of the pairs.
+        bicubic: the same of bicubic interpolation.
+    """
+
+    step: int
+    loss: float
+    rmse: float
+    bicubic: float
 
 
 def processors() -> int:

@@ -153,8 +153,7 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
         UsageError: an output has no name, see `check_template`.
     """
     jobs, misfits = [], []
-    for line, row in _rows(manifest):
-        source, guide, output = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
+    for line, source, guide, output in _listed(manifest):
         if not source or not guide:
             misfits.append(Misfit(f"{show(manifest.name)}, line {line}", "names no source or no guide", wanted=True))
             continue
@@ -195,6 +194,48 @@ def pairs_by_stac(
     if not jobs:
         raise InputError(f"{show(items)} lists no pair" + "".join(f"; {each.name}: {each.why}" for each in misfits[:1]))
     return _checked(jobs, misfits)
+
+
+def true_pairs(manifest: Path) -> list[Job]:
+    """The pairs that a CSV file lists as `pairs_by_manifest` reads it, to learn from: their sources are the truth.
+
+    They are called by the source as it is listed, and have no output.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, names no source or guide in a line, or lists nothing.
+    """
+    jobs = {}
+    for line, source, guide, _ in _listed(manifest):
+        if not source or not guide:
+            raise InputError(f"{show(manifest)}, line {line}: names no source or no guide")
+        jobs[source, guide] = Job(show(source), manifest.parent / source, manifest.parent / guide, Path(), "")
+    if not jobs:
+        raise InputError(f"{show(manifest)} lists no pair")
+    return [*jobs.values()]
+
+
+def true_pairs_of_dataset(name: str, root: Path) -> list[Job]:
+    """A data set's images with a truth, to learn from.
+
+    Raises:
+        UsageError: there is no such data set, or it has no truth.
+        InputError: the folder is not as the data set is laid out.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"--dataset {name} is not known or has no truth; there are: {', '.join(DATASETS)}")
+    if not root.is_dir():
+        raise InputError(f"{show(root)} is no folder; give the root of the data set")
+    return [
+        Job(show(f"{sample.group}/{sample.name}"), sample.truth, sample.guide, Path(), "", sample=sample)
+        for sample in DATASETS[name](root)
+    ]
+
+
+def _listed(manifest: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Each row's line, source, guide and output; empty where it names none."""
+    for line, row in _rows(manifest):
+        source, guide, output = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
+        yield line, source, guide, output
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:

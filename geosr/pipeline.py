@@ -41,7 +41,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
         OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
     stages = _Stages(execution)
-    outputs = check_outputs(output, [inputs.source, inputs.guide], execution)
+    outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
     output = outputs.pop(OUTPUT)
     recipe = decide(inputs, recipe, execution)
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from geosr import methods
 from geosr.consistency import Consistency
-from geosr.errors import UsageError
+from geosr.errors import InputError, UsageError
 from geosr.options import Inputs, Recipe
 from geosr.pair import Pair
+from geosr.raster_guard import show
 from geosr.scene import Scene, open_scene
 from geosr.tiling import Tile, cut
 
@@ -48,7 +49,7 @@ class Plan:
 
 def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     """Decide method and tiles; torch is not loaded."""
-    method = methods.create(recipe.method, recipe.preset, recipe.settings)
+    method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
     fit = recipe.fit or method.fits
     if fit == "scene" and method.fits == "tile":
         raise UsageError(
@@ -56,11 +57,21 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
             "the others; use --fit tile"
         )
     if inputs.scale not in method.scales:
-        raise UsageError(f"{method.name} works at scales {_spelled(method.scales)}; --scale is {inputs.scale}")
+        raise UsageError(f"{_named(method)} works at scale {_spelled(method.scales)}; --scale is {inputs.scale}")
     scene = open_scene(inputs)
+    if method.bands not in (None, scene.guide.channels):
+        raise InputError(
+            f"{_named(method)} takes a guide of {method.bands} bands; {show(scene.guide.path.name)} has "
+            f"{scene.guide.channels}"
+        )
     tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
     consistency = recipe.consistency or Consistency.parse(method.consistency)
     return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)
+
+
+def _named(method: Method) -> str:
+    """With its weights, which decide what it takes."""
+    return f"{method.name} with {show(method.weights.path.name)}" if method.weights else method.name
 
 
 def _spelled(scales: range) -> str:

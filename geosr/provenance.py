@@ -47,7 +47,9 @@ def fingerprint(
         machine: what of the machine changes the bytes: kind of device, threads a tile.
     """
     given = {name: value for name, value in asdict(inputs).items() if name not in ("source", "guide")}
-    chosen = {name: value for name, value in asdict(recipe).items() if name not in ("settings", "consistency")}
+    chosen = {
+        name: value for name, value in asdict(recipe).items() if name not in ("settings", "consistency", "weights")
+    }
     settings = {f"setting {name}": value for name, value in asdict(method.settings).items()}
     values: dict[str, Any] = {
         "source": identity(source),
@@ -55,6 +57,7 @@ def fingerprint(
         **given,
         **chosen,
         **settings,
+        **({"weights": method.weights.digest} if method.weights else {}),
         "consistency": consistency,
         **machine,
         **versions(),

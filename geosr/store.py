@@ -5,6 +5,7 @@ Its name follows from the output's, so that the same command finds it again:
     lock        held by the run at work; the kernel frees it when that process ends, however it ends
     run.json    the manifest: the fingerprint of all that changes the output, and what was measured of the scene
     state.npz   what a fit on the scene left behind, its digest in the manifest
+    checkpoint.safetensors   what a training has come to, with a digest of its own
     tiles/      one file a tile, there and complete or not there at all, each with a digest
     bands/      of a run for all bands of a source: finished ones, and the run folder of the next
 
@@ -39,7 +40,10 @@ from geosr.tiling import Tile
 _DTYPE = np.dtype("<f4")
 _ALIGNMENT = 64
 _DIGEST_SIZE = 16
-_KEPT = {"lock", "run.json", "state.npz", "tiles", "influence", "uncertainty", "bands"}
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of a training's own record in the run folder."""
+
+_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, "tiles", "influence", "uncertainty", "bands"}
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -266,7 +270,8 @@ def _finished(folder: Path) -> str:
         return f"finished tiles ({tiles}) are"
     if any(folder.glob("bands/band*")) or any(folder.glob("bands/.band*")):
         return "finished bands or tiles are"
-    return "the finished fit is" if (folder / "state.npz").exists() else ""
+    made = {"state.npz": "the finished fit is", CHECKPOINT: "the last checkpoint is"}
+    return next((words for name, words in made.items() if (folder / name).exists()), "")
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:

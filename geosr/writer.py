@@ -35,7 +35,7 @@ _BLOCK = 512  # side of the COG's blocks
 _FEW_BANDS = 4  # of a multi-band output, up to which its blocks are as large as any
 _CELLS = 256  # to a side of the map of deviations at most
 _SAMPLES = 8  # blocks read back from the finished file and compared
-_ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",)}
+_ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",), "safetensors file": (".safetensors",)}
 _FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from geosr.errors import UnavailableError
+from geosr.errors import UnavailableError, UsageError
 from geosr.methods import plugins
 from geosr.methods.builtin import ENTRIES
 from geosr.methods.entry import Entry
@@ -62,19 +63,31 @@ def entry(name: str) -> Entry:
     return plugins.load(points[0])
 
 
-def create(name: str, preset: str = "default", settings: Mapping[str, Any] | None = None) -> Method:
-    """The method `name` with a preset's settings, some of them replaced by `settings`.
+def create(
+    name: str, preset: str = "default", settings: Mapping[str, Any] | None = None, weights: Path | None = None
+) -> Method:
+    """The method `name` with a preset's settings, some of them replaced by `settings`; a trained one with its weights.
 
     Raises:
         UnavailableError: unknown method, or one whose package or libraries are missing or broken.
-        UsageError: unknown preset or setting, or a value out of range.
+        UsageError: unknown preset or setting, or a value out of range; weights are missing, or given to a method that
+            has none.
+        InputError: the weights are refused.
     """
     found = entry(name)
     versions(found)
+    if found.needs_weights and weights is None:
+        raise UsageError(
+            f"{name} is a trained network and needs its weights: geosr upscale --method {name} --weights FILE "
+            f"(geosr train --method {name} makes them)"
+        )
+    if weights is not None and not found.needs_weights:
+        raise UsageError(f"{name} has no weights; leave --weights out")
     maker = "geosr.methods.foreign:create" if found.package else found.loader
     module, _, factory = maker.partition(":")
     arguments = (found,) if found.package else ()
-    return cast("Method", getattr(import_module(module), factory)(*arguments, preset, dict(settings or {})))
+    trained = () if weights is None else (weights,)
+    return cast("Method", getattr(import_module(module), factory)(*arguments, preset, dict(settings or {}), *trained))
 
 
 def versions(found: Entry) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.errors import TileError
+from geosr.methods.weights import WeightsFile
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -120,6 +121,16 @@ class Method(Protocol):
     def scales(self) -> range:
         """The scales it works at."""
         return range(2, 33)
+
+    @property
+    def bands(self) -> int | None:
+        """Bands that the guide must have; None for any number."""
+        return None
+
+    @property
+    def weights(self) -> WeightsFile | None:
+        """Where a trained network's weights lie; None for a method that has none."""
+        return None
 
     def halo(self, scale: int) -> int:
         """High pixels beyond which a patch's surroundings change a pixel by less than 1e-3 std."""

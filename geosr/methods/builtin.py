@@ -35,6 +35,40 @@ ENTRIES = {
             cost="seconds",
             presets=("default", "paper"),
         ),
+        *(
+            Entry(
+                name,
+                f"geosr.methods.pretrained:create_{name}",
+                summary,
+                source=source,
+                use=use,
+                cost=cost,
+                needs_weights=True,
+            )
+            for name, cost, summary, source, use in (
+                (
+                    "fdsr",
+                    "instant",
+                    "network trained on many pairs; fine detail of the guide joins the source's features",
+                    "He et al., CVPR 2021",
+                    "pairs like those that it was trained on, many of them in little time",
+                ),
+                (
+                    "fdkn",
+                    "instant",
+                    "network trained on many pairs; each pixel is a weighted sum of moved samples of the source",
+                    "Kim, Ponce and Ham, IJCV 2021",
+                    "to compare with; pairs like those that it was trained on",
+                ),
+                (
+                    "dkn",
+                    "seconds",
+                    "as fdkn, its kernels found at full resolution",
+                    "Kim, Ponce and Ham, IJCV 2021",
+                    "to compare with; slower than fdkn",
+                ),
+            )
+        ),
         Entry(
             "regression",
             "geosr.methods.regression:create",

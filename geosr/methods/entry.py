@@ -28,6 +28,8 @@ class Entry:
         automatic: whether `--method auto` and `geosr assess` try it without being asked to.
         libraries: distributions that it needs beyond those that geosr always has; an output depends on their versions.
         extra: of geosr, that installs them.
+        needs_weights: whether it is a trained network, whose weights are given as a file; the factory is then called as
+            `factory(preset, settings, weights)`.
         package: the distribution that it comes from, with its version; empty for geosr's own.
     """
 
@@ -41,6 +43,7 @@ class Entry:
     automatic: bool = False
     libraries: tuple[str, ...] = ()
     extra: str = ""
+    needs_weights: bool = False
     package: str = ""
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from geosr.errors import GeosrError, TileError, UnavailableError
 from geosr.methods.base import Method, Patch, Prediction, State, Trial
 from geosr.methods.entry import Entry
 from geosr.methods.plugins import told
+from geosr.methods.weights import WeightsFile
 
 _DECLARED = (
     "name",
@@ -25,6 +27,8 @@ _DECLARED = (
     "fits_together",
     "uses_guide",
     "scales",
+    "bands",
+    "weights",
 )
 
 
@@ -38,7 +42,7 @@ def _blame(package: str, doing: str, kind: type[GeosrError]) -> Iterator[None]:
         raise kind(f"{package}: {doing}: {told(error)}") from error
 
 
-def create(entry: Entry, preset: str, settings: Mapping[str, Any]) -> Foreign:
+def create(entry: Entry, preset: str, settings: Mapping[str, Any], *weights: Path) -> Foreign:
     """The method of an entry of another package.
 
     Raises:
@@ -47,7 +51,7 @@ def create(entry: Entry, preset: str, settings: Mapping[str, Any]) -> Foreign:
     """
     module, _, factory = entry.loader.partition(":")
     with _blame(entry.package, f"the method {entry.name!r} cannot be made", UnavailableError):
-        inner = getattr(import_module(module), factory)(preset, dict(settings))
+        inner = getattr(import_module(module), factory)(preset, dict(settings), *weights)
         declared = {name: getattr(inner, name) for name in _DECLARED}
         if declared["name"] != entry.name:
             raise ValueError(f"it calls itself {declared['name']!r}")
@@ -70,6 +74,8 @@ class Foreign(Method):
     fits_together: bool = False
     uses_guide: bool = True
     scales: range = range(2, 33)
+    bands: int | None = None
+    weights: WeightsFile | None = None
 
     def halo(self, scale: int) -> int:
         """As the method says."""
