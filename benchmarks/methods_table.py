@@ -23,7 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from geosr import datasets, methods
 from geosr.device import torch_threads
 
-CHEAP = [name for name in methods.names() if name != "mmsr"]
+CHEAP = [name for name in methods.names() if name != "mmsr" and not methods.entry(name).needs_weights]
 
 
 def measure(data: Path, name: str, scale: int) -> tuple[float, float, float, float]:

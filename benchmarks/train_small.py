@@ -54,7 +54,10 @@ def write_manifest(data: Path, work: Path) -> Path:
         (str(folder / "source_hr" / f"{name}.png"), str(folder / "guide" / f"{name}.png"))
         for name in samples(data)[:-SAMPLES_LEFT_OUT]
     ]
-    canopy = [tuple(str((data / "kootenay" / name).resolve()) for name in ("kootenayCHM.tif", "kootenayOrtho_from_rda.tif"))]
+    heights, photo = (
+        (data / "kootenay" / f"{name}.tif").resolve() for name in ("kootenayCHM", "kootenayOrtho_from_rda")
+    )
+    canopy = [(str(heights), str(photo))]
     manifest = work / "pairs.csv"
     with manifest.open("w", newline="") as file:
         csv.writer(file).writerows([("source", "guide"), *towns, *images, *canopy])

@@ -17,7 +17,7 @@ QUICK = {
 }
 
 
-@pytest.fixture(params=methods.names())
+@pytest.fixture(params=[name for name in methods.names() if not methods.entry(name).needs_weights])
 def method(request):
     return methods.create(request.param, "default", QUICK.get(request.param))
 

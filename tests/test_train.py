@@ -1,0 +1,288 @@
+"""`geosr train`: it learns, goes on after any end to the same bytes, says what it did, and refuses in one line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rasters
+import torch
+import torch.nn.functional as F
+from pairs import contents, geosr, upscale, write_samples
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from trained import write_truths
+
+from geosr.errors import UsageError
+from geosr.methods.base import Patch
+from geosr.methods.supervised import Example, Trainer, crop_side
+from geosr.methods.training_settings import TRAINING, training_settings
+from geosr.methods.weights import Card
+from geosr.options import Execution, Trained
+from geosr.pair_lists import true_pairs
+from geosr.train import Course, train
+
+TINY = {"features": 8, "batch": 2, "crop": 32, "steps": 9, "validate_every": 3, "learning_rate": 0.003}
+
+
+def sets(**changes):
+    return [part for name, value in (TINY | changes).items() for part in ("--set", f"{name}={value}")]
+
+
+def run(folder, *more, output="w.safetensors", pairs="pairs.csv", **changes):
+    files = ("--pairs", folder / pairs, "-o", folder / output)
+    return geosr("train", *files, "--device", "cpu", "--threads", "1", *sets(**changes), *more)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_truths(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", ["fdsr", "fdkn", "dkn"])
+def test_it_learns_what_a_guide_shows_and_its_weights_do_better_than_bicubic_on_another_pair(method, tmp_path):
+    write_truths(tmp_path, count=4)
+    steps = {"fdsr": 150, "fdkn": 200, "dkn": 40}[method]
+    rate = {"fdsr": 0.003, "fdkn": 0.005, "dkn": 0.005}[method]
+    settings = {"steps": steps, "validate_every": steps // 2, "learning_rate": rate, "decay_every": steps}
+    done = run(tmp_path, "--method", method, "--log", tmp_path / "log.csv", **settings)
+    assert done.code == 0, done.err
+    with (tmp_path / "log.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in rows] == [steps // 2, steps]
+    assert rows[1]["loss"] < rows[0]["loss"]
+    assert rows[1]["rmse"] < 0.97 * rows[1]["bicubic"]
+    write_truths(tmp_path, count=6)  # the last was in no training
+    truth = rasters.plain_read(tmp_path / "truth5.tif").astype(float)
+    low = truth.reshape(16, 4, 16, 4).mean((1, 3)).astype("float32")
+    rasters.write(tmp_path / "source.tif", low, rasters.grid(500000, 5000000, 4))
+    errors = []
+    for name, more in ((method, ("--weights", tmp_path / "w.safetensors")), ("bicubic", ())):
+        made = upscale(tmp_path, *more, guide="guide5.tif", output=f"{name}.tif", method=name)
+        assert made.code == 0, made.err
+        errors.append(np.sqrt(((rasters.plain_read(tmp_path / f"{name}.tif") - truth) ** 2).mean()))
+    assert errors[0] < 0.97 * errors[1]
+
+
+def test_interrupted_anywhere_it_comes_to_the_same_bytes(folder):
+    jobs, course = true_pairs(folder / "pairs.csv"), Course("fdkn", settings=TINY, seed=4)
+    train(jobs, course, Execution("cpu", threads=1), folder / "whole.safetensors", log=folder / "whole.csv")
+    for end in (2, 4, 9):
+
+        def stop(event, end=end):
+            if isinstance(event, Trained) and event.step == end:
+                raise KeyboardInterrupt
+
+        output, log = folder / f"w{end}.safetensors", folder / f"w{end}.csv"
+        with pytest.raises(KeyboardInterrupt) as ended:
+            train(jobs, course, Execution("cpu", threads=1, on_event=stop), output, log=log)
+        assert not output.exists()
+        assert ("the last checkpoint is kept" in str(getattr(ended.value, "__notes__", ""))) == (end > 3)
+        train(jobs, course, Execution("cpu", threads=1), output, log=log)
+        assert output.read_bytes() == (folder / "whole.safetensors").read_bytes()
+        assert log.read_bytes() == (folder / "whole.csv").read_bytes()
+    assert not [*folder.glob(".*")]
+
+
+@pytest.mark.chaos
+def test_a_killed_process_is_continued_from_its_checkpoint(folder):
+    long = {"steps": 36, "validate_every": 3, "learning_rate": 0.001}
+    assert run(folder, output="whole.safetensors", **long).code == 0
+    command = [sys.executable, "-m", "geosr", "train", "--pairs", "pairs.csv", "-o", "w.safetensors", "--device", "cpu"]
+    process = subprocess.Popen([*command, "--threads", "1", *sets(**long)], cwd=folder, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not [*folder.glob(".w.safetensors-*.geosr/checkpoint.safetensors")]:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "w.safetensors").exists()
+    again = run(folder, **long)
+    assert again.code == 0
+    assert "goes on from step" in again.err
+    assert (folder / "w.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_not_used(folder):
+    def stop(event):
+        if isinstance(event, Trained) and event.step == 7:
+            raise KeyboardInterrupt
+
+    jobs, course = true_pairs(folder / "pairs.csv"), Course(settings=TINY)
+    with pytest.raises(KeyboardInterrupt):
+        train(jobs, course, Execution("cpu", threads=1, on_event=stop), folder / "w.safetensors")
+    (checkpoint,) = folder.glob(".*/checkpoint.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-8])
+    again = run(folder)
+    assert again.code == 0
+    assert "the checkpoint of an earlier training is no whole safetensors file" in again.err
+    assert run(folder, output="whole.safetensors").code == 0
+    assert (folder / "w.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
+
+
+def test_other_data_or_settings_start_afresh_and_the_seed_decides(folder):
+    jobs = true_pairs(folder / "pairs.csv")
+
+    def stop(event):
+        if isinstance(event, Trained) and event.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(jobs, Course(settings=TINY), Execution("cpu", threads=1, on_event=stop), folder / "w.safetensors")
+    other = run(folder, "--seed", "1")
+    assert other.code == 0
+    assert "not continued but started afresh: seed (was 0, is 1)" in other.err
+    assert run(folder, output="zero.safetensors").code == 0
+    assert (folder / "w.safetensors").read_bytes() != (folder / "zero.safetensors").read_bytes()
+
+
+def test_the_card_says_how_the_weights_came_about_and_its_errors_can_be_measured_again(folder):
+    assert run(folder, "--licence", "CC-BY-4.0 | ours").code == 0
+    with safe_open(folder / "w.safetensors", "np") as file:
+        about = json.loads(file.metadata()["geosr"])["about"]
+    assert (about["method"], about["scale"], about["bands"]) == ("fdsr", 4, 3)
+    told = about["about"]
+    assert told["licence"] == "CC-BY-4.0 | ours"
+    assert told["settings"]["steps"] == 9
+    trained, validated = ([pair["pair"] for pair in told["data"][part]] for part in ("trained on", "validated on"))
+    assert len(trained) == 2
+    assert sorted([*trained, *validated]) == ["truth0.tif", "truth1.tif", "truth2.tif"]
+    (score,) = told["metrics"]["pairs"]
+    truth = rasters.plain_read(folder / score["pair"]).astype(float)
+    blocks = truth.reshape(16, 4, 16, 4)
+    low = torch.from_numpy(blocks.mean((1, 3)))
+    plain = F.interpolate(low[None, None], scale_factor=4, mode="bicubic", align_corners=False)[0, 0].numpy()
+    off = low.numpy() - plain.reshape(16, 4, 16, 4).mean((1, 3))
+    exact = plain + np.kron(off, np.ones((4, 4)))
+    assert score["bicubic"] == pytest.approx(np.sqrt(((exact - truth) ** 2).mean()), rel=1e-4)
+    assert told["metrics"]["bicubic"] == pytest.approx(score["bicubic"] / low.numpy().std(), rel=1e-4)
+    made = [score["rmse"]]
+    rasters.write(folder / "source.tif", low.numpy().astype("float32"), rasters.grid(500000, 5000000, 4))
+    guide = score["pair"].replace("truth", "guide")
+    assert upscale(folder, "--weights", folder / "w.safetensors", guide=guide, method="fdsr").code == 0
+    made.append(np.sqrt(((rasters.plain_read(folder / "out.tif") - truth) ** 2).mean()))
+    assert made[0] == pytest.approx(made[1], rel=1e-3)
+    card = (folder / "w.md").read_text()
+    assert "# fdsr, x4, guides of 3 bands" in card
+    assert f"| {score['pair']} |" in card
+    assert "CC-BY-4.0" in card
+
+
+def test_a_data_set_is_learnt_from_as_well(tmp_path):
+    write_samples(tmp_path, ["a", "b", "c"])
+    settings = [*sets(steps=2), "--dataset", "middlebury", tmp_path, "-o", tmp_path / "w.safetensors"]
+    done = geosr("train", "--device", "cpu", "--threads", "1", *settings)
+    assert done.code == 0, done.err
+    assert "/a" in (tmp_path / "w.md").read_text()
+
+
+def test_what_is_unknown_or_without_a_guide_is_not_learnt_from(tmp_path):
+    """Values under the masks of truth and guide change no weight."""
+    written = []
+    for stored in (-9999.0, np.nan):
+        write_truths(tmp_path)
+        for name in ("truth0.tif", "truth1.tif", "truth2.tif"):
+            values = rasters.plain_read(tmp_path / name)
+            values[10:20, 5:40] = stored
+            rasters.write(tmp_path / name, values, rasters.grid(500000, 5000000, 1), nodata=-9999.0)
+        assert run(tmp_path, "--overwrite").code == 0
+        written.append(load_file(tmp_path / "w.safetensors"))
+    for name, array in written[0].items():
+        np.testing.assert_array_equal(array, written[1][name])
+
+
+def test_the_published_schedules():
+    fdsr, dkn, fdkn = (TRAINING[name]["paper"] for name in ("fdsr", "dkn", "fdkn"))
+    assert [fdsr.rate(step) for step in (0, 79_999, 80_000, 160_000)] == [0.0005, 0.0005, 0.00025, 0.000125]
+    assert (fdsr.batch, fdsr.features, fdsr.network(3)) == (1, 32, {"features": 32, "colour": 0})
+    assert dkn == fdkn
+    assert (dkn.steps, dkn.batch, dkn.features) == (40_000, 1, 32)
+    assert [dkn.rate(step) for step in (0, 10_000, 20_000)] == pytest.approx([0.001, 0.0002, 0.00004])
+
+
+@pytest.mark.parametrize(("scale", "side"), [(2, 32), (3, 24), (4, 32), (5, 40), (8, 32), (32, 32)])
+def test_crops_are_whole_source_pixels_cut_where_guide_and_truth_are(scale, side):
+    """A crop's truth pools to what its start was made from, however it was turned, and the guide goes with it."""
+    settings = training_settings("fdsr", "default", {"crop": 39, "features": 8, "batch": 6})
+    assert crop_side(settings, scale) == side
+    rows = np.arange(2 * side)[:, None] * 1000.0 + np.arange(3 * side)
+    field = rows.astype(np.float32)
+    low = field.reshape(2 * side // scale, scale, 3 * side // scale, scale).mean((1, 3))
+    valid = np.ones(field.shape, bool)
+    patch = Patch(field[None], valid, low, np.ones(low.shape, bool))
+    example = Example(patch, field, field, valid)
+    trainer = Trainer(Card("fdsr", scale, 1, settings.network(1), {}), settings, 0, "cpu")
+    corners = set()
+    for number in range(3):
+        guide, start, truth, known = (part.numpy() for part in trainer._draw(number, [example]))
+        np.testing.assert_array_equal(guide, truth)
+        np.testing.assert_array_equal(start, truth)
+        assert truth.shape == (6, 1, side, side)
+        assert known.all()
+        for crop in truth[:, 0]:
+            first = crop.min()
+            assert first // 1000 % scale == 0
+            assert first % 1000 % scale == 0
+            corners.add((crop[0, 0], crop[0, -1], crop[-1, 0]))
+    assert len(corners) > 8
+
+
+def refusal(folder, *more, code=2, **changes):
+    before = contents(folder)
+    outcome = run(folder, *more, **changes)
+    assert outcome.code == code, outcome.err
+    assert outcome.err.startswith("Error: ")
+    assert outcome.err.count("\n") == 1
+    assert contents(folder) == before
+    return outcome.err
+
+
+def test_what_cannot_be_trained_is_refused_in_one_line(folder):
+    assert "bicubic is not trained; there are: fdsr, fdkn, dkn" in refusal(folder, "--method", "bicubic")
+    assert "no preset 'magic'" in refusal(folder, "--preset", "magic")
+    assert "no setting 'magic'" in refusal(folder, magic=1)
+    assert "multiple of 4" in refusal(folder, features=6)
+    assert "validation is 1.0" in refusal(folder, "--validation", "1")
+    assert "ends in .safetensors" in refusal(folder, output="w.pt")
+    assert "wants a name that ends in .csv" in refusal(folder, "--log", folder / "log.txt")
+    assert "crops have 96 a side" in refusal(folder, crop=96, code=3)
+    assert "cannot be read as CSV" in refusal(folder, pairs="none.csv", code=3)
+    assert "one of them" in geosr("train", "-o", folder / "w.safetensors").err
+    (folder / "w.md").write_text("mine")
+    assert "the model card" in refusal(folder)
+
+
+def test_pairs_that_cannot_be_learnt_from_are_refused_in_one_line(folder):
+    (folder / "one.csv").write_text("source,guide\ntruth0.tif,guide0.tif\n")
+    assert "training needs two at least" in refusal(folder, pairs="one.csv")
+    (folder / "hole.csv").write_text("source,guide\ntruth0.tif,guide0.tif\ntruth1.tif,\n")
+    assert "line 3: names no source or no guide" in refusal(folder, pairs="hole.csv", code=3)
+    rasters.write(folder / "guide1.tif", np.ones((2, 64, 64), "uint8"), rasters.grid(500000, 5000000, 1))
+    assert "a network takes guides of one kind" in refusal(folder, code=3)
+    write_truths(folder)
+    rasters.write(folder / "truth2.tif", np.full((64, 64), 5, "float32"), rasters.grid(500000, 5000000, 1))
+    assert "truth2.tif" in refusal(folder, code=3)
+    (folder / "truth2.tif").write_bytes(b"II*\0 no raster")
+    assert "truth2.tif" in refusal(folder, code=3)
+
+
+def test_a_training_that_diverges_ends_in_one_line(folder):
+    outcome = run(folder, learning_rate=1e30)
+    assert outcome.code == 5
+    assert "the training diverged" in outcome.err
+    assert not (folder / "w.safetensors").exists()
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong in ({"steps": 0}, {"decay": 1.5}, {"features": 0}, {"crop": -1}, {"learning_rate": float("nan")}):
+        with pytest.raises(UsageError):
+            training_settings("fdkn", "default", wrong)
+    with pytest.raises(UsageError, match="colour"):
+        training_settings("fdsr", "paper", {}).network(4)
