@@ -298,20 +298,26 @@ def method_list(default: str) -> Callable[[Decorated], Decorated]:
         default=default,
         show_default=True,
         metavar="NAME,NAME",
-        help="Methods to run, each a NAME or NAME:PRESET, as mmsr:paper-depth.",
+        help="Methods to run, each a NAME, a NAME:PRESET as mmsr:paper-depth, or a NAME:FILE of a trained network's "
+        "weights.",
     )
 
 
 def read_methods(text: str) -> dict[str, tuple[str, str]]:
-    """Method and preset by the label that the user gave, in that order; unknown ones are refused."""
+    """Method, and preset or file of weights, by the label that the user gave, in that order; unknown ones refused."""
     from geosr import methods
 
     chosen = {}
     for label in text.split(","):
-        name, _, preset = label.strip().partition(":")
-        if (preset or "default") not in methods.entry(name).presets:
-            raise UsageError(f"{name} has no preset {preset!r}; there are: {', '.join(methods.entry(name).presets)}")
-        chosen[label.strip()] = (name, preset or "default")
+        name, _, kind = label.strip().partition(":")
+        found = methods.entry(name)
+        if found.needs_weights:
+            if not kind:
+                raise UsageError(f"{name} needs the file of its weights: {name}:FILE")
+            methods.create_as(name, kind)  # refused before any other has worked
+        elif (kind or "default") not in found.presets:
+            raise UsageError(f"{name} has no preset {kind!r}; there are: {', '.join(found.presets)}")
+        chosen[label.strip()] = (name, kind or "default")
     return chosen
 
 

@@ -123,6 +123,8 @@ def command(
 
     if (pairs is None) == (dataset is None):
         raise UsageError("what is learnt from? give --pairs or --dataset; one of them")
+    if log is not None and pairs is not None and log.absolute() == pairs.absolute():
+        raise UsageError("the log is the list of pairs; give it another name")
     course = Course(method, check_scale(scale), preset, read_settings(settings), validation, seed, licence)
     jobs = true_pairs(pairs) if pairs else true_pairs_of_dataset(dataset[0], Path(dataset[1])) if dataset else []
     lines = _Lines(quiet)

@@ -122,7 +122,7 @@ def compare(
 
     Args:
         inputs: the pair.
-        chosen: method and preset by label; `WITHOUT_GUIDE` is put before them.
+        chosen: method, and preset or file of weights, by label; `WITHOUT_GUIDE` is put before them.
         execution: its device counts.
         truth: of the same ground and in the same units, on any grid; brought onto the output's.
         seed: of the fits.

@@ -77,7 +77,7 @@ def rerun(
         name: of the data set, see `datasets.DATASETS`.
         root: its folder.
         scale: x4 and x8 were published.
-        chosen: method and preset by label.
+        chosen: method, and preset or file of weights, by label.
         seed: of the fits.
         device: as torch names it.
         on_pair: told of each image and its errors.
@@ -98,10 +98,10 @@ def rerun(
     return Rerun(_table(errors, scale, [*chosen], authors(samples, scale)), errors, _notes(errors, scale))
 
 
-def rmse(true: TruePair, method: str, preset: str, *, seed: int, device: str) -> float:
-    """RMSE of a method on a pair, over the pixels with a truth, in its units."""
+def rmse(true: TruePair, method: str, kind: str, *, seed: int, device: str) -> float:
+    """RMSE of a method (`methods.create_as`) on a pair, over the pixels with a truth, in its units."""
     stats = Stats.measure([true.pair])
-    done = attempt(normalise(true.pair, stats), method, preset, seed=seed, device=device, threads=processors())
+    done = attempt(normalise(true.pair, stats), method, kind, seed=seed, device=device, threads=processors())
     found = score_arrays(done.values * stats.source_spread + stats.source_centre, true.truth).rmse
     if found is None:
         raise InputError(f"{show(true.name)}: no pixel has a truth")

@@ -135,8 +135,8 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
         execution.on_event(Stage("training"))
         done = _run(folder, card, (learnt, left_out), course, settings, device, execution, log)
         card = replace(card, about=_about(learnt, left_out, course, settings, machine, done))
-        write_whole(beside, describe(card).encode())
         write_whole(output, pack(done.best, write_card(card)))
+        write_whole(beside, describe(card).encode())  # a copy for people: without it the weights have their card
     return card
 
 

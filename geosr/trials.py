@@ -40,8 +40,8 @@ class Trial:
     memory: int | None
 
 
-def attempt(patch: Patch, name: str, preset: str, *, seed: int, device: str, threads: int) -> Trial:
-    """Fit a method on a patch and predict it, made consistent with the source where the preset means to be.
+def attempt(patch: Patch, name: str, kind: str, *, seed: int, device: str, threads: int) -> Trial:
+    """Fit a method (`methods.create_as`) on a patch and predict it, made consistent where its preset means to be.
 
     Raises:
         TileError: the fit failed.
@@ -50,7 +50,7 @@ def attempt(patch: Patch, name: str, preset: str, *, seed: int, device: str, thr
     from geosr.methods.judgement import exact
     from geosr.methods.solve import predict
 
-    method = methods.create(name, preset)
+    method = methods.create_as(name, kind)
     started = time.monotonic()
     with torch_threads(threads):
         found = predict(patch, method, seed, device)[1].values
@@ -58,7 +58,7 @@ def attempt(patch: Patch, name: str, preset: str, *, seed: int, device: str, thr
     return Trial(values, time.monotonic() - started, peak_memory())
 
 
-def attempt_alone(patch: Patch, name: str, preset: str, *, seed: int, device: str, threads: int) -> Trial:
+def attempt_alone(patch: Patch, name: str, kind: str, *, seed: int, device: str, threads: int) -> Trial:
     """`attempt` in a process of its own, so that the memory is the method's.
 
     Raises:
@@ -66,7 +66,7 @@ def attempt_alone(patch: Patch, name: str, preset: str, *, seed: int, device: st
     """
     context = multiprocessing.get_context("spawn")  # a forked one would begin with this one's memory
     receiver, sender = context.Pipe(duplex=False)
-    work = partial(attempt, patch, name, preset, seed=seed, device=device, threads=threads)
+    work = partial(attempt, patch, name, kind, seed=seed, device=device, threads=threads)
     process = context.Process(target=_send, args=(sender, work))
     process.start()
     sender.close()

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from conformance import Conformance, run
 from conformance import make_pair as make_arrays
 from outputs import check_cog, check_grid, check_means
-from pairs import contents, geosr, make_pair, upscale
+from pairs import contents, geosr, make_pair, upscale, write_samples
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.ndimage import map_coordinates
 from trained import NETWORKS, untrained, write_weights
 
 from geosr import methods
+from geosr.datasets import middlebury
 from geosr.errors import InputError
 from geosr.methods.dkn_network import Dkn, _samples
 from geosr.methods.fdsr_network import Fdsr
@@ -322,3 +323,48 @@ def test_methods_and_info_know_of_weights(tmp_path):
     seen = geosr("info", tmp_path / "source.tif", tmp_path / "guide.tif", "--method", "fdsr", "--weights", weights)
     assert seen.code == 0
     assert "method    fdsr" in seen.out
+
+
+def test_a_protocol_takes_weights_beside_a_method(tmp_path):
+    write_samples(tmp_path / "data", ["a", "b"])
+    weights = write_weights(tmp_path / "w.safetensors")
+    ask = ("evaluate", "--protocol", "middlebury", tmp_path / "data", "--json", tmp_path / "out.json", "--methods")
+    assert geosr(*ask, f"bicubic,fdsr:{weights}").code == 0
+    found = json.loads((tmp_path / "out.json").read_text())["rmse"]["data"]
+    for name, errors in found.items():
+        (sample,) = (sample for sample in middlebury(tmp_path / "data") if sample.name == name)
+        true = sample.read(4)
+        values = run(true.pair, methods.create("fdsr", weights=weights))
+        expected = np.sqrt(((values.values + values.centre - true.truth) ** 2).mean())
+        assert errors[f"fdsr:{weights}"] == pytest.approx(expected, rel=1e-5)
+    bare, gone = geosr(*ask, "fdsr"), geosr(*ask, f"fdsr:{tmp_path / 'gone'}")
+    assert (bare.code, gone.code) == (2, 3)
+    assert "fdsr:FILE" in bare.err
+    other = geosr(*ask, f"fdsr:{write_weights(weights, scale=2)}")
+    assert (other.code, other.err.count("\n")) == (3, 1)
+    assert "is for x2 and guides of 3 bands; this is x4 and 3" in other.err
+
+
+def test_a_batch_takes_weights_and_knows_what_they_made(tmp_path):
+    make_pair(tmp_path)
+    (tmp_path / "pairs.csv").write_text("source,guide,output\nsource.tif,guide.tif,out.tif\n")
+    weights = write_weights(tmp_path / "w.safetensors", method="fdkn")
+    command = ("batch", "--manifest", tmp_path / "pairs.csv", "--method", "fdkn", "--weights", weights)
+    first, second = geosr(*command), geosr(*command)
+    assert (first.code, second.code) == (0, 0)
+    assert "1 skipped" in second.out
+    write_weights(weights, method="fdkn", features=12)
+    third = geosr(*command)
+    assert third.code == 5
+    assert "made otherwise (weights_digest)" in third.out
+
+
+def test_from_python(tmp_path):
+    import geosr as package
+
+    source, guide = make_pair(tmp_path)
+    weights = write_weights(tmp_path / "w.safetensors")
+    result = package.upscale(source, guide, method="fdsr", weights=weights, device="cpu")
+    assert upscale(tmp_path, "--weights", weights, method="fdsr").code == 0
+    with rasterio.open(tmp_path / "out.tif") as made:
+        np.testing.assert_array_equal(result.to_numpy(), made.read(1))

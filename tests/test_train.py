@@ -252,6 +252,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(folder):
     assert "validation is 1.0" in refusal(folder, "--validation", "1")
     assert "ends in .safetensors" in refusal(folder, output="w.pt")
     assert "wants a name that ends in .csv" in refusal(folder, "--log", folder / "log.txt")
+    assert "the log is the list of pairs" in refusal(folder, "--log", folder / "pairs.csv")
     assert "crops have 96 a side" in refusal(folder, crop=96, code=3)
     assert "cannot be read as CSV" in refusal(folder, pairs="none.csv", code=3)
     assert "one of them" in geosr("train", "-o", folder / "w.safetensors").err

@@ -19,7 +19,7 @@ from geosr.methods.entry import Entry
 if TYPE_CHECKING:
     from geosr.methods.base import Method
 
-__all__ = ["Entry", "candidates", "create", "entry", "listing", "names", "versions"]
+__all__ = ["Entry", "candidates", "create", "create_as", "entry", "listing", "names", "versions"]
 
 
 def names() -> tuple[str, ...]:
@@ -88,6 +88,15 @@ def create(
     arguments = (found,) if found.package else ()
     trained = () if weights is None else (weights,)
     return cast("Method", getattr(import_module(module), factory)(*arguments, preset, dict(settings or {}), *trained))
+
+
+def create_as(name: str, kind: str) -> Method:
+    """The method `name` as a list of methods names it: by a preset or, for a trained network, the file of its weights.
+
+    Raises:
+        UnavailableError, UsageError, InputError: as `create`.
+    """
+    return create(name, weights=Path(kind)) if entry(name).needs_weights else create(name, kind)
 
 
 def versions(found: Entry) -> dict[str, str]:

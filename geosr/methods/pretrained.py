@@ -71,10 +71,16 @@ class Pretrained(Method):
         """The network's values.
 
         Raises:
-            InputError: the file of the weights has changed since it was looked at.
+            InputError: they are for another scale or number of bands, or their file has changed since it was looked at.
         """
         from geosr.methods import supervised
 
+        card = self.file.card
+        if (patch.scale, len(patch.guide)) != (card.scale, card.bands):
+            raise InputError(
+                f"{show(self.file.path.name)} is for x{card.scale} and guides of {card.bands} bands; "
+                f"this is x{patch.scale} and {len(patch.guide)}"
+            )
         return Prediction(supervised.predict(self.file, patch, device))
 
 
