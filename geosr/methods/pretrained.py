@@ -22,8 +22,8 @@ _INTERPOLATION = 2
 _REACH = {"fdsr": 50, "fdkn": 27, "dkn": 25}
 """Output pixels that a network looks far; `tests/test_pretrained.py` measures them."""
 
-_FEATURE_MAPS = {"fdsr": 4, "fdkn": 3, "dkn": 24}
-"""As many maps of output size as features of its first layer a prediction holds, that many times."""
+_FEATURE_MAPS = {"fdsr": 4, "fdkn": 8, "dkn": 28}
+"""How often a prediction holds as many maps of output size as its first layer has features; measured at 320 x 320."""
 
 
 @dataclass(frozen=True)
