@@ -287,3 +287,21 @@ def test_settings_out_of_range_are_refused():
             training_settings("fdkn", "default", wrong)
     with pytest.raises(UsageError, match="colour"):
         training_settings("fdsr", "paper", {}).network(4)
+
+
+def test_a_guide_on_a_finer_grid_in_a_larger_extent_teaches_the_same(tmp_path):
+    """It is averaged onto the truth's grid; rows and columns beyond whole source pixels are left out."""
+    learnt = []
+    for factor in (1, 2):
+        write_truths(tmp_path, side=72)
+        for seed in range(3):
+            truth, guide = (tmp_path / f"{kind}{seed}.tif" for kind in ("truth", "guide"))
+            values = rasters.plain_read(truth)[:67, :65]
+            rasters.write(truth, values, rasters.grid(500000, 5000000, 1))
+            bands = np.stack([rasters.plain_read(guide, band) for band in (1, 2, 3)])
+            fine = np.pad(bands, ((0, 0), (3, 0), (5, 0)), mode="edge").repeat(factor, 1).repeat(factor, 2)
+            rasters.write(guide, fine, rasters.grid(500000 - 5, 5000000 + 3, 1 / factor))
+        assert run(tmp_path, "--overwrite").code == 0
+        learnt.append(load_file(tmp_path / "w.safetensors"))
+    for name, array in learnt[0].items():
+        np.testing.assert_allclose(array, learnt[1][name], atol=1e-6)
