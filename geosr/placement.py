@@ -120,7 +120,7 @@ def open_pool(plan: Plan, placement: Placement, folder: Path, execution: Executi
         return
     files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
     if weights := plan.method.weights:
-        files[weights.path] = weights.path.stat().st_size
+        files[weights.path] = weights.size
     with cluster.connect(execution.scheduler, execution.workers, files, folder, timeout=timeout, tell=tell) as pool:
         if address := cluster.dashboard(pool.client):
             execution.on_event(Note(f"Dask's dashboard: {address}"))

@@ -58,11 +58,13 @@ class WeightsFile:
     Attributes:
         path: of the file, absolute.
         digest: of all its bytes.
+        size: of it, in bytes.
         card: its model card.
     """
 
     path: Path
     digest: str
+    size: int
     card: Card = field(compare=False)
 
 
@@ -121,7 +123,7 @@ def open_weights(path: Path) -> WeightsFile:
     path = path.absolute()
     data = _read(path)
     _, card = _unpack(path, data)
-    return WeightsFile(path, _digest(data), card)
+    return WeightsFile(path, _digest(data), len(data), card)
 
 
 def read_arrays(file: WeightsFile) -> Arrays:
