@@ -199,7 +199,7 @@ def pairs_by_stac(
 def true_pairs(manifest: Path) -> list[Job]:
     """The pairs that a CSV file lists as `pairs_by_manifest` reads it, to learn from: their sources are the truth.
 
-    They are called by the source as it is listed, and have no output.
+    They are called by the source's name behind its folder's, and have no output.
 
     Raises:
         InputError: it cannot be read, lacks a column, names no source or guide in a line, or lists nothing.
@@ -208,7 +208,8 @@ def true_pairs(manifest: Path) -> list[Job]:
     for line, source, guide, _ in _listed(manifest):
         if not source or not guide:
             raise InputError(f"{show(manifest)}, line {line}: names no source or no guide")
-        jobs[source, guide] = Job(show(source), manifest.parent / source, manifest.parent / guide, Path(), "")
+        name = "/".join(Path(source).parts[-2:])  # not the way there: the name is published with the weights
+        jobs[source, guide] = Job(show(name), manifest.parent / source, manifest.parent / guide, Path(), "")
     if not jobs:
         raise InputError(f"{show(manifest)} lists no pair")
     return [*jobs.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -42,7 +43,7 @@ class Course:
         scale: high pixels to one source pixel along a side.
         preset: one of its sets of settings.
         settings: single settings on top.
-        validation: share of the pairs that is left out to validate on, whole pairs, one at least.
+        validation: share of the pairs that is left out to validate on, one at least; pairs with one guide together.
         seed: of all random numbers: which pairs are left out, the first weights, the crops.
         licence: of the weights, in the user's words.
     """
@@ -121,7 +122,7 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
 
     settings = training_settings(course.method, course.preset, course.settings)
     output, beside = _check_outputs(output, log, jobs, overwrite=execution.overwrite)
-    parts = _split(jobs, course)
+    parts = split(jobs, course)
     device = pick_device(execution.device)
     threads = execution.threads or processors()
     machine = {"device": device_kind(device), "threads": str(threads)}
@@ -151,13 +152,23 @@ def _check_outputs(output: Path, log: Path | None, jobs: Sequence[Job], *, overw
     return output, beside
 
 
-def _split(jobs: Sequence[Job], course: Course) -> tuple[list[Job], list[Job]]:
-    """Pairs to learn from and pairs to validate on."""
-    if len(jobs) < 2:
-        raise UsageError(f"there is {len(jobs)} pair; training needs two at least, one of them to validate on")
-    order = np.random.default_rng(course.seed).permutation(len(jobs))
-    apart = {*order[: min(max(round(course.validation * len(jobs)), 1), len(jobs) - 1)].tolist()}
-    return [job for i, job in enumerate(jobs) if i not in apart], [job for i, job in enumerate(jobs) if i in apart]
+def split(jobs: Sequence[Job], course: Course) -> tuple[list[Job], list[Job]]:
+    """Pairs to learn from and pairs to validate on; those with one guide stay together, for they show one ground."""
+    guides = [*dict.fromkeys(os.path.realpath(job.guide) for job in jobs)]
+    if len(guides) < 2:
+        raise UsageError(
+            f"there is {len(guides)} scene (pairs with one guide count as one); training needs two at least, one of "
+            "them to validate on"
+        )
+    apart: set[str] = set()
+    for place in np.random.default_rng(course.seed).permutation(len(guides))[:-1]:
+        if sum(os.path.realpath(job.guide) in apart for job in jobs) >= max(round(course.validation * len(jobs)), 1):
+            break
+        apart.add(guides[place])
+    parts: tuple[list[Job], list[Job]] = ([], [])
+    for job in jobs:
+        parts[os.path.realpath(job.guide) in apart].append(job)
+    return parts
 
 
 def _fingerprint(

@@ -24,8 +24,8 @@ from geosr.methods.supervised import Example, Trainer, crop_side
 from geosr.methods.training_settings import TRAINING, training_settings
 from geosr.methods.weights import Card
 from geosr.options import Execution, Trained
-from geosr.pair_lists import true_pairs
-from geosr.train import Course, train
+from geosr.pair_lists import Job, true_pairs
+from geosr.train import Course, split, train
 
 TINY = {"features": 8, "batch": 2, "crop": 32, "steps": 9, "validate_every": 3, "learning_rate": 0.003}
 
@@ -175,6 +175,16 @@ def test_the_card_says_how_the_weights_came_about_and_its_errors_can_be_measured
     assert "CC-BY-4.0" in card
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_with_one_guide_are_never_on_both_sides(seed, tmp_path):
+    jobs = [Job(str(i), tmp_path / f"s{i}.tif", tmp_path / f"g{i // 2}.tif", tmp_path) for i in range(9)]
+    learnt, left_out = split(jobs, Course(validation=0.3, seed=seed))
+    assert {job.name for job in learnt} | {job.name for job in left_out} == {str(i) for i in range(9)}
+    assert not {job.guide for job in learnt} & {job.guide for job in left_out}
+    assert 3 <= len(left_out) <= 4
+    assert left_out == split(jobs, Course(validation=0.3, seed=seed))[1]
+
+
 def test_a_data_set_is_learnt_from_as_well(tmp_path):
     write_samples(tmp_path, ["a", "b", "c"])
     settings = [*sets(steps=2), "--dataset", "middlebury", tmp_path, "-o", tmp_path / "w.safetensors"]
@@ -263,6 +273,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line(folder):
 def test_pairs_that_cannot_be_learnt_from_are_refused_in_one_line(folder):
     (folder / "one.csv").write_text("source,guide\ntruth0.tif,guide0.tif\n")
     assert "training needs two at least" in refusal(folder, pairs="one.csv")
+    (folder / "twin.csv").write_text("source,guide\ntruth0.tif,guide0.tif\ntruth1.tif,guide0.tif\n")
+    assert "pairs with one guide count as one" in refusal(folder, pairs="twin.csv")
     (folder / "hole.csv").write_text("source,guide\ntruth0.tif,guide0.tif\ntruth1.tif,\n")
     assert "line 3: names no source or no guide" in refusal(folder, pairs="hole.csv", code=3)
     rasters.write(folder / "guide1.tif", np.ones((2, 64, 64), "uint8"), rasters.grid(500000, 5000000, 1))
