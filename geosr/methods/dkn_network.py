@@ -102,8 +102,8 @@ class _Heads(nn.Module):
 
 
 def _filter(start: Tensor, by_guide: tuple[Tensor, Tensor], by_source: tuple[Tensor, Tensor]) -> Tensor:
-    """The start plus the weighted sum of its samples (Eq. 3 to 8 of the paper)."""
-    weight, offset = by_guide[0] * by_source[0], by_guide[1] * by_source[1]
+    """The start plus the weighted sum of its samples, in float32 at least: in bfloat16 no weights add up to zero."""
+    weight, offset = (a.to(start.dtype) * b.to(start.dtype) for a, b in zip(by_guide, by_source, strict=True))
     weight = weight - weight.mean(1, keepdim=True)
     return start + (_samples(start, offset) * weight).sum(1, keepdim=True)
 
@@ -116,7 +116,7 @@ def _samples(start: Tensor, offset: Tensor) -> Tensor:
     count, _, rows, cols = start.shape
     shifts = torch.arange(3, device=start.device, dtype=start.dtype) - 1
     around = torch.stack(torch.meshgrid(shifts, shifts, indexing="ij")).reshape(2, _SAMPLES, 1, 1)
-    moved = (around + offset.float().view(count, 2, _SAMPLES, rows, cols)).clamp(-_FURTHEST, _FURTHEST)
+    moved = (around + offset.view(count, 2, _SAMPLES, rows, cols)).clamp(-_FURTHEST, _FURTHEST)
     row = moved[:, 0] + torch.arange(rows, device=start.device)[:, None]
     col = moved[:, 1] + torch.arange(cols, device=start.device)
     grid = torch.stack(((2 * col + 1) / cols - 1, (2 * row + 1) / rows - 1), -1).view(count, -1, cols, 2)
