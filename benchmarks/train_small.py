@@ -21,12 +21,12 @@ from real_pairs import SIDE, real_pairs
 
 from geosr import methods
 from geosr.consistency import EXACT
-from geosr.datasets import TruePair
 from geosr.device import torch_threads
 from geosr.evaluation import evaluate
 from geosr.methods.solve import solve
 from geosr.metrics import score_arrays
 from geosr.pair import Stats
+from geosr.samples import TruePair
 
 TOWNS = range(1, 9)
 OTHER_TOWN = 107

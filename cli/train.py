@@ -33,7 +33,7 @@ _EVERY = 10.0  # seconds between two progress lines
     "--dataset",
     nargs=2,
     metavar="NAME ROOT",
-    help="In place of it: a paper's data set with a truth, middlebury or dfc2019.",
+    help="In place of it: a paper's data set, as for `geosr batch`, one with a truth: middlebury, dfc2019, ...",
 )
 @option(
     _PAIRS,

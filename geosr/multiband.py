@@ -62,7 +62,7 @@ def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: 
     """
     if execution.layers or execution.report or execution.style:
         raise UsageError("all bands go into one GeoTIFF: reports, styles and rasters beside it need one --band")
-    output = check_output(output, [inputs.source, inputs.guide], overwrite=execution.overwrite)
+    output = check_output(output, [inputs.source, inputs.guide, *recipe.files], overwrite=execution.overwrite)
     bands = _bands_of(inputs)
     first = replace(inputs, band=bands[0])
     recipe = decide(first, recipe, execution)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from geosr import raster
-from geosr.datasets import TruePair, pool_truth
 from geosr.errors import InputError
 from geosr.evaluation import place_on
 from geosr.grid import Window, crop
 from geosr.pair import Pair, Stats, normalise
 from geosr.pair_lists import Job
 from geosr.raster_guard import digest_of_parts, show
+from geosr.samples import TruePair, pool_truth
 from geosr.tiling import cut
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import rasterio
+import rasters
 import torch
 import torch.nn.functional as F
 from conformance import Conformance, run
@@ -356,7 +357,7 @@ def test_a_batch_takes_weights_and_knows_what_they_made(tmp_path):
     write_weights(weights, method="fdkn", features=12)
     third = geosr(*command)
     assert third.code == 5
-    assert "made otherwise (weights_digest)" in third.out
+    assert "made otherwise (weights digest)" in third.out
 
 
 def test_from_python(tmp_path):
@@ -368,3 +369,16 @@ def test_from_python(tmp_path):
     assert upscale(tmp_path, "--weights", weights, method="fdsr").code == 0
     with rasterio.open(tmp_path / "out.tif") as made:
         np.testing.assert_array_equal(result.to_numpy(), made.read(1))
+
+
+def test_all_bands_of_a_source_with_one_file_of_weights(tmp_path):
+    make_pair(tmp_path)
+    source = rasters.plain_read(tmp_path / "source.tif")
+    rasters.write(tmp_path / "two.tif", np.stack([source, 2 * source]), rasters.grid(500000, 5000000, 4))
+    weights = write_weights(tmp_path / "w.safetensors")
+    made = upscale(tmp_path, "--weights", weights, "--band", "all", source="two.tif", method="fdsr")
+    assert made.code == 0, made.err
+    assert upscale(tmp_path, "--weights", weights, output="one.tif", method="fdsr").code == 0
+    np.testing.assert_array_equal(rasters.plain_read(tmp_path / "out.tif"), rasters.plain_read(tmp_path / "one.tif"))
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.tags()["GEOSR_WEIGHTS_DIGEST"] == methods.create("fdsr", weights=weights).weights.digest

@@ -177,7 +177,7 @@ def test_the_card_says_how_the_weights_came_about_and_its_errors_can_be_measured
 
 @pytest.mark.parametrize("seed", range(8))
 def test_pairs_with_one_guide_are_never_on_both_sides(seed, tmp_path):
-    jobs = [Job(str(i), tmp_path / f"s{i}.tif", tmp_path / f"g{i // 2}.tif", tmp_path) for i in range(9)]
+    jobs = [Job(str(i), tmp_path / f"s{i}.tif", tmp_path / f"g{i // 2}.tif", tmp_path, "") for i in range(9)]
     learnt, left_out = split(jobs, Course(validation=0.3, seed=seed))
     assert {job.name for job in learnt} | {job.name for job in left_out} == {str(i) for i in range(9)}
     assert not {job.guide for job in learnt} & {job.guide for job in left_out}
