@@ -37,9 +37,13 @@ FACTOR = 0.95
 
 @dataclass(frozen=True)
 class Errors:
-    """One pair's answer: (n,) local spread and absolute error, in standard deviations of the source, and the belief."""
+    """One pair's answer: (n,) local spread and absolute error, in standard deviations of the source, and the belief.
+
+    The root mean square error is in the source's units.
+    """
 
     name: str
+    rmse: float
     local: Array
     error: Array
     belief: float
@@ -56,7 +60,8 @@ def measure(true: TruePair, method: str, scale: int) -> Errors:
     local = uncertainty.local_spread(solution.values, valid) / stats.source_spread
     error = np.abs(solution.values + solution.centre - true.truth) / stats.source_spread
     known = valid & np.isfinite(error)
-    return Errors(true.name, local[known], error[known], prediction.belief)
+    rmse = float(np.sqrt(np.mean(error[known] ** 2))) * stats.source_spread
+    return Errors(true.name, rmse, local[known], error[known], prediction.belief)
 
 
 def table(pairs: list[Errors], factor: float = FACTOR) -> Array:
@@ -111,13 +116,16 @@ def main() -> None:
 def _print(data: Path, method: str, scale: int) -> None:
     pairs = [*real_pairs(data, scale)]
     makers = [measure(true, "diffusion", scale) for true in pairs]
-    print(f"\n| x{scale}, {method} | within 1 | within 2 | rms over RMSE |\n|---|---|---|---|")
+    print(f"\n| x{scale}, {method} | RMSE | within 1 | within 2 | rms over RMSE |\n|---|---|---|---|---|")
     found = []
     for index, true in enumerate(pairs):
         judged = makers[index] if method == "diffusion" else measure(true, method, scale)
         found.append(judge(judged, table(makers[:index] + makers[index + 1 :])))
-        print(f"| {true.name} | " + " | ".join(f"{value:.2f}" for value in found[-1]) + " |", flush=True)
-    print("| mean | " + " | ".join(f"{value:.2f}" for value in np.mean(found, 0)) + " |")
+        print(
+            f"| {true.name} | {judged.rmse:.4g} | " + " | ".join(f"{value:.2f}" for value in found[-1]) + " |",
+            flush=True,
+        )
+    print("| mean | | " + " | ".join(f"{value:.2f}" for value in np.mean(found, 0)) + " |")
     print(f"\ntable of all pairs: {np.exp(table(makers)).round(4).tolist()}")
 
 
