@@ -70,6 +70,15 @@ ENTRIES = {
             )
         ),
         Entry(
+            "cmsr",
+            "geosr.methods.cmsr:create",
+            "a network that learns on patches of the pair itself how guide and source go together, on a deformed guide",
+            source="Shacht et al., CVPR 2021",
+            use="to compare with; a guide that does not quite lie on the source, by more than a shift",
+            cost="minutes",
+            presets=("default", "paper"),
+        ),
+        Entry(
             "regression",
             "geosr.methods.regression:create",
             "regression from guide bands to source at the source's resolution, with its residual added (DMS, TsHARP)",
