@@ -15,6 +15,7 @@ from geosr.methods.base import Method, Patch, Prediction, State, Trial
 from geosr.methods.settings import apply_settings
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "fusion": ("sum", "concat"),
     "deformation": ("none", "affine", "smooth"),  # smooth: an affine one, then a thin-plate spline
     "schedule": ("plateau", "cosine"),
     "kernel": ("mean", "bicubic"),
@@ -31,8 +32,10 @@ class CmsrSettings:
         steps: of the optimiser at each stage, at most; each stage multiplies the resolution by a prime factor of the
             scale, the smallest first (x8: three times 2).
         crop: side, in pixels, of the part of an image that a step looks at.
-        channels: features of the source branch, a quarter of which the guide branch has at its widest.
+        channels: features of the source branch.
         layers: 3x3 convolutions of the source branch.
+        fusion: `sum` adds what one branch makes of the guide to what the other one makes of the source, as published;
+            `concat` is one branch that sees both.
         upsampling: p, probability that a step takes the up-sampling scheme: the guide at its own scale, the source
             interpolated.
         deformation: of the guide. `smooth` is an `affine` one followed by a thin-plate spline.
@@ -54,6 +57,7 @@ class CmsrSettings:
     crop: int = 48
     channels: int = 64
     layers: int = 8
+    fusion: str = "sum"
     upsampling: float = 0.3
     deformation: str = "smooth"
     points: int = 4
@@ -74,7 +78,7 @@ class CmsrSettings:
         for name, least, most in (
             ("steps", 1, math.inf),
             ("crop", 32, math.inf),
-            ("channels", 4, math.inf),
+            ("channels", 1, math.inf),
             ("layers", 2, 32),
             ("upsampling", 0, 1),
             ("points", 2, 16),
@@ -92,7 +96,18 @@ class CmsrSettings:
 
 PRESETS = {
     "default": CmsrSettings(
-        learning_rate=0.001, schedule="cosine", kernel="mean", statistics="scene", consistency="exact"
+        steps=600,
+        channels=32,
+        fusion="concat",
+        upsampling=0.0,
+        deformation="none",
+        learning_rate=0.001,
+        affine_rate=0.03,
+        smooth_rate=0.01,
+        schedule="cosine",
+        kernel="mean",
+        statistics="scene",
+        consistency="exact",
     ),
     "paper": CmsrSettings(),
 }
