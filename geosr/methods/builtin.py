@@ -72,10 +72,10 @@ ENTRIES = {
         Entry(
             "cmsr",
             "geosr.methods.cmsr:create",
-            "a network that learns on patches of the pair itself how guide and source go together, on a deformed guide",
+            "a network that learns on patches of the pair itself what the guide tells a scale down; can deform the guide",
             source="Shacht et al., CVPR 2021",
-            use="to compare with; a guide that does not quite lie on the source, by more than a shift",
-            cost="minutes",
+            use="to compare with; --set deformation=smooth where the guide may be bent",
+            cost="seconds",
             presets=("default", "paper"),
         ),
         Entry(
