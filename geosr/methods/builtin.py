@@ -72,7 +72,7 @@ ENTRIES = {
         Entry(
             "cmsr",
             "geosr.methods.cmsr:create",
-            "a network that learns on patches of the pair itself what the guide tells a scale down; can deform the guide",
+            "a network that learns on the pair itself what the guide tells a scale down; can deform the guide",
             source="Shacht et al., CVPR 2021",
             use="to compare with; --set deformation=smooth where the guide may be bent",
             cost="seconds",
