@@ -23,13 +23,13 @@ from scipy.ndimage import map_coordinates, zoom
 
 from geosr import datasets, methods
 from geosr.consistency import EXACT
-from geosr.datasets import TruePair
 from geosr.device import torch_threads
 from geosr.methods import cmsr_network
 from geosr.methods.cmsr import Cmsr
 from geosr.methods.solve import prepare, solve
 from geosr.metrics import score_arrays
 from geosr.pair import Stats
+from geosr.samples import TruePair
 
 Array = NDArray[np.float64]
 

@@ -28,7 +28,7 @@ def test_papers_prints_tables_and_draws(tmp_path):
 
 
 def test_cmsr_prints_its_two_tables_and_that_they_are_reduced(tmp_path):
-    write_samples(tmp_path, ["a", "b"])
+    write_samples(tmp_path, ["a", "b"], side=32)
     command = [sys.executable, str(BENCHMARKS / "cmsr.py"), str(tmp_path), "--only", "b", "--steps", "1"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout
     assert printed.startswith("REDUCED: x4, b; 1 of 800 steps a stage")
