@@ -25,3 +25,15 @@ def test_papers_prints_tables_and_draws(tmp_path):
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     assert set(pictures) == {"Table_1_x4.png", "Table_2_x8.png", "features.png"}
     assert all(data.startswith(b"\x89PNG") for data in pictures.values())
+
+
+def test_cmsr_prints_its_two_tables_and_that_they_are_reduced(tmp_path):
+    write_samples(tmp_path, ["a", "b"], side=32)
+    command = [sys.executable, str(BENCHMARKS / "cmsr.py"), str(tmp_path), "--only", "b", "--steps", "1"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout
+    assert printed.startswith("REDUCED: x4, b; 1 of 800 steps a stage")
+    assert len(re.findall(r"^\| (?:0|0\.\d|1) \| [\d.]+ \| [\d.]+ \|$", printed, re.MULTILINE)) == 8
+    row = r"^\| moved \| 5.00 \| [\d.]+ \| 5.00 \| [\d.]+ \| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$"
+    moved = re.search(row, printed, re.MULTILINE)
+    assert moved is not None
+    assert all(4.5 < float(off) < 5.5 for off in moved.groups())

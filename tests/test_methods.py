@@ -13,6 +13,7 @@ from geosr.methods.entry import Entry
 QUICK = {
     "mmsr": {"epochs": 2, "channels": 16, "source_to_guide": 5, "guide_to_source": 3},
     "p2p": {"steps": 3, "hidden": 300},
+    "cmsr": {"steps": 2, "channels": 8, "ensemble": 2, "back_projections": 2},
     "regression": {"model": "forest", "trees": 3, "leaf": 2},
 }
 

@@ -70,6 +70,15 @@ ENTRIES = {
             )
         ),
         Entry(
+            "cmsr",
+            "geosr.methods.cmsr:create",
+            "a network that learns on the pair itself what the guide tells a scale down; can deform the guide",
+            source="Shacht et al., CVPR 2021",
+            use="to compare with; --set deformation=smooth where the guide may be bent",
+            cost="seconds",
+            presets=("default", "paper"),
+        ),
+        Entry(
             "regression",
             "geosr.methods.regression:create",
             "regression from guide bands to source at the source's resolution, with its residual added (DMS, TsHARP)",
