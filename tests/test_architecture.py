@@ -37,6 +37,7 @@ LAYERS = [
     ["views", "style", "protocols"],
     ["report_page", "scene"],
     ["plan"],
+    ["memory"],
     ["placement"],
     ["sampling", "report"],
     ["assess", "outputs"],
