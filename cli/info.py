@@ -9,7 +9,17 @@ import click
 
 from geosr.options import Execution, Recipe
 
-from .options import PATH, Command, device_option, inputs_from, method_options, option, pair_options
+from .options import (
+    PATH,
+    Command,
+    batch_option,
+    device_option,
+    fit_option,
+    inputs_from,
+    method_options,
+    option,
+    pair_options,
+)
 from .render import clock, table_lines
 
 
@@ -18,7 +28,9 @@ from .render import clock, table_lines
 @click.argument("guide", type=PATH)
 @pair_options
 @method_options
+@fit_option
 @device_option
+@batch_option
 @option("How it runs", "--time", "timed", is_flag=True, help="Estimate the time, too, by doing a little of the work.")
 def command(
     source: Path,
@@ -26,7 +38,9 @@ def command(
     method: str,
     preset: str,
     weights: Path | None,
+    fit: str | None,
     device: str,
+    batch: int | None,
     timed: bool,
     **values: Any,
 ) -> None:
@@ -40,8 +54,8 @@ def command(
     from geosr.estimates import run_seconds
     from geosr.inspection import inspect, rows
 
-    inputs, execution = inputs_from(source, guide, values), Execution(device)
-    recipe = Recipe(method, preset, weights=weights)
+    inputs, execution = inputs_from(source, guide, values), Execution(device, batch=batch)
+    recipe = Recipe(method, preset, weights=weights, fit=fit)
     found = inspect(inputs, recipe, execution)
     click.echo("\n".join(table_lines(rows(found))))
     if timed:

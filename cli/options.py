@@ -155,6 +155,14 @@ method_options = _together(
         help="The weights of a method that is a trained network (fdsr, fdkn, dkn), as `geosr train` makes them.",
     ),
 )
+fit_option = option(
+    _RESULT,
+    "--fit",
+    type=click.Choice(FITS),
+    metavar="WHERE",
+    help="Fit the method once on some tiles of the 'scene', or on each 'tile' by itself: slower, for scenes whose "
+    "parts have nothing in common.  [default: scene; tile for the paper presets]",
+)
 recipe_options = _together(
     method_options,
     option(
@@ -199,14 +207,7 @@ recipe_options = _together(
         metavar="PIXELS",
         help="Work on tiles of at most this many output pixels a side.",
     ),
-    option(
-        _RESULT,
-        "--fit",
-        type=click.Choice(FITS),
-        metavar="WHERE",
-        help="Fit the method once on some tiles of the 'scene', or on each 'tile' by itself: slower, for scenes whose "
-        "parts have nothing in common.  [default: scene; tile for the paper presets]",
-    ),
+    fit_option,
     option(
         _RESULT,
         "--seed",
@@ -282,6 +283,15 @@ def uncertainty_option(metavar: str) -> Callable[[Decorated], Decorated]:
         help="A GeoTIFF to write as well: the standard deviation of every pixel, as far as the result itself tells.",
     )
 
+
+batch_option = option(
+    _RUN,
+    "--batch",
+    type=int,
+    metavar="N",
+    help="Tiles that are fitted together, with --fit tile and a method that can (mmsr); it changes last bits.  "
+    "[default: what a GPU has memory for; 1 on the CPU]",
+)
 
 table_options = _together(
     option("What is written", "--json", type=PATH, metavar="FILE", help="Write all of it as JSON."),

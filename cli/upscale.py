@@ -16,6 +16,7 @@ from geosr.options import Execution, Recipe
 from .options import (
     PATH,
     Command,
+    batch_option,
     device_option,
     inputs_from,
     option,
@@ -62,14 +63,7 @@ _RUN = "How it runs"
     help="Tiles in work at once; does not change the output.  [default: one for each processor; 1 on a GPU]",
 )
 @scheduler_options
-@option(
-    _RUN,
-    "--batch",
-    type=int,
-    metavar="N",
-    help="Tiles that are fitted together, with --fit tile and a method that can (mmsr); it changes last bits.  "
-    "[default: what a GPU has memory for; 1 on the CPU]",
-)
+@batch_option
 @tile_error_option
 @option(_RUN, "--overwrite", is_flag=True, help="Replace an output that exists; the old one stays until then.")
 @option(_RUN, "--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")

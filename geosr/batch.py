@@ -149,7 +149,8 @@ def run_batch(
     if execution.scheduler == "threads":
         workers = execution.workers or (1 if on_gpu else processors())
         at_once = max(1, min(workers, len(found.jobs)))
-        execution = replace(execution, workers=workers // at_once)
+        if at_once > 1:  # else what is left unasked stays so, and fits the memory
+            execution = replace(execution, workers=workers // at_once)
     lost = _misfits(found)
     for outcome in lost:
         on_outcome(outcome)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geosr.errors import TileError
+from geosr.memory import Load, memory_limit
 from geosr.options import Execution, processors
 from geosr.outputs import LAYER_ENCODING
 from geosr.pair import Pair, Stats
@@ -37,12 +38,14 @@ def scratch_bytes(plan: Plan) -> int:
     return tiles + mosaic + mosaic * 5 // 3 + len(plan.layers) * further
 
 
-def memory_bytes(plan: Plan, execution: Execution) -> int:
-    """Memory at the peak of a run, about; torch is not loaded, and a batch that a GPU's memory would decide is 1."""
+def memory_load(plan: Plan, execution: Execution) -> Load:
+    """What is in memory at the peak of a run; torch is not loaded, and a batch that a GPU would decide is 1."""
     batch = min(execution.batch or 1, len(plan.tiles))
-    workers = execution.workers or min(processors(), -(-len(plan.tiles) // batch))
-    shape = plan.tiles[0].window.times(plan.scene.grids.scale).shape
-    return workers * batch * plan.method.memory(plan.scene.guide.channels, shape)
+    load = Load(plan, execution.workers or processors(), batch, execution.scheduler == "processes")
+    limit = memory_limit()
+    if execution.workers or limit is None:
+        return load
+    return replace(load, workers=min(load.workers, load.most_workers(limit)))
 
 
 def run_seconds(plan: Plan, execution: Execution) -> float:

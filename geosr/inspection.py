@@ -9,8 +9,9 @@ from odc.geo.geobox import GeoBox
 
 from geosr import raster
 from geosr.assess import decide
-from geosr.estimates import memory_bytes, scratch_bytes
+from geosr.estimates import memory_load, scratch_bytes
 from geosr.grid import crs_name
+from geosr.memory import memory_limit
 from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan, make_plan
@@ -51,7 +52,7 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
         source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
         guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
     notes = (*scene.notes, *(suspicions(scene)))
-    return Inspection(plan, source / pixels, guide / pixels, memory_bytes(plan, execution), notes)
+    return Inspection(plan, source / pixels, guide / pixels, memory_load(plan, execution).peak, notes)
 
 
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
@@ -60,6 +61,7 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
     finer = raster.guide_ratio(scene.guide, grids.high)
     height, width = plan.tiles[0].window.times(grids.scale).shape
     chosen = ", ".join(f"{name}={value}" for name, value in asdict(plan.method.settings).items())
+    too_much = ", more than this machine has" if found.memory > (memory_limit() or found.memory) else ""
     lines = [
         ("source", _file_row(scene.source)),
         ("guide", _file_row(scene.guide)),
@@ -73,7 +75,7 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
         ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),
         ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
         ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
-        ("memory", f"about {_size(found.memory)}"),
+        ("memory", f"about {_size(found.memory)}{too_much}"),
         ("disk", f"up to {_size(scratch_bytes(plan))} until the end of a run"),
     ]
     if settings and chosen:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geosr.errors import UsageError
+from geosr.memory import Load, memory_limit
 from geosr.options import Execution, Note, processors
 from geosr.plan import Plan
 from geosr.runner import Pool, Threads
@@ -60,7 +61,7 @@ def place_plan(plan: Plan, execution: Execution) -> Placement:
 
     Raises:
         UnavailableError: the device asked for is not there.
-        UsageError: a batch was asked for and would change nothing.
+        UsageError: a batch was asked for and would change nothing, or there is too little memory.
     """
     from geosr.device import free_memory
 
@@ -68,7 +69,19 @@ def place_plan(plan: Plan, execution: Execution) -> Placement:
     tiles, device = len(plan.tiles), place(len(plan.tiles), execution).device
     planned = execution.batch is None and device != "cpu" and plan.method.fits_together and plan.fit == "tile"
     batch = plan_batch(plan, free_memory(device)) if planned else min(execution.batch or 1, tiles)
-    return replace(place(-(-tiles // batch), execution), batch=batch, planned=planned)
+    placement = replace(place(-(-tiles // batch), execution), batch=batch, planned=planned)
+    limit = memory_limit()
+    elsewhere = device != "cpu" or execution.scheduler.startswith("tcp://")
+    return placement if elsewhere or limit is None else _within(limit, plan, placement, execution)
+
+
+def _within(limit: int, plan: Plan, placement: Placement, execution: Execution) -> Placement:
+    """As many workers as there is memory for, if nobody asked for more: they change no bit of the output."""
+    load = Load(plan, placement.workers, placement.batch, execution.scheduler == "processes")
+    if execution.workers is None:
+        load = replace(load, workers=min(load.workers, load.most_workers(limit)))
+    load.check(limit)
+    return replace(placement, workers=load.workers)
 
 
 def check_batch(plan: Plan, execution: Execution) -> None:

@@ -20,13 +20,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -380,15 +381,54 @@ def _is_file(lock: IO[bytes], path: Path) -> bool:
 def scratch_folder(beside: Path) -> Iterator[Path]:
     """A private hidden folder beside a path, gone when the block ends, however it ends.
 
+    Those that killed processes left for the same path are removed first. A folder in use is known by the lock on it,
+    which the kernel frees when its process ends.
+
     Raises:
         OutputError: the folder above is missing or cannot be written to.
     """
     with reported(f"cannot write in {beside.parent}"):
-        path = Path(tempfile.mkdtemp(prefix=f".{beside.name[:_NAME]}.", suffix=".geosr", dir=beside.parent))
+        _remove_abandoned(beside)
+        made = Path(tempfile.mkdtemp(prefix=f".{beside.name[:_NAME]}.", suffix=".geosr.new", dir=beside.parent))
+        lock = _lock_folder(made) or ExitStack()
+        path = made.rename(made.with_suffix(""))  # only now: before it had its lock it would have looked abandoned
+    with lock:
+        try:
+            yield path
+        finally:
+            _remove(path)
+
+
+def _remove_abandoned(beside: Path) -> None:
+    """Remove what `scratch_folder` left for the same path: folders of ours on which no process has a lock."""
+    ours = re.compile(rf"\.{re.escape(beside.name[:_NAME])}\.[a-z0-9_]{{8}}\.geosr(\.gone)?")
+    for left in [path for path in beside.parent.glob(".*.geosr*") if ours.fullmatch(path.name)]:
+        if lock := _lock_folder(left):
+            with lock, suppress(OSError):
+                if _is_ours(left):
+                    _erase(left)
+
+
+def _lock_folder(path: Path) -> ExitStack | None:
+    """The lock on a folder, held until it is closed; None where another process has it, or where there are none.
+
+    Network file systems have none on folders: what is left there stays.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
     try:
-        yield path
-    finally:
-        _remove(path)
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with ExitStack() as held:
+        held.callback(os.close, opened)
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(opened), path.lstat()):  # not removed meanwhile by who held it
+                return held.pop_all()
+    return None
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:

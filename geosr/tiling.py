@@ -90,15 +90,20 @@ def cut(shape: Sequence[int], scale: int, *, size: int, halo: int) -> list[Tile]
     Raises:
         UsageError: `size` is too small for the halo.
     """
-    edge, margin = size // scale, -(-halo // scale)
-    smallest = 2 * margin + 6  # keeps the fades of neighbouring edges apart, so that the weights sum to one
-    if edge < smallest and edge < max(shape):
+    edge, margin, smallest = size // scale, -(-halo // scale), smallest_tile(scale, halo)
+    if edge < smallest // scale and edge < max(shape):
         raise UsageError(
             f"a tile of {size} pixels is too small for scale {scale} with a halo of {halo}; "
-            f"use at least --tile {smallest * scale}"
+            f"use at least --tile {smallest}"
         )
     rows, cols = (_spans(length, min(edge, length), margin) for length in shape)
     return [Tile(i * len(cols) + j, r, c) for i, r in enumerate(rows) for j, c in enumerate(cols)]
+
+
+def smallest_tile(scale: int, halo: int) -> int:
+    """High pixels to the side of the smallest tile that a larger scene can be cut into."""
+    margin = -(-halo // scale)
+    return scale * (2 * margin + 6)  # keeps the fades of neighbouring edges apart, so that the weights sum to one
 
 
 def _spans(length: int, edge: int, margin: int) -> list[Span]:

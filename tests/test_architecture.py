@@ -44,6 +44,7 @@ LAYERS = [
     ["views", "style", "protocols"],
     ["report_page", "scene"],
     ["plan"],
+    ["memory"],
     ["placement"],
     ["sampling", "report"],
     ["assess", "outputs"],

@@ -265,6 +265,9 @@ class Clocked(Method):
     needs_fit: bool = True
     fits_together: bool = True
 
+    def memory(self, bands, shape):
+        return 1
+
     def trial(self):
         return Trial(self, replace(self, epochs=3), 50)
 

@@ -1,4 +1,4 @@
-"""The papers' tables run on a folder of pairs, reduced, and say so."""
+"""Benchmarks that draw or parse run on made-up pairs, reduced; those of the papers say that they are."""
 
 import re
 import subprocess
@@ -10,11 +10,16 @@ from pairs import write_samples
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+def benchmark(script, *options):
+    """What a script printed."""
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout
+
+
 def test_papers_prints_tables_and_draws(tmp_path):
     write_samples(tmp_path / "data", ["a"])
     options = ("--crop", "32", "--steps", "2", "--threads", "1", "--tables", "Table 1: depth, x4", "Table 2")
-    command = [sys.executable, str(BENCHMARKS / "papers.py"), str(tmp_path / "data"), "-o", str(tmp_path / "out")]
-    printed = subprocess.run([*command, *options], check=True, capture_output=True, text=True, timeout=900).stdout
+    printed = benchmark("papers.py", tmp_path / "data", "-o", tmp_path / "out", *options)
     assert len(printed.splitlines()) == 4 + 4  # nothing is run twice
     text = (tmp_path / "out" / "papers.md").read_text()
     assert text.startswith("REDUCED: the middle 32 x 32 pixels of a pair, 2 of 1000 steps")
@@ -37,3 +42,26 @@ def test_cmsr_prints_its_two_tables_and_that_they_are_reduced(tmp_path):
     moved = re.search(row, printed, re.MULTILINE)
     assert moved is not None
     assert all(4.5 < float(off) < 5.5 for off in moved.groups())
+
+
+def test_the_curve_of_error_against_seconds_is_drawn_from_what_middlebury_prints(tmp_path):
+    write_samples(tmp_path / "data", ["a", "b"])
+    small = ("--data", tmp_path / "data", "--threads", "1", "--trace", "2", "--set", "epochs=6", "--set", "channels=4")
+    logs = {}
+    for label, *preset in (("paper", "--preset", "paper-depth"), ("default",)):
+        logs[label] = benchmark("middlebury.py", *small, *preset)
+        (tmp_path / label).write_text(logs[label])
+    given = [f"{label}={tmp_path / label}" for label in logs]
+    printed = benchmark("curve.py", *given, "-o", tmp_path / "curve.png").splitlines()
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert [line.split(" | ")[:2] for line in printed[2:]] == [
+        ["| a", "paper"], ["| a", "default"], ["| b", "paper"], ["| b", "default"]
+    ]  # fmt: skip
+    for line in printed[2:]:
+        image, label, seconds, raw, exact = line.strip("| ").split(" | ")[:5]
+        assert f"{raw} | {exact} | {seconds} |" in logs[label]
+        assert len(re.findall(rf"^{image} \d: ", logs[label], re.MULTILINE)) == 3
+    paper = printed[2].strip("| ").split(" | ")
+    looks = re.findall(r"^a \d: .* projected (\S+) (\S+) s$", logs["paper"], re.MULTILINE)
+    looks.append((paper[4], paper[2]))  # the answer
+    assert paper[6] == next(seconds for rmse, seconds in looks if float(rmse) <= float(paper[4]))

@@ -192,6 +192,16 @@ def test_info_estimates_the_time(pair):
     assert re.fullmatch(r"about [\d.]+ s", rows(outcome.out)["time"])
 
 
+def test_info_is_of_the_fit_and_the_batch_that_a_run_would_have(tmp_path):
+    make_pair(tmp_path, size=100)  # four tiles
+    files = (tmp_path / "source.tif", tmp_path / "guide.tif", "--device", "cpu")
+
+    found = rows(geosr("info", *files, "--fit", "tile", "--batch", 4).out)["memory"]
+    tile = methods.create("mmsr").memory(3, (320, 320))
+    assert found == f"about {0.3 + 4 * tile / 1e9:.1f} GB"
+    assert "--batch fits tiles together" in geosr("info", *files, "--batch", 2).err
+
+
 def test_info_of_a_part(pair):
     outcome = geosr("info", pair / "source.tif", pair / "guide.tif", "--bounds", 500001, 4999981, 500011, 4999999)
     assert rows(outcome.out)["work"].startswith("3 x 5 source pixels")

@@ -1,0 +1,111 @@
+"""How much memory a run takes, about, against what there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from geosr.errors import UsageError
+from geosr.plan import Plan
+from geosr.tiling import smallest_tile
+
+_PROCESS = 300_000_000  # bytes of a process without a tile: torch, GDAL and Python had 273 MB
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is in memory at the peak of a run on this machine's processors.
+
+    Attributes:
+        plan: of the run.
+        workers: groups of tiles in work at once.
+        batch: tiles to a group.
+        processes: whether each worker is a process of its own, beside the coordinating one.
+    """
+
+    plan: Plan
+    workers: int
+    batch: int = 1
+    processes: bool = False
+
+    @property
+    def peak(self) -> int:
+        """Bytes, about; where a scene's fit leaves the tiles to be predicted only, it is less."""
+        at_once = min(self.workers, -(-len(self.plan.tiles) // self.batch))
+        return _PROCESS + at_once * self._worker(self.plan.tiles[0].window.shape)
+
+    def most_workers(self, limit: int) -> int:
+        """As many as `limit` bytes hold, at least 1."""
+        return max((limit - _PROCESS) // self._worker(self.plan.tiles[0].window.shape), 1)
+
+    def check(self, limit: int) -> None:
+        """See that it is no more than `limit` bytes.
+
+        Raises:
+            UsageError: it is; with the options that would do, those that change the output last.
+        """
+        if self.peak > limit:
+            raise UsageError(
+                f"the run needs about {self.peak / 1e9:,.2f} GB of memory and {limit / 1e9:,.2f} GB are there; "
+                f"{self._advice(limit)}"
+            )
+
+    def _worker(self, shape: tuple[int, int]) -> int:
+        """Bytes of a worker whose tiles have so many source pixels."""
+        scale, bands = self.plan.scene.grids.scale, self.plan.scene.guide.channels
+        tile = self.plan.method.memory(bands, (scale * shape[0], scale * shape[1]))
+        return max(self.batch * tile + self.processes * _PROCESS, 1)
+
+    def _advice(self, limit: int) -> str:
+        fewer = replace(self, workers=self.most_workers(limit))
+        if fewer.peak <= limit:
+            return f"--workers {fewer.workers} would do"
+        for batch in range(self.batch - 1, 0, -1):
+            if replace(fewer, batch=batch).peak <= limit:
+                return f"--workers 1 --batch {batch} would do"
+        if side := replace(fewer, batch=1)._largest_tile(limit):
+            return f"--workers 1 {'--batch 1 ' * (self.batch > 1)}--tile {side} would do"
+        return f"no smaller tile of {self.plan.method.name} would do"
+
+    def _largest_tile(self, limit: int) -> int | None:
+        """Output pixels to the side of the largest tile that one worker has memory for; None where there is none."""
+        scale, (rows, cols) = self.plan.scene.grids.scale, self.plan.scene.grids.low.shape
+        smallest = smallest_tile(scale, self.plan.method.halo(scale))
+        for side in range(self.plan.recipe.tile // scale, smallest // scale - 1, -1):
+            if _PROCESS + self._worker((min(side, rows), min(side, cols))) <= limit:
+                return side * scale
+        return None
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process may use: the machine's memory, or what its control group (a container, a job) is allowed.
+
+    None where that cannot be told.
+    """
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return min([machine, *group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def group_limits(groups: Path, root: Path) -> Iterator[int]:
+    """What each control group above this process allows, in bytes; a container sees only some of them.
+
+    Args:
+        groups: lists those that the process is in, as Linux does.
+        root: where their settings are, of version 2, or of version 1 in folders by resource.
+    """
+    with suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, resources, group = line.split(":", 2)
+            if resources not in ("", "memory"):
+                continue
+            top, name = (root / "memory", "memory.limit_in_bytes") if resources else (root, "memory.max")
+            below = Path(group.lstrip("/"))
+            for folder in (below, *below.parents):
+                with suppress(OSError, ValueError):  # ValueError: the word max
+                    yield int((top / folder / name).read_text())
