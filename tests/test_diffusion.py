@@ -57,11 +57,15 @@ def near_pairs(shape, reach):
     ]
 
 
+def links_of(reach):
+    return tuple(solver._Link(*step) for step in DiffusionSettings(reach=reach).steps)
+
+
 @pytest.mark.parametrize("reach", [1, 2, 3])
 def test_the_iteration_ends_at_the_dense_minimum(reach):
     rng, scale, shape = np.random.default_rng(1), 3, (12, 9)
     start = rng.normal(size=shape)
-    links = solver._links(reach)
+    links = links_of(reach)
     numbers = tuple(
         torch.from_numpy(rng.uniform(0.2, 1, link.near(torch.empty(shape)).shape)).double() for link in links
     )
@@ -84,7 +88,7 @@ def test_the_guides_conductivity_is_the_formulas():
     patch.guide_valid[:] = rng.random(patch.guide_valid.shape) > 0.2
     patch.guide[:, ~patch.guide_valid] = np.nan
     guide, valid = patch.guide.astype(np.float64), patch.guide_valid
-    edges = solver._guide_edges(patch, contrast, solver._links(2), "cpu")
+    edges = solver._guide_edges(patch, contrast, links_of(2), "cpu")
 
     def difference(row, col, link):
         other = row + link.rows, col + link.cols

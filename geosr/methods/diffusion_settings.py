@@ -55,6 +55,13 @@ class DiffusionSettings:
             if not 0 <= getattr(self, name) <= 10:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 10")
 
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns from a pixel to half of those near it, so that each pair is named once."""
+        span = range(-self.reach, self.reach + 1)
+        ahead = ((rows, cols) for rows in span for cols in span if (rows, cols) > (0, 0))
+        return tuple(step for step in ahead if step[0] ** 2 + step[1] ** 2 < (self.reach + 0.5) ** 2)
+
 
 MILD = DiffusionSettings(rounds=2, iterations=7, reach=1, guide_contrast=1.0, guide_power=1.0, value_power=0.0)
 """Smoothing that leans towards the guide only where it changes by a standard deviation: of the 18 pairs with a truth in

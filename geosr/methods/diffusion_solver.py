@@ -56,7 +56,7 @@ def diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatA
 def _diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatArray | None) -> FloatArray:
     known = torch.from_numpy(spread(patch.source_valid, patch.scale)).to(device)
     source = torch.from_numpy(patch.source.copy()).to(device)
-    links = _links(settings.reach)
+    links = tuple(_Link(*step) for step in settings.steps)
     guide = _guide_edges(patch, settings.guide_contrast, links, device)
     values = torch.from_numpy(interpolate(patch.source, patch.scale)).to(device)
     values = _settle(values, source, known, guide**settings.guide_power, patch.tolerance, settings)
@@ -139,16 +139,6 @@ class _Link:
         """Those far ones."""
         height, width = image.shape[-2:]
         return image[..., self.rows : height, max(self.cols, 0) : width - max(-self.cols, 0)]
-
-
-def _links(reach: int) -> tuple[_Link, ...]:
-    """Half of the pixels around one, whose distance rounds to at most `reach`: each pair is linked once."""
-    return tuple(
-        _Link(rows, cols)
-        for rows in range(reach + 1)
-        for cols in range(-reach, reach + 1)
-        if (rows, cols) > (0, 0) and rows**2 + cols**2 < (reach + 0.5) ** 2
-    )
 
 
 @dataclass(frozen=True)
