@@ -32,7 +32,7 @@ RMS_SHARE = np.array([0.3, 0.3, 0.5, 1.0, 1.0, 1.0])
 are mostly far below their root mean square, and these pixels decide how many lie within one standard deviation; at
 edges the few large errors decide the root mean square."""
 
-FACTOR = 0.95
+FACTOR = 1.1
 
 
 @dataclass(frozen=True)

@@ -325,11 +325,14 @@ def connect(
             client = Client(address, timeout=_START, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise UnavailableError(f"no Dask scheduler answers at {address}; start it, or correct it") from error
-        with client:
+        try:
             _await_workers(client, address)
             _check(client, files, folder)
             in_flight = workers or 2 * sum(client.nthreads().values())
             yield Cluster(client, address, in_flight, Watch(timeout), tell)
+        finally:
+            with suppress(OSError, RuntimeError):  # a client whose scheduler was lost may stumble over that once more
+                client.close()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +21,13 @@ from geosr.methods.solve import interpolate
 _FEWEST = 32
 """Source pixels that must be left one step down; with fewer the test is chance."""
 
-_NONE, _FULL = 0.9, 0.75
+_NONE, _FULL = 0.8, 0.72
 """Errors of the diffusion, relative to the interpolation's, at which the guide is not believed, and fully.
 
-One step down they were 0.44 to 0.71 on the eight pairs of `shared/data` with man-made edges (x4 and x8), where the
-diffusion helps, and 0.86 to 1.3 on the ten of vegetation, fields and temperature, where it harms or does little: what
-helps there at the coarse scale helps less at the fine one, so a gain must be large to be believed (docs/accuracy.md).
+Means of a step of 4, which leaves little of small objects, and one of 2, which asks for less than the scale does. On
+the eight pairs of `shared/data` with man-made edges, where the diffusion helps, they are at most 0.58 (x4) and 0.71
+(x8); on the nine of vegetation and temperature, where it harms, at least 0.84 (docs/accuracy.md). What helps at the
+coarse scale helps less at the fine one, so a gain must be large to be believed.
 """
 
 
@@ -37,9 +37,7 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
         return np.array(1, np.float32)
     if patches[0].judged:
         return np.array(patches[0].judged[0], np.float32)
-    ratios = (ratio for step in (4, 2) if (ratio := _ratio(patches, settings, device, step)) is not None)
-    # beyond x4 a step of 4 leaves little: then both count; else the second only where the first cannot tell
-    counted = [*ratios] if patches[0].scale > 4 else [*islice(ratios, 1)]
+    counted = [ratio for step in (4, 2) if (ratio := _ratio(patches, settings, device, step)) is not None]
     ratio = float(np.mean(counted)) if counted else 1.0
     return np.array(np.clip((_NONE - ratio) / (_NONE - _FULL), 0, 1), np.float32)
 
