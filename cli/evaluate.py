@@ -102,7 +102,7 @@ def command(
     _check_options(context, protocol)
     if len(paths) != (1 if protocol else 2):
         wanted = "one ROOT with --protocol" if protocol else "PRED and TRUTH"
-        raise UsageError(f"{len(paths)} paths were given; evaluate wants {wanted}")
+        raise UsageError(f"evaluate wants {wanted}; the paths given are {len(paths)}")
     if protocol:
         _rerun(protocol, paths[0], scale, methods, device, files)
         return

@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Look at a pair: what SOURCE and GUIDE are, whether they fit, and what `geosr upscale` would do.
 
-    SOURCE is the coarse raster, GUIDE the sharp image of the same ground. Nothing is written.
+    SOURCE is the coarse raster, GUIDE the sharp image of the same ground. Nothing is written. With --method auto the
+    methods are first tried, as `geosr assess` does: that takes minutes.
 
     \b
       geosr info dsm.tif ortho.tif --scale 4 --time

@@ -33,7 +33,8 @@ class Command(click.Command):
         """Write every section with its options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
+            record = parameter.get_help_record(ctx)
+            if record and record[1]:  # arguments have no help: the first line and the text name them
                 sections.setdefault(getattr(parameter, "section", "Other options"), []).append(record)
         for title, records in sections.items():
             with formatter.section(title):

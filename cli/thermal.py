@@ -31,7 +31,7 @@ _RESULT = "How the result is made"
     type=click.Choice(["10", "11"]),
     help="Which band it is, where the file's name (..._B10.TIF) does not say.",
 )
-@option(_RESULT, "--overwrite", is_flag=True, help="Replace an output that exists.")
+@option("How it runs", "--overwrite", is_flag=True, help="Replace an output that exists.")
 def command(
     band: Path,
     mtl: Path,

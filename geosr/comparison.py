@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from geosr import raster
 from geosr.assess import WITHOUT_GUIDE, steps_down
-from geosr.consistency import EXACT
+from geosr.consistency import EXACT, spread
 from geosr.errors import InputError, OutputError, TileError, UsageError
 from geosr.evaluation import place_on, read_onto
 from geosr.figures import check_drawing, draw_comparison
 from geosr.grid import Window
-from geosr.metrics import Scores, score_arrays
+from geosr.metrics import Mask, Scores, score_arrays
 from geosr.options import Execution, Inputs
 from geosr.pair import Stats
 from geosr.placement import place
@@ -147,36 +147,38 @@ def compare(
         if not steps:
             raise InputError("cannot tell: less than 32 source pixels are left one step down; give a truth (--truth)")
         patch, normal, known = steps[0]
+        answered = np.ones(known.shape, dtype=bool)
         real = np.where(known, normal * stats.source_spread + stats.source_centre, np.nan)
         notes = (f"{part}, one step (x{patch.scale}) down, where the source is the truth",)
     else:
-        real, notes = _read_truth(scene, truth, window), (part,)
+        answered = spread(patch.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
+        real, notes = _read_truth(scene, truth, window, answered), (part,)
     run = partial(attempt_alone, patch, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
     for label, kind in {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}.items():
-        entry = _try(label, partial(run, *kind), real, stats)
+        entry = _try(label, partial(run, *kind), real, answered, stats)
         on_entry(entry)
         entries.append(entry)
     source = np.where(patch.source_valid, patch.source * stats.source_spread + stats.source_centre, np.nan)
     return Comparison(tuple(entries), patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
 
 
-def _read_truth(scene: Scene, path: Path, window: Window) -> Array:
-    """The truth on a window of the output's grid, NaN where unknown."""
+def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> Array:
+    """The truth on a window of the output's grid, NaN where unknown; some of it is to be where a run would answer."""
     described = raster.describe_source(path)
     file, _ = place_on(scene.grids.high, described, "output", "truth")
     values, valid = read_onto(file, scene.grids.high, window)
-    if not valid.any():
+    if not (valid & answered).any():
         raise InputError(f"the truth {show(path.name)} has no valid pixel where source and guide are compared")
     return np.where(valid, values, np.nan)
 
 
-def _try(label: str, run: Callable[[], Trial], truth: Array, stats: Stats) -> Entry:
+def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, stats: Stats) -> Entry:
     try:
         done = run()
     except TileError as error:
         return Entry(label, failure=str(error))
-    values = done.values * stats.source_spread + stats.source_centre
+    values = np.where(answered, done.values * stats.source_spread + stats.source_centre, np.nan)
     return Entry(label, values, score_arrays(values, truth), done.seconds, done.memory)
 
 

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from geosr import raster, warp
 from geosr.bands import Band
 from geosr.consistency import pool
-from geosr.errors import InputError
+from geosr.errors import InputError, UsageError
 from geosr.grid import Window, crop, reconcile
 from geosr.metrics import HALO, Array, Block, Mask, Scores, score
 from geosr.raster import Raster
@@ -101,8 +101,10 @@ def evaluate(
 
     Raises:
         InputError: a raster is refused, or the two have no valid pixel in common.
-        UsageError: `band` or `assume_crs` makes no sense.
+        UsageError: `band`, `step` or `assume_crs` makes no sense.
     """
+    if step is not None and not 0 <= step < np.inf:
+        raise UsageError(f"step is {step:g}; a height of an edge is 0 or more, in the truth's units")
     made = raster.describe_source(prediction, assume_crs=assume_crs)
     real = raster.describe_source(truth, band=band, assume_crs=assume_crs)
     both, notes = _align(made, real)

@@ -26,7 +26,7 @@ METRES = {
 }
 """Length of the units in which heights are given."""
 
-_DEGREES = {
+DEGREES = {
     "k",
     "kelvin",
     "kelvins",
@@ -39,7 +39,8 @@ _DEGREES = {
     "degrees celsius",
     "degree celsius",
 }
-_DEGREES |= {"degree_celsius", "f", "°f", "degf", "fahrenheit", "degrees fahrenheit"}
+DEGREES |= {"degree_celsius", "f", "°f", "degf", "fahrenheit", "degrees fahrenheit"}
+"""Units of temperatures, in small letters."""
 _NAMES = {
     "elevation": {
         "dem",
@@ -102,7 +103,7 @@ def decide_kind(units: str | None, name: str | None, *, vertical: bool, stem: st
     given, unit = units or "", (units or "").strip().lower()
     if unit in METRES:
         return Kind("elevation", f"its unit, {given}", given)
-    if unit in _DEGREES:
+    if unit in DEGREES:
         return Kind("temperature", f"its unit, {given}", given)
     if kind := _by_words(name or ""):
         return Kind(kind, f"its band's name, {name}", given)

@@ -20,6 +20,7 @@ from geosr import raster
 from geosr.consistency import pool_measured
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window
+from geosr.picture import DEGREES
 from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.writer import check_output, write_strips
@@ -139,10 +140,13 @@ def convert(
 
     Raises:
         UsageError, InputError, OutputError: as for a run; `native_resolution` is no coarser than the pixels.
+        InputError: the file's unit is one of temperature.
     """
     output = check_output(output, [source, mtl], overwrite=overwrite)
     constants = read_calibration(mtl, band or find_band(source))
     file = raster.describe_source(source)
+    if (file.units or "").lower() in DEGREES:
+        raise InputError(f"{show(source.name)}: is in {file.units} already; the digital numbers of Level 1 are needed")
     times = 1 if native_resolution is None else raster.pixels_of(file, native_resolution)
     grid = raster.pool_grid(file.geobox, times)
     units = "degC" if celsius else "K"

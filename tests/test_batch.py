@@ -314,6 +314,8 @@ def test_refusals(tmp_path):
         pairs_by_pattern("*.tif", "b.tif", "{stem}.tif", 4)
     with pytest.raises(UsageError, match=r"\{name\} is none of"):
         pairs_by_pattern("*.tif", "{stem}.tif", "{name}.tif", 4)
+    with pytest.raises(UsageError, match=r"ends in \.tif"):  # it would fail for every pair
+        pairs_by_pattern("*.tif", "{stem}.tif", "{stem}.png", 4)
     with pytest.raises(InputError, match="no file matches"):
         pairs_by_pattern(f"{tmp_path}/*.tif", "{stem}.tif", "{stem}.tif", 4)
     for options, text in (

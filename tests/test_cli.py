@@ -84,6 +84,17 @@ def test_help_groups_the_options():
     assert text.count("--help") == 1 + text.count("geosr upscale --help")
 
 
+@pytest.mark.parametrize("name", list(cli.list_commands(None)))
+def test_nothing_stands_in_the_help_without_an_explanation(name):
+    """Arguments once stood first of all, under "Other options" and without a word."""
+    text = geosr(name, "--help").out
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings[-1] in ("Other options:", "Options:")
+    entries = text.partition(headings[0])[2].splitlines()
+    alone = [line for line in entries if re.fullmatch(r"  [A-Z]+", line)]
+    assert not alone, alone
+
+
 def test_the_defaults_in_the_help_are_those_of_the_library():
     from geosr.options import Execution, Inputs, Recipe
 

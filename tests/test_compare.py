@@ -51,6 +51,21 @@ def test_with_a_truth_the_errors_are_those_of_a_run(town):
     assert "exists" in again.err
 
 
+def test_where_the_source_is_unknown_nothing_is_compared(town):
+    """As in a run, whose output is nodata there: the truth under a hole says nothing of a method."""
+    source = physical(town / "source.tif")
+    source[5:9, 4:12] = np.nan
+    write(town / "source.tif", source, grid(500000, 5000000, 4), UTM, nodata=np.nan)
+    pair = town / "source.tif", town / "guide.tif", "--truth", town / "truth.tif"
+    done = geosr("compare", *pair, "--methods", "bicubic", "--json", town / "out.json")
+    assert done.code == 0, done.err
+    assert upscale(town, method="bicubic", output="run.tif").code == 0
+    error = physical(town / "run.tif") - block_means(physical(town / "truth.tif"), 2)
+    (row,) = json.loads((town / "out.json").read_text())["methods"]
+    assert row["scores"]["pixels"] == np.isfinite(error).sum() < error.size
+    assert row["scores"]["rmse"] == pytest.approx(np.sqrt(np.nanmean(error**2)), rel=1e-4)
+
+
 def test_without_a_truth_it_runs_one_step_down_as_assess_does(town):
     pair = town / "source.tif", town / "guide.tif"
     done = geosr("compare", *pair, "--methods", "bicubic", "--json", town / "out.json")

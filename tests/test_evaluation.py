@@ -42,6 +42,15 @@ def test_one_grid_with_nodata_scale_and_offset(tmp_path, fields):
     assert found.notes == ("prediction and truth lie on one pixel grid: compared as they are",)
 
 
+@pytest.mark.parametrize("step", [-1, "nan", "inf"])
+def test_an_edge_has_a_height(tmp_path, fields, step):
+    for name, values in zip(("pred.tif", "truth.tif"), fields, strict=True):
+        write(tmp_path / name, values)
+    refused = geosr("evaluate", tmp_path / "pred.tif", tmp_path / "truth.tif", "--step", step)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(f"Error: step is {step}; ")
+
+
 def test_the_finer_one_is_averaged_onto_the_grid_of_the_other(tmp_path, fields):
     prediction, truth = fields
     low = block_means(truth, 4)

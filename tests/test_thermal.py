@@ -132,3 +132,11 @@ def test_refusals(scene, tmp_path):
     assert run(source, mtl).code == 0
     assert run(source, mtl).code == 2
     assert run(source, mtl, "--overwrite").code == 0
+
+
+def test_temperatures_are_not_converted_again(scene, tmp_path):
+    source, mtl, _ = scene
+    assert run(source, mtl).code == 0
+    twice = run(tmp_path / "bt.tif", mtl, "--thermal-band", 10, output="twice.tif")
+    assert (twice.code, twice.err) == (3, "Error: bt.tif: is in K already; the digital numbers of Level 1 are needed\n")
+    assert not (tmp_path / "twice.tif").exists()
