@@ -40,8 +40,8 @@ class Interpolation(Method):
         return self.reach * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
-        """The patch and its answer."""
-        return 4 * (bands + 4) * shape[0] * shape[1]
+        """The patch, and some 20 maps in float32 with its estimated error."""
+        return 4 * (bands + 20) * shape[0] * shape[1]
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The interpolated source."""
