@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from geosr.errors import UsageError
 
 Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a method that has none, or whose result is shaped by its weights alone."""
 
 
 def apply_settings(method: str, presets: Mapping[str, Settings], preset: str, changes: Mapping[str, Any]) -> Settings:

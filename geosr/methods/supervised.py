@@ -65,10 +65,10 @@ def _loaded(file: WeightsFile, device: str) -> nn.Module:
     """The network with the file's weights, once a process and device."""
     network = _empty(file.card)
     weights = {name: torch.from_numpy(array.copy()) for name, array in read_arrays(file).items()}
-    try:
-        network.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{show(file.path)}: its weights are not those of the network on its card") from error
+    given, wanted = ({n: (w.shape, w.dtype) for n, w in each.items()} for each in (weights, network.state_dict()))
+    if given != wanted:
+        raise InputError(f"{show(file.path)}: its weights are not those of the network on its card")
+    network.load_state_dict(weights, assign=True)
     return network.to(device).eval()
 
 
