@@ -150,7 +150,7 @@ class Cmsr(Method):
     def trial(self) -> Trial:
         """A few steps, and some more."""
         less, more = (Cmsr(replace(self.settings, steps=steps)) for steps in (1, 9))
-        return Trial(less, more, (self.settings.steps - 1) / 8)
+        return Trial(less, more, (self.settings.steps - 1) / 8, together=True)  # a step looks at one patch
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a network to the patches, and a deformation to the one patch.
