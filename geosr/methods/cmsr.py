@@ -12,7 +12,7 @@ from typing import Any
 
 from geosr.errors import UsageError
 from geosr.methods.base import Method, Patch, Prediction, State, Trial
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_choices
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "fusion": ("sum", "concat"),
@@ -72,9 +72,7 @@ class CmsrSettings:
     consistency: str = "off"
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        check_choices(self, CHOICES)
         for name, least, most in (
             ("steps", 1, math.inf),
             ("crop", 32, math.inf),
