@@ -19,7 +19,7 @@ from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.raster_guard import show
 from geosr.runner import Threads
-from geosr.samples import save_sample
+from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
 from geosr.store import reported
 from geosr.style import style_path
@@ -247,6 +247,9 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     asked |= {"BAND": "" if band is None else str(band)}
     asked |= {"NATIVE_RESOLUTION": "" if native is None else f"{native:g}"}
     other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
+    if job.sample:
+        made = {"source": origin_of(job.source), "guide": origin_of(job.guide)}
+        other += [name for name, origin in made.items() if origin not in (None, job.sample.origin)]
     if other:
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")

@@ -118,6 +118,11 @@ class OrthoSample(Sample):
 
     place: Path
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that it is read from."""
+        return *super().files, self.place
+
     def read(self, scale: int) -> TruePair:
         """As `Sample.read`. Behind buildings the image shows what hides the ground; that is not looked for.
 

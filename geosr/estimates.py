@@ -71,7 +71,7 @@ def run_seconds(plan: Plan, execution: Execution) -> float:
     fit = trial.times * max(more - less, 0)
     turns = -(-len(plan.tiles) // (len(group) * placement.workers))
     if plan.fits_scene:
-        return fit * min(FIT_TILES, len(plan.tiles)) + less * turns
+        return fit * (1 if trial.together else min(FIT_TILES, len(plan.tiles))) + less * turns
     return (less + fit) * turns
 
 

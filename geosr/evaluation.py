@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr import raster, warp
 from geosr.bands import Band
-from geosr.consistency import pool
+from geosr.consistency import pool_measured
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window, crop, reconcile
 from geosr.metrics import HALO, Array, Block, Mask, Scores, score
@@ -218,11 +218,7 @@ def read_onto(file: Raster, grid: GeoBox, window: Window) -> tuple[Array, Mask]:
     scale, row, col = nested
     whole = window.times(scale)
     values, valid = _read_padded(file, replace(whole, row=whole.row + row, col=whole.col + col))
-    if scale == 1:
-        return values, valid
-    share = pool(valid.astype(np.float64), np.ones(valid.shape, bool), scale)[0]
-    means = pool(values, valid, scale)[0]
-    return np.where(share >= 0.5, means, 0.0), share >= 0.5
+    return (values, valid) if scale == 1 else pool_measured(values, valid, scale)
 
 
 def _read_padded(file: Raster, window: Window) -> tuple[Array, Mask]:

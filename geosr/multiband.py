@@ -23,7 +23,7 @@ from geosr.placement import place_plan
 from geosr.plan import Plan, make_plan
 from geosr.raster_guard import show
 from geosr.scene import Scene
-from geosr.store import check_room, reported, run_folder
+from geosr.store import RunFolder, check_room, reported, run_folder
 from geosr.writer import check_output, merge_bands, write_strips
 
 _ROWS = 256  # of the guide that are brought onto the grid at once
@@ -85,7 +85,7 @@ def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: 
         for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):
             execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
             run = partial(_run, replace(common, band=band), recipe, quiet, part)
-            done.append(folder.remember(f"band {band}", run))
+            done.append(_finished(folder, f"band {band}", run, execution))
         merge_bands(
             parts,
             folder.path,
@@ -103,6 +103,17 @@ def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> 
     """One band, and what is to be remembered of it."""
     done = upscale_file(inputs, recipe, execution, output)
     return {"tiles": done.tiles, "interpolated": len(done.interpolated), "expected": done.expected}
+
+
+def _finished(
+    folder: RunFolder, name: str, run: Callable[[], Mapping[str, Any]], execution: Execution
+) -> Mapping[str, Any]:
+    """What is known of a band, made now or by an earlier run; one that holds interpolated tiles only if they may be."""
+    found = folder.remember(name, run)
+    if found["interpolated"] and execution.on_tile_error == "fail":
+        folder.forget(name)
+        found = folder.remember(name, run)
+    return found
 
 
 def _scratch_bytes(plan: Plan, bands: int) -> int:

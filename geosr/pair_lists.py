@@ -189,7 +189,7 @@ def pairs_by_stac(
         name = show(entry.name)
         if entry.source is None or entry.guide is None:
             misfits.append(Misfit(name, entry.why or "", wanted=True))
-        elif entry.name != Path(entry.name).name or "\0" in entry.name:
+        elif entry.name != Path(entry.name).name or entry.name == ".." or "\0" in entry.name:
             misfits.append(Misfit(name, "its id cannot be part of a file's name", wanted=True))
         else:
             jobs.append(Job(name, entry.source, entry.guide, _fill(template, entry.name, scale), entry.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,9 @@ from geosr.store import reported, scratch_folder
 from geosr.writer import write_tile
 
 Array = NDArray[np.float64]
+
+_ORIGIN = "GEOSR_MADE_FROM"
+"""Tag of the files that are made from a sample: its `origin`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,17 @@ class Sample:
     window: Window | None = None
     unknown: float | None = None
     band: Band | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that it is read from."""
+        return self.guide, self.truth
+
+    @property
+    def origin(self) -> str:
+        """A digest of where its files lie and of what is taken of them, not of what they hold."""
+        parts = type(self).__name__, *map(os.path.realpath, self.files), self.window, self.unknown, self.band
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     def read(self, scale: int) -> TruePair:
         """The pair and its truth, both cut to whole source pixels.
@@ -145,16 +161,16 @@ def pool_truth(
 def save_sample(sample: Sample, scale: int, source: Path, guide: Path) -> None:
     """Write a sample's pair, float32, and beside the source the truth, `..._truth.tif`.
 
-    Files that are there and no older than those they are made from are left as they are, so that a run goes on where
-    it was.
+    Files that are there, were made from this sample and are no older than what they are made from are left as they are,
+    so that a run goes on where it was.
 
     Raises:
         InputError: as `Sample.read`.
         OutputError: there is no room or no right.
     """
-    truth = source.with_name(source.name.replace("_source", "_truth"))
-    newest = max(path.stat().st_mtime_ns for path in (sample.guide, sample.truth))
-    if all(path.exists() and path.stat().st_mtime_ns >= newest for path in (truth, guide, source)):
+    truth = source.with_name(f"{source.name.removesuffix('source.tif')}truth.tif")
+    newest = max(path.stat().st_mtime_ns for path in sample.files)
+    if all(origin_of(path) == sample.origin and path.stat().st_mtime_ns >= newest for path in (truth, guide, source)):
         return
     true = sample.read(scale)
     low = np.where(true.pair.source_valid, true.pair.source, np.nan)
@@ -165,8 +181,17 @@ def save_sample(sample: Sample, scale: int, source: Path, guide: Path) -> None:
         for path, values, valid in made:
             grid = _grid_of(true, (values.shape[1], values.shape[2]))
             wkt = grid.crs.to_wkt() if grid.crs else None
-            write_tile(hidden / path.name, values.astype(np.float32), grid, wkt, valid=valid)
+            tags = {_ORIGIN: sample.origin}
+            write_tile(hidden / path.name, values.astype(np.float32), grid, wkt, valid=valid, tags=tags)
             (hidden / path.name).replace(path)
+
+
+def origin_of(path: Path) -> str | None:
+    """The `origin` of the sample that a file was made from; None where there is no such file."""
+    try:
+        return raster.describe_guide(path).tags.get(_ORIGIN)
+    except InputError:
+        return None
 
 
 def _grid_of(true: TruePair, shape: tuple[int, int]) -> GeoBox:

@@ -87,7 +87,10 @@ def _asset(assets: Mapping[str, Any], keys: tuple[str, ...], folder: Path) -> Pa
     href = assets[key].get("href") if isinstance(assets[key], dict) else None
     if not isinstance(href, str) or not href:
         raise InputError(f"asset {key} has no href")
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError as error:  # as of http://[
+        raise InputError(f"asset {key} has no href that can be read: {show(href, 80)}") from error
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         raise InputError(f"asset {key} is not on this machine ({show(href, 80)}); download it first")
     return folder / (unquote(parts.path) if parts.scheme else href)

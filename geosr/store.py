@@ -225,6 +225,11 @@ class RunFolder:
         value: Mapping[str, Any] = remembered[name]
         return value
 
+    def forget(self, name: str) -> None:
+        """What is remembered as `name` will be made anew."""
+        self._manifest["remembered"].pop(name, None)
+        self._write_manifest()
+
     def remember_state(self, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         """The arrays of a fit, made and stored if it is the first time or the stored ones are damaged.
 
@@ -462,7 +467,7 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         OutputError: it has not.
     """
-    there = sum(path.stat().st_size for path in folder.glob("*/*.tile"))
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed - there:
         raise OutputError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geosr.errors import InputError, UsageError
+from geosr.errors import InputError, TileError, UsageError
 from geosr.methods.training_settings import TrainingSettings, training_settings
 from geosr.methods.weights import Arrays, Card, pack, unpack, write_card
 from geosr.options import Execution, Note, Stage, Trained, Validated, processors
@@ -245,6 +245,8 @@ def _validate(
     loss = trainer.loss()
     scores = [_score(trainer, pair, device) for pair in pairs]
     rmse, bicubic = (float(np.mean([score.normal[i] for score in scores])) for i in range(2))
+    if not np.isfinite(rmse):  # the last step before it made the weights so, and the losses are of those before
+        raise TileError("the training diverged: its answers are not finite; use a lower learning_rate")
     if rmse < done.best_error:
         done.best, done.best_step, done.scores = trainer.weights(), step, [asdict(score) for score in scores]
     rate = settings.rate(step - 1)

@@ -131,7 +131,8 @@ def identities(jobs: list[Job]) -> Iterator[str]:
         InputError: a file cannot be read.
     """
     for job in jobs:
-        yield f"{job.name}: {_identity(job.source)} {_identity(job.guide)}"
+        origin = job.sample.origin if job.sample else ""
+        yield f"{job.name}: {_identity(job.source)} {_identity(job.guide)} {origin}"
 
 
 def _identity(path: Path) -> str:

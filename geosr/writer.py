@@ -511,6 +511,7 @@ def write_tile(
     crs_wkt: str | None,
     *,
     valid: NDArray[np.bool_] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """A small GeoTIFF of (bands, rows, columns) on `grid`; validity as a mask band, else NaN is nodata."""
     profile = {
@@ -531,6 +532,7 @@ def write_tile(
         rasterio.open(path, "w", **profile) as made,
     ):
         made.write(bands)
+        made.update_tags(**(tags or {}))
         if valid is not None:
             made.write_mask(valid)
 

@@ -22,7 +22,7 @@ from geosr.pair import Pair, Stats
 
 SIDE, SCALE = 64, 4
 SHOWN = slice(3, None, 8), slice(3, None, 8)  # the pixels that are stored
-STEPS = {"mmsr": {"epochs": 20, "channels": 8}, "p2p": {"steps": 50, "hidden": 64}}
+STEPS = {"cmsr": {"steps": 30}, "mmsr": {"epochs": 20, "channels": 8}, "p2p": {"steps": 50, "hidden": 64}}
 CASES = [f"{name} {preset}" for name, entry in ENTRIES.items() if not entry.needs_weights for preset in entry.presets]
 
 

@@ -230,6 +230,8 @@ def test_stac_items_name_pairs_by_their_assets(tmp_path):
         item("remote", dem="https://example.org/a.tif", visual=rgb.format("a")),
         item("bare", dem=dsm.format("a")),
         item("../up", dem=dsm.format("a"), visual=rgb.format("a")),
+        item("..", dem=dsm.format("a"), visual=rgb.format("a")),
+        item("no address", dem="http://[", visual=rgb.format("a")),
         item("gone", dem=dsm.format("z"), visual=rgb.format("a")),
         {"type": "Feature"},
     ]
@@ -237,8 +239,14 @@ def test_stac_items_name_pairs_by_their_assets(tmp_path):
     manifest.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     done = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, "--method", "bicubic")
     assert done.code == 5
-    assert "2 done, 5 failed" in done.out
-    for text in ("is not on this machine", "has no asset guide or visual", "cannot be part of a file", "has no id"):
+    assert "2 done, 7 failed" in done.out
+    for text in (
+        "is not on this machine",
+        "has no href that can be read",
+        "has no asset guide or visual",
+        "cannot be part of a file",
+        "has no id",
+    ):
         assert text in done.out
     assert sorted(contents(tmp_path / "out")) == ["first_x4.tif", "second_x4.tif"]
     check_means(tmp_path / "dsm/b c_DSM.tif", tmp_path / "out/second_x4.tif", 4)

@@ -137,6 +137,29 @@ def test_any_folders_of_images_of_one_size(tmp_path):
     assert (refused.code, "belong together" in refused.err) == (2, True)
 
 
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_files_that_were_made_from_other_images_are_not_taken(tmp_path, overwrite):
+    """Their names say neither where the images lay nor which of them was the guide."""
+    for folder, name in (("a", "first"), ("b", "another")):
+        write_scene(tmp_path / folder, name)
+        for kind in ("nir", "rgb"):
+            (tmp_path / folder / f"{name}_{kind}.tiff").rename(tmp_path / folder / f"one_{kind}.tiff")
+    place = ("-o", tmp_path / "out/{stem}.tif", "--method", "joint-bilateral", "--scale", 4)
+    truths = ("batch", "--truth", tmp_path / "a/*_nir.tiff", "--guide")
+    assert geosr(*truths, tmp_path / "a/{stem}_rgb.tiff", *place).code == 0
+    first = (tmp_path / "out/one.tif").read_bytes()
+    again = geosr(*truths, tmp_path / "b/{stem}_rgb.tiff", *place, *overwrite)
+    guide = physical(tmp_path / "out/inputs/one_x4_guide.tif")
+    if not overwrite:
+        assert again.code == 5
+        assert "made otherwise (source, guide)" in again.out
+        assert (tmp_path / "out/one.tif").read_bytes() == first
+        return
+    assert again.code == 0, again.err
+    np.testing.assert_array_equal(guide, physical(tmp_path / "b/one_rgb.tiff")[..., :40, :48])
+    assert (tmp_path / "out/one.tif").read_bytes() != first
+
+
 def write_telops(folder, crs="EPSG:32619", size=(16, 14)):
     """The contest's subset: 1 m thermal of several bands, a 0.2 m mosaic that begins elsewhere and ends elsewhere."""
     rng = np.random.default_rng(4)

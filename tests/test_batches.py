@@ -260,6 +260,7 @@ class Clocked(Method):
 
     clock: list[float]
     epochs: int = 1
+    together: bool = False
     settings: None = None
     name: str = "clocked"
     needs_fit: bool = True
@@ -269,7 +270,7 @@ class Clocked(Method):
         return 1
 
     def trial(self):
-        return Trial(self, replace(self, epochs=3), 50)
+        return Trial(self, replace(self, epochs=3), 50, self.together)
 
     def fit(self, patches, seed, device):
         return self.fit_each(patches, [seed], device)[0]
@@ -290,6 +291,15 @@ def test_the_time_that_is_estimated_is_that_of_the_batches(batch, workers, turns
     monkeypatch.setattr(estimates, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     found = estimates.run_seconds(replace(plan, method=Clocked(clock)), Execution("cpu", workers, batch=batch))
     assert found == turns * (1 + 50 * 2 + min(batch, 25))  # the first epoch, the rest, the predictions
+
+
+@pytest.mark.parametrize(("together", "fits"), [(False, 4), (True, 1)])
+def test_the_time_of_a_scenes_fit_is_that_of_its_four_tiles_or_of_one(together, fits, tmp_path, monkeypatch):
+    plan = make_plan(Inputs(*make_pair(tmp_path, size=60)), Recipe(**SMALL_NETWORK, tile=112, fit="scene"))
+    clock = [0.0]
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    found = estimates.run_seconds(replace(plan, method=Clocked(clock, together=together)), Execution("cpu", 1))
+    assert found == fits * 50 * 2 + 25 * (1 + 1)
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_info_is_of_the_fit_and_the_batch_that_a_run_would_have(tmp_path):
 
     found = rows(geosr("info", *files, "--fit", "tile", "--batch", 4).out)["memory"]
     tile = methods.create("mmsr").memory(3, (320, 320))
-    assert found == f"about {0.3 + 4 * tile / 1e9:.1f} GB"
+    assert found == f"about {0.5 + 4 * tile / 1e9:.1f} GB"
     assert "--batch fits tiles together" in geosr("info", *files, "--batch", 2).err
 
 

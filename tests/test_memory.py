@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import contents, geosr, make_pair, upscale
 
+from geosr import methods
 from geosr.errors import UsageError
 from geosr.memory import Load, group_limits, memory_limit
 from geosr.methods.classic import Interpolation
@@ -145,6 +149,50 @@ def test_what_control_groups_allow(groups, files, limits, tmp_path):
     for name, text in files.items():
         write(tmp_path / "root" / name, text + "\n")
     assert [*group_limits(tmp_path / "self", tmp_path / "root")] == limits
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from geosr import methods
+from geosr.consistency import EXACT
+from geosr.methods.solve import solve
+from geosr.pair import Pair, Stats
+
+def kilobytes(key):
+    return int(Path("/proc/self/status").read_text().partition(key)[2].split()[0])
+
+def work(name, settings, side):
+    rng = np.random.default_rng(0)
+    guide, source = rng.normal(size=(3, side, side)), rng.normal(size=(side // 4, side // 4))
+    valid = np.ones((side, side), bool)
+    pair = Pair(guide.astype("float32"), valid, source, valid[::4, ::4])
+    before = kilobytes("VmRSS:")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    stats = Stats.measure([pair])
+    solve(pair, methods.create(name, settings=settings), stats=stats, consistency=EXACT, seed=0, device="cpu")
+    return kilobytes("VmHWM:") - before
+
+torch.set_num_threads(1)
+name, settings = sys.argv[1], eval(sys.argv[2])
+work(name, settings, 64)  # what is imported and kept
+print(1000 * work(name, settings, 640))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux says a process's peak anew")
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("bicubic", {}), ("guided-filter", {}), ("joint-bilateral", {}), ("regression", {}), ("p2p", {"steps": 2})],
+)
+def test_a_tile_takes_no_more_than_its_method_says(name, changes):
+    said = methods.create(name, settings=changes).memory(3, (640, 640))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, name, repr(changes)], capture_output=True, text=True, check=True
+    )
+    assert 0.4 * said < int(done.stdout) < 1.15 * said
 
 
 def test_without_control_groups_there_are_no_limits():

@@ -10,7 +10,8 @@ from rasters import grid, write
 
 from geosr import raster
 from geosr.bands import ALL
-from geosr.errors import UsageError
+from geosr.errors import OutOfMemoryError, UsageError
+from geosr.methods.classic import Interpolation
 from geosr.multiband import upscale_bands
 from geosr.options import Execution, Inputs, Note, Progress, Recipe
 
@@ -124,6 +125,40 @@ def test_an_interrupted_run_goes_on_with_the_next_band(tmp_path):
     assert (tmp_path / "all.tif").read_bytes() == whole.read_bytes()
     assert not [*tmp_path.glob(".all*")]
     assert sorted(path for path in contents(tmp_path) if path.startswith(".")) == []
+
+
+class Failing(Interpolation):
+    """Bilinear that has no answer for the first two tiles that it is asked for, attempts counted."""
+
+    left = 2
+
+    def predict(self, patch, state, device):
+        if Failing.left:
+            Failing.left -= 1
+            raise OutOfMemoryError("out of memory")
+        return super().predict(patch, state, device)
+
+
+def test_a_band_with_interpolated_tiles_is_made_anew_where_they_may_not_be(tmp_path, monkeypatch):
+    source, guide, _ = make_cube(tmp_path)
+    inputs, recipe = Inputs(source, guide, 4, band=ALL), Recipe(method="bilinear", tile=96)
+    upscale_bands(inputs, recipe, Execution("cpu", 1), tmp_path / "whole.tif")
+    failing = Failing("bilinear", 1)
+    monkeypatch.setattr("geosr.methods.classic.create_bilinear", lambda preset, settings: failing)
+
+    def interrupt(event):
+        if isinstance(event, Note) and event.text == "band 2, 2 of 3":
+            raise KeyboardInterrupt
+
+    first = Execution("cpu", 1, on_tile_error="interpolate", on_event=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_bands(inputs, recipe, first, tmp_path / "all.tif")
+    assert Failing.left == 0
+    (band,) = tmp_path.glob(".all.tif-*.geosr/bands/band0001.tif")
+    with rasterio.open(band) as made:
+        assert "GEOSR_INTERPOLATED_TILES" in made.tags()
+    assert upscale_bands(inputs, recipe, Execution("cpu", 1), tmp_path / "all.tif").interpolated == 0
+    assert (tmp_path / "all.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
 def test_a_batch_and_the_python_call(tmp_path):

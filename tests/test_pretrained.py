@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,6 +216,14 @@ def test_an_interrupted_run_goes_on_with_the_same_weights_and_not_with_others(tm
     assert any("not continued but started afresh: weights" in note for note in notes)
 
 
+NO_NETWORKS = {
+    "more of a network": {"features": 8, "colour": 1, "depth": 3},
+    "less of a network": {"features": 8},
+    "no such width": {"features": 10, "colour": 1},
+    "no such colour": {"features": 8, "colour": 2},
+}
+
+
 def spoil(folder, how):
     """A file of weights that something is wrong with."""
     path = write_weights(folder / "w.safetensors")
@@ -239,6 +248,9 @@ def spoil(folder, how):
     elif how == "not finite":
         card, trainer = untrained()
         path.write_bytes(pack({n: a * np.float32("nan") for n, a in trainer.weights().items()}, write_card(card)))
+    elif how in NO_NETWORKS:
+        card, trainer = untrained()
+        path.write_bytes(pack(trainer.weights(), write_card(replace(card, network=NO_NETWORKS[how]))))
     return path
 
 
@@ -254,6 +266,7 @@ def spoil(folder, how):
         ("no card", "has no model card"),
         ("folder", "holds no weights"),
         ("not finite", "not finite"),
+        *((how, "model card is of another version") for how in NO_NETWORKS),
     ],
 )
 def test_weights_that_are_none_are_refused_in_one_line(how, said, tmp_path):
@@ -306,6 +319,16 @@ def test_weights_that_change_during_a_run_fail_its_tiles(tmp_path):
     write_weights(path, features=12)
     with pytest.raises(InputError, match="have changed since the run began"):
         run(make_arrays(), method)
+
+
+@pytest.mark.parametrize("change", [np.float64, lambda array: array[None]])
+def test_weights_of_another_kind_than_the_cards_network_are_refused(change, tmp_path):
+    card, trainer = untrained()
+    (tmp_path / "w.safetensors").write_bytes(
+        pack({name: change(array) for name, array in trainer.weights().items()}, write_card(card))
+    )
+    with pytest.raises(InputError, match="not those of the network on its card"):
+        run(make_arrays(), methods.create("fdsr", weights=tmp_path / "w.safetensors"))
 
 
 def test_the_card_can_be_read_by_other_programs(tmp_path):

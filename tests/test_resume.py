@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -441,3 +442,13 @@ def test_what_is_done_already_needs_no_more_room(stopped):
     with pytest.raises(OutputError, match="until its end"):
         store.check_room(left, 2 * (free + there))
     store.check_room(left, free // 2 + there)
+
+
+def test_finished_bands_need_no_more_room(tmp_path, monkeypatch):
+    (tmp_path / "bands/.band0002.geosr/tiles").mkdir(parents=True)
+    for name in ("bands/guide.tif", "bands/band0001.tif", "bands/.band0002.geosr/tiles/0000000.tile"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
+    store.check_room(tmp_path, 8000)
+    with pytest.raises(OutputError, match="until its end"):
+        store.check_room(tmp_path, 8001)

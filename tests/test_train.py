@@ -198,10 +198,13 @@ def test_what_is_unknown_or_without_a_guide_is_not_learnt_from(tmp_path):
     written = []
     for stored in (-9999.0, np.nan):
         write_truths(tmp_path)
-        for name in ("truth0.tif", "truth1.tif", "truth2.tif"):
-            values = rasters.plain_read(tmp_path / name)
-            values[10:20, 5:40] = stored
-            rasters.write(tmp_path / name, values, rasters.grid(500000, 5000000, 1), nodata=-9999.0)
+        for seed in range(3):
+            truth, guide = (tmp_path / f"{kind}{seed}.tif" for kind in ("truth", "guide"))
+            values = rasters.plain_read(truth)
+            bands = np.stack([rasters.plain_read(guide, band) for band in (1, 2, 3)]).astype("float32")
+            values[10:20, 5:40] = bands[:, 30:45, 20:50] = stored
+            for path, array in ((truth, values), (guide, bands)):
+                rasters.write(path, array, rasters.grid(500000, 5000000, 1), nodata=-9999.0)
         assert run(tmp_path, "--overwrite").code == 0
         written.append(load_file(tmp_path / "w.safetensors"))
     for name, array in written[0].items():

@@ -63,11 +63,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Trial:
-    """The whole takes as long as `less`, and `times` as long as the difference between `more` and `less`."""
+    """The whole takes as long as `less`, and `times` as long as the difference between `more` and `less`.
+
+    `together`: several patches that one fit is for take no longer than one.
+    """
 
     less: Method
     more: Method
     times: float
+    together: bool = False
 
 
 class Method(Protocol):

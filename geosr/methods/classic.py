@@ -8,22 +8,17 @@ and repeat it beyond its edges. Made exactly consistent they are no longer what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from geosr.methods.base import FloatArray, Method, Patch, Prediction, State
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import NoSettings, apply_settings
 
 _PAD = 3
 """Source pixels, the widest kernel's reach."""
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """There is nothing to set."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Interpolation(Method):
 
     name: str
     reach: int
-    settings: NoSettings = NoSettings()
+    settings: NoSettings = field(default_factory=NoSettings)
     uses_guide: bool = False
 
     def halo(self, scale: int) -> int:
@@ -40,8 +35,8 @@ class Interpolation(Method):
         return self.reach * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
-        """The patch and its answer."""
-        return 4 * (bands + 4) * shape[0] * shape[1]
+        """The patch, and some 20 maps in float32 with its estimated error."""
+        return 4 * (bands + 20) * shape[0] * shape[1]
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The interpolated source."""

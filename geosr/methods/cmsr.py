@@ -12,7 +12,7 @@ from typing import Any
 
 from geosr.errors import UsageError
 from geosr.methods.base import Method, Patch, Prediction, State, Trial
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_choices
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "fusion": ("sum", "concat"),
@@ -72,9 +72,7 @@ class CmsrSettings:
     consistency: str = "off"
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        check_choices(self, CHOICES)
         for name, least, most in (
             ("steps", 1, math.inf),
             ("crop", 32, math.inf),
@@ -150,7 +148,7 @@ class Cmsr(Method):
     def trial(self) -> Trial:
         """A few steps, and some more."""
         less, more = (Cmsr(replace(self.settings, steps=steps)) for steps in (1, 9))
-        return Trial(less, more, (self.settings.steps - 1) / 8)
+        return Trial(less, more, (self.settings.steps - 1) / 8, together=True)  # a step looks at one patch
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a network to the patches, and a deformation to the one patch.

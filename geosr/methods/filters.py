@@ -62,7 +62,7 @@ class GuidedFilter(Method):
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
         """The covariance of the bands at every pixel, twice, in float64."""
-        return 8 * (3 * (bands + 1) ** 2 + 8) * shape[0] * shape[1]
+        return 8 * (3 * (bands + 1) ** 2 + 12) * shape[0] * shape[1]
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The filtered values (He et al. 2013, Eq. 19 to 21)."""
@@ -143,8 +143,8 @@ class JointBilateral(Method):
         return (self.settings.radius + 1) * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
-        """Guide, the guide of a neighbour, and sums in float64."""
-        return 8 * (2 * bands + 8) * shape[0] * shape[1]
+        """The guide, that of a neighbour and their difference, and sums in float64."""
+        return 8 * (3 * bands + 8) * shape[0] * shape[1]
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """Weighted means (Kopf et al. 2007, Eq. 3)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from geosr.errors import UsageError
 from geosr.methods.base import Method, Patch, Prediction, State, Trial
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_choices
 
 _OVERLAP = 4
 """Source pixels that neighbouring tiles share: each has a function of its own, and the blend needs room."""
@@ -55,9 +55,7 @@ class P2pSettings:
     consistency: str = "off"
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        check_choices(self, CHOICES)
         for name in ("steps", "batch", "hidden", "channels", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -100,8 +98,8 @@ class P2p(Method):
         return _OVERLAP * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
-        """The pixels' colours and places, three times, and the wide features of a step at x8."""
-        return 4 * (3 * (bands + 3) * shape[0] * shape[1] + 64 * self.settings.hidden * self.settings.batch)
+        """The pixels' colours and places, three times, some 20 maps, and the wide features of a step at x8."""
+        return 4 * ((3 * bands + 29) * shape[0] * shape[1] + 64 * self.settings.hidden * self.settings.batch)
 
     def trial(self) -> Trial:
         """A few steps, and some more."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geosr.errors import InputError
+from geosr.errors import InputError, UsageError
 from geosr.methods.base import Method, Patch, Prediction, State
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import NoSettings, apply_settings
+from geosr.methods.training_settings import training_settings
 from geosr.methods.weights import Card, WeightsFile, open_weights
 from geosr.raster_guard import show
 
@@ -24,11 +25,6 @@ _REACH = {"fdsr": 50, "fdkn": 27, "dkn": 25}
 
 _FEATURE_MAPS = {"fdsr": 4, "fdkn": 8, "dkn": 28}
 """How often a prediction holds as many maps of output size as its first layer has features; measured at 320 x 320."""
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """There is nothing to set: what shapes the result is in the weights."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,17 @@ def _creator(name: str) -> Callable[[str, Mapping[str, Any], Path], Pretrained]:
 def _check(name: str, card: Card, path: Path) -> None:
     if card.method != name:
         raise InputError(f"{show(path)}: these are weights of {show(card.method)}, not of {name}")
-    if not 2 <= card.scale <= 32 or card.bands < 1 or not 4 <= card.network.get("features", 0) <= 256:
+    if not 2 <= card.scale <= 32 or card.bands < 1 or not _is_known(card):
         raise InputError(f"{show(path)}: its model card is of another version of geosr")
+
+
+def _is_known(card: Card) -> bool:
+    """Whether a training makes networks of that shape."""
+    shape = {name: bool(value) if name == "colour" else value for name, value in card.network.items()}
+    try:
+        return training_settings(card.method, "default", shape).network(card.bands) == card.network
+    except UsageError:
+        return False
 
 
 create_fdsr = _creator("fdsr")

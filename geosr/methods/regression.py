@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from geosr.consistency import pool
 from geosr.errors import UsageError
 from geosr.methods.base import FloatArray, Method, Patch, Prediction, State
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_choices
 
 _MODELS = ("ridge", "forest")
 _COVERED = 0.5  # share of a source pixel that the guide must cover to be learnt from
@@ -45,8 +45,7 @@ class RegressionSettings:
     homogeneous: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.model not in _MODELS:
-            raise UsageError(f"model is {self.model!r}; use one of {', '.join(_MODELS)}")
+        check_choices(self, {"model": _MODELS})
         for name in ("trees", "leaf"):
             if not 1 <= getattr(self, name) <= 10_000:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 1 to 10000")

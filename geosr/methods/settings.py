@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from geosr.errors import UsageError
 
 Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a method that has none, or whose result is shaped by its weights alone."""
 
 
 def apply_settings(method: str, presets: Mapping[str, Settings], preset: str, changes: Mapping[str, Any]) -> Settings:
@@ -27,6 +32,17 @@ def apply_settings(method: str, presets: Mapping[str, Settings], preset: str, ch
             raise UsageError(f"{method} has no setting {name!r}; {there_are}")
     values = {name: _convert(name, value, known[name]) for name, value in changes.items()}
     return replace(base, **values)  # type: ignore[type-var]
+
+
+def check_choices(settings: object, choices: Mapping[str, Sequence[str]]) -> None:
+    """See that settings have one of the values that they may have.
+
+    Raises:
+        UsageError: one has not; named with those that it may have.
+    """
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise UsageError(f"{name} is {getattr(settings, name)!r}; use one of {', '.join(allowed)}")
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:

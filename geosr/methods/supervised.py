@@ -65,10 +65,13 @@ def _loaded(file: WeightsFile, device: str) -> nn.Module:
     """The network with the file's weights, once a process and device."""
     network = _empty(file.card)
     weights = {name: torch.from_numpy(array.copy()) for name, array in read_arrays(file).items()}
+    wanted, wrong = network.state_dict(), f"{show(file.path)}: its weights are not those of the network on its card"
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{show(file.path)}: its weights are not those of the network on its card") from error
+        raise InputError(wrong) from error
+    if any(weights[name].dtype != value.dtype for name, value in wanted.items()):
+        raise InputError(wrong)
     return network.to(device).eval()
 
 
