@@ -21,13 +21,12 @@ from geosr.methods.solve import interpolate
 _FEWEST = 32
 """Source pixels that must be left one step down; with fewer the test is chance."""
 
-_NONE, _FULL = 0.8, 0.72
-"""Errors of the diffusion, relative to the interpolation's, at which the guide is not believed, and fully.
-
-Means of a step of 4, which leaves little of small objects, and one of 2, which asks for less than the scale does. On
-the eight pairs of `shared/data` with man-made edges, where the diffusion helps, they are at most 0.58 (x4) and 0.71
-(x8); on the nine of vegetation and temperature, where it harms, at least 0.84 (docs/accuracy.md). What helps at the
-coarse scale helps less at the fine one, so a gain must be large to be believed.
+_LIMITS = {4: (0.9, 0.8), 3: (0.9, 0.8), 2: (0.7, 0.6)}
+"""For each step the errors of the diffusion, relative to the interpolation's, at which the guide is not believed, and
+fully. What helps at the coarse scale helps less at the fine one, so a gain must be large to be believed, and larger
+where the step asks for less than the scale does. The better of the two counts: a step of 4 leaves nothing of small
+objects. On the eight pairs of `shared/data` with man-made edges, where the diffusion helps, one of the two always
+believes fully (x2, x4, x8); where it harms, the least are 0.90 (4) and 0.705 (2, the town's heights; docs/accuracy.md).
 """
 
 
@@ -37,9 +36,13 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
         return np.array(1, np.float32)
     if patches[0].judged:
         return np.array(patches[0].judged[0], np.float32)
-    counted = [ratio for step in (4, 2) if (ratio := _ratio(patches, settings, device, step)) is not None]
-    ratio = float(np.mean(counted)) if counted else 1.0
-    return np.array(np.clip((_NONE - ratio) / (_NONE - _FULL), 0, 1), np.float32)
+    beliefs = [
+        np.clip((none - ratio) / (none - full), 0, 1)
+        for step in {min(patches[0].scale, 4), 2}
+        if (ratio := _ratio(patches, settings, device, step)) is not None
+        for none, full in [_LIMITS[step]]
+    ]
+    return np.array(max(beliefs, default=0), np.float32)
 
 
 def _ratio(patches: Sequence[Patch], settings: DiffusionSettings, device: str, step: int) -> float | None:
@@ -48,7 +51,7 @@ def _ratio(patches: Sequence[Patch], settings: DiffusionSettings, device: str, s
     # as many source pixels as at full size: with 3 of x8's coarse pixels, whole objects, one sample has 0.87 for 0.70
     near = replace(settings, reach=max(1, round(settings.reach * step / patches[0].scale)))
     for patch in patches:
-        for low, truth, known in one_step_down(patch, (min(patch.scale, step),)):
+        for low, truth, known in one_step_down(patch, (step,)):
             guided += float(((exact(diffuse(low, near, device), low) - truth)[known] ** 2).sum())
             plain += float(((exact(interpolate(low.source, low.scale), low) - truth)[known] ** 2).sum())
     return float(np.sqrt(guided / plain)) if plain else None
