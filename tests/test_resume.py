@@ -428,7 +428,7 @@ def test_too_little_disk_is_said_before_the_work(tmp_path):
             noise = np.random.default_rng(0).integers(1, 255, (1, 1024, 1024), "uint8")
             dataset.write(noise, window=((0, 1024), (0, 1024)))
     before = contents(tmp_path)
-    outcome = upscale(tmp_path, "--scale", 32, "--tile", 32000)
+    outcome = upscale(tmp_path, "--scale", 32, "--tile", 6400, "--workers", 1)
     assert outcome.code == 6
     assert "of disk until its end" in outcome.err
     assert "GB free; make room" in outcome.err
