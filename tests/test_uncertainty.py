@@ -96,9 +96,9 @@ def test_the_deviation_is_the_output_s_own_and_its_rms_the_expected_error(job):
     folder, done = job
     values, found = physical(folder / "out.tif"), physical(folder / "std.tif")
     valid = np.isfinite(values)
-    spread = np.nanmin(found) / np.exp(uncertainty.TABLE[1, 0, 0])  # the sampled tiles', not quite the whole source's
+    spread = np.nanmin(found) / np.exp(uncertainty.TABLE[1, 1, 0])  # the sampled tiles', not quite the whole source's
     assert spread == pytest.approx(np.nanstd(physical(folder / "source.tif")), rel=0.15)
-    expected = directly(np.nan_to_num(values), valid, spread, 0.0, 4)
+    expected = directly(np.nan_to_num(values), valid, spread, 1.0, 4)
     inside = valid.copy()
     inside[:, 100:156] = inside[100:156] = False  # where tiles are blended, it is the deviations that are
     np.testing.assert_allclose(found[inside], expected[inside], rtol=2e-2)
