@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 
 import click
 
 from geosr import __version__
 from geosr.errors import GeosrError
 
+from .interrupt import Interruption
 from .render import INTERRUPTED, say
 
 _COMMANDS = {
@@ -74,11 +73,7 @@ def cli() -> None:
 def main() -> None:
     """The script's entry: `run` with the process's arguments, streams and signals, then the end of the process."""
     _prepare_streams()
-    sys.unraisablehook = _unraisable
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP; nohup ignores it, and that stays
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+    Interruption().begin()
     _leave(run(sys.argv[1:]))
 
 
@@ -127,16 +122,6 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  also keeps its number from a raster
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Some of GDAL's words on a damaged file are no UTF-8, and rasterio fails to log them; the file's error is told."""
-    if not isinstance(found.exc_value, UnicodeDecodeError):
-        sys.__unraisablehook__(found)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _leave(code: int) -> None:

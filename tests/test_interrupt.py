@@ -146,6 +146,41 @@ def test_nohup_is_respected(start):
 
 
 @pytest.mark.chaos
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a signal be given to a thread from outside")
+def test_a_signal_that_another_thread_gets_ends_the_run(start):
+    run = start()
+    threads = [int(name) for name in os.listdir(f"/proc/{run.pid}/task")]
+    os.kill(next(thread for thread in threads if thread != run.pid), signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_an_object_is_destroyed_is_not_lost(number):
+    code = f"""
+import os, time
+from geosr_cli.interrupt import Interruption
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), {number:d})
+        print("raised above")
+
+Interruption().begin()
+kept = Destroyed()
+del kept
+print("swallowed")
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("came again")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.split("\n"), done.stderr) == (["swallowed", "came again", ""], "")
+
+
+@pytest.mark.chaos
 def test_a_reader_of_the_progress_who_leaves_does_not_end_the_run(folder):
     pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif"]
     run = subprocess.Popen(
