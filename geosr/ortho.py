@@ -76,6 +76,7 @@ def orthorectify(path: Path, grid: GeoBox, surface: Surface) -> tuple[NDArray[np
             bands,
             rpcs=dataset.rpcs,
             src_crs="EPSG:4326",
+            src_nodata=dataset.nodata,
             dst_transform=grid.affine,
             dst_crs=str(grid.crs),
             dst_nodata=np.nan,

@@ -7,6 +7,7 @@ import pyproj
 import pytest
 import rasterio
 import tifffile
+from odc.geo.geobox import GeoBox
 from outputs import block_means, check_means, opened, physical
 from pairs import geosr, write_view
 from rasterio.rpc import RPC
@@ -14,7 +15,7 @@ from rasters import grid, pixel_centres, write
 
 from geosr.dfc2019 import read_msi
 from geosr.errors import InputError
-from geosr.ortho import off_nadir
+from geosr.ortho import Surface, off_nadir, orthorectify
 
 SIDE, STEP = 48, 0.5
 LEFT, BOTTOM = 436000.0, 3354000.0
@@ -98,11 +99,13 @@ def shown(rows, cols):
     return np.stack([100 + 40 * np.sin(rows / 9) + cols * 0.2, 80 + 30 * np.cos(cols / 8), 60 + 0.3 * rows])
 
 
-def write_image(folder, name, lean, side=128):
+def write_image(folder, name, lean, side=128, hole=None):
     (folder / "Track3-RGB").mkdir(parents=True, exist_ok=True)
-    image = shown(*(np.mgrid[:side, :side] + 0.5))
+    image = np.rint(shown(*(np.mgrid[:side, :side] + 0.5))).astype("uint8")
+    if hole:
+        image[:, *hole] = 0
     path = folder / "Track3-RGB" / f"{name}_RGB.tif"
-    return write(path, np.rint(image).astype("uint8"), PLACE.identity(), None, rpcs=rpcs(lean))
+    return write(path, image, PLACE.identity(), None, nodata=0 if hole else None, rpcs=rpcs(lean))
 
 
 def expected_guide(surface, lean):
@@ -141,6 +144,20 @@ def test_track_3_is_orthorectified_over_its_source(tmp_path):
     assert np.abs(guide - over)[plain].max() < 0.9
     assert np.abs(guide - over)[roof].max() < 0.9
     assert np.abs(guide - flat)[1][roof[1:]].max() > 10  # it would not do without the heights
+
+
+def test_where_an_image_has_no_data_nothing_is_seen(tmp_path):
+    surface = np.full((SIDE, SIDE), -20.0)
+    place = GeoBox((SIDE, SIDE), PLACE, "EPSG:32617")
+    views = {}
+    for hole in (None, np.s_[50:64, 60:80]):
+        path = write_image(tmp_path, f"view{len(views)}", lean=0.0, hole=hole)
+        views[hole is not None] = orthorectify(path, place, Surface(surface, place))
+    assert views[False][1].all()
+    image, seen = views[True]
+    assert 0 < (~seen).sum() < seen.size / 2
+    assert not image[:, ~seen].any()
+    np.testing.assert_allclose(image[:, seen], views[False][0][:, seen], atol=2)  # nor does it darken what is beside
 
 
 def test_the_angle_of_a_view(tmp_path):
