@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import Execution, Inputs, Recipe
+from geosr.options import Execution, Inputs
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 
@@ -21,7 +20,7 @@ from .options import (
     inputs_from,
     option,
     pair_options,
-    read_settings,
+    recipe_from,
     recipe_options,
     scheduler_options,
     style_option,
@@ -136,12 +135,7 @@ def command(
 
     files = _summary_file(summary)
     inputs = inputs_from(Path(), Path(), values)
-    consistency = values.pop("consistency")
-    recipe = Recipe(
-        settings=read_settings(values.pop("settings")),
-        consistency=None if consistency is None else Consistency.parse(consistency),
-        **values,
-    )
+    recipe = recipe_from(values)
     execution = Execution(
         device,
         workers,

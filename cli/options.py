@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, ON_TILE_ERROR, Inputs
+from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, ON_TILE_ERROR, Inputs, Recipe
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -339,6 +340,14 @@ def inputs_from(source: Path, guide: Path, values: dict[str, Any]) -> Inputs:
     scale = check_scale(values.pop("scale"))
     names = {field.name for field in fields(Inputs)} - {"source", "guide", "scale"}
     return Inputs(source, guide, scale, **{name: values.pop(name) for name in names})
+
+
+def recipe_from(values: dict[str, Any]) -> Recipe:
+    """`Recipe` from what `recipe_options` gave."""
+    changed: dict[str, Any] = {"settings": read_settings(values["settings"])}
+    if values["consistency"] is not None:
+        changed["consistency"] = Consistency.parse(values["consistency"])
+    return Recipe(**values | changed)
 
 
 def read_settings(items: tuple[str, ...]) -> dict[str, Any]:

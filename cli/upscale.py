@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from geosr.bands import ALL
-from geosr.consistency import Consistency
 from geosr.errors import TileError, UsageError
-from geosr.options import Execution, Recipe
+from geosr.options import Execution
 
 from .options import (
     PATH,
@@ -21,7 +20,7 @@ from .options import (
     inputs_from,
     option,
     pair_options,
-    read_settings,
+    recipe_from,
     recipe_options,
     scheduler_options,
     style_option,
@@ -130,12 +129,7 @@ def command(
         raise UsageError("--quiet, --verbose and --log-json contradict each other; give one of them")
     with JsonLog() if log_json else Screen(quiet=quiet, verbose=verbose) as screen:
         inputs = inputs_from(source, guide, values)
-        consistency = values.pop("consistency")
-        recipe = Recipe(
-            settings=read_settings(values.pop("settings")),
-            consistency=None if consistency is None else Consistency.parse(consistency),
-            **values,
-        )
+        recipe = recipe_from(values)
         execution = Execution(
             device,
             workers,

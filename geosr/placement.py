@@ -104,7 +104,7 @@ def plan_batch(plan: Plan, free: int) -> int:
     A power of two, so that a few bytes more or less make no other batch.
     """
     shape = plan.tiles[0].window.times(plan.scene.grids.scale).shape
-    room = free // 2 // plan.method.memory(plan.scene.guide.channels, shape)
+    room = free // 2 // max(plan.method.memory(plan.scene.guide.channels, shape), 1)
     return 1 << max(min(room, len(plan.tiles), _LARGEST_BATCH), 1).bit_length() - 1
 
 

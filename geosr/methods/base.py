@@ -90,13 +90,13 @@ class Method(Protocol):
 
     @property
     def statistics(self) -> str:
-        """What normalises a patch: `scene`, or `tile` for the tile's own statistics."""
-        return "scene"
+        """What normalises a patch: `scene`, or `tile` for the tile's own statistics; its setting, where it has one."""
+        return str(getattr(self.settings, "statistics", "scene"))
 
     @property
     def consistency(self) -> str:
-        """The consistency that is meant when none is asked for: `exact` or `off`."""
-        return "exact"
+        """The consistency that is meant when none is asked for: `exact` or `off`; its setting, where it has one."""
+        return str(getattr(self.settings, "consistency", "exact"))
 
     @property
     def needs_fit(self) -> bool:

@@ -120,16 +120,6 @@ class Cmsr(Method):
     needs_fit: bool = True
 
     @property
-    def statistics(self) -> str:
-        """What normalises a patch."""
-        return self.settings.statistics
-
-    @property
-    def consistency(self) -> str:
-        """The consistency that is meant when none is asked for."""
-        return self.settings.consistency
-
-    @property
     def fits(self) -> str:
         """A deformation belongs to its tile; a network alone may be fitted for the scene."""
         return self.settings.statistics if self.settings.deformation == "none" else "tile"

@@ -14,7 +14,7 @@ from geosr.errors import TileError, UsageError
 from geosr.methods.base import Method, Patch, Prediction, State, Trial
 from geosr.methods.diffusion import HALO_BLOCKS
 from geosr.methods.diffusion_settings import BELIEFS, DiffusionSettings
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_choices
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "variant": (
@@ -82,9 +82,7 @@ class MmsrSettings:
     consistency: str = "off"
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        check_choices(self, CHOICES)
         for name in ("source_to_guide", "guide_to_source"):
             size = getattr(self, name)
             if not 1 <= size <= 31 or size % 2 == 0:
@@ -138,16 +136,6 @@ class Mmsr(Method):
     name: str = "mmsr"
     needs_fit: bool = True
     fits_together: bool = True
-
-    @property
-    def statistics(self) -> str:
-        """What normalises a patch."""
-        return self.settings.statistics
-
-    @property
-    def consistency(self) -> str:
-        """The consistency that is meant when none is asked for."""
-        return self.settings.consistency
 
     def halo(self, scale: int) -> int:
         """Six 3x3 convolutions, half a neighbourhood, the interpolation's source pixel; then the refinement's."""

@@ -83,16 +83,6 @@ class P2p(Method):
     needs_fit: bool = True
     fits: str = "tile"  # a place means nothing on another tile
 
-    @property
-    def statistics(self) -> str:
-        """What normalises a patch."""
-        return self.settings.statistics
-
-    @property
-    def consistency(self) -> str:
-        """The consistency that is meant when none is asked for."""
-        return self.settings.consistency
-
     def halo(self, scale: int) -> int:
         """A pixel knows its own colour and place only; what there is serves the blend."""
         return _OVERLAP * scale
