@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.methods.base import BoolArray, FloatArray, Patch
-from geosr.noise import LEAST, remove_noise, white_noise
+from geosr.noise import LEAST, white_noise
 
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
@@ -111,15 +111,19 @@ def normalise(pair: Pair, stats: Stats) -> Patch:
     centres, spreads = (np.array(x)[:, None, None] for x in (stats.guide_centres, stats.guide_spreads))
     source = ((pair.source - stats.source_centre) / stats.source_spread).astype(np.float32)
     guide = ((pair.guide - centres) / spreads).astype(np.float32)
+    guide = fill(guide, pair.guide_valid)
     if any(stats.guide_noise):
+        from geosr.denoise import remove_noise
+
         noise = np.array(stats.guide_noise)
-        guide = remove_noise(np.where(pair.guide_valid, guide, 0), pair.guide_valid, noise)
+        guide = remove_noise(guide, noise)
         guide /= np.sqrt(np.maximum(1 - noise**2, _LEAST_SIGNAL)).astype(np.float32)[:, None, None]
     return Patch(
-        guide=fill(guide, pair.guide_valid),
+        guide=guide,
         guide_valid=pair.guide_valid,
         source=fill(source[None], pair.source_valid)[0],
         source_valid=pair.source_valid,
+        noise=max(stats.guide_noise, default=0.0),
     )
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
     ["version", "errors"],
-    ["grid", "bands", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "watch"],
+    ["grid", "bands", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "denoise", "watch"],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods", "metrics", "picture"],
     ["options", "tiling", "warp", "seams"],
@@ -64,7 +64,7 @@ HOMES = {
     "tifffile": {"dfc2019"},
     "torch": {
         "device",
-        "noise",
+        "denoise",
         "methods.solve",
         "methods.compiled",
         "methods.neighbourhood",

@@ -1,5 +1,7 @@
 """What `geosr assess` and `--method auto` say, against scenes whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,8 +11,10 @@ from rasters import UTM, grid, write
 from geosr.assess import assess
 from geosr.methods import create
 from geosr.methods.base import Patch
-from geosr.methods.diffusion_settings import DiffusionSettings
+from geosr.methods.diffusion_settings import MILD, DiffusionSettings
+from geosr.methods.diffusion_solver import diffuse
 from geosr.methods.judgement import answer, exact, judge_edges, judge_prediction, one_step_down
+from geosr.methods.solve import interpolate
 
 
 def blocks(shape=(160, 160), side=20, seed=0):
@@ -55,6 +59,25 @@ def test_a_step_down_is_the_pooled_pair_and_hidden_values_have_no_say():
     ((other, _, _),) = one_step_down(patch)
     np.testing.assert_array_equal(low.guide, other.guide)
     np.testing.assert_array_equal(low.source, other.source)
+
+
+@pytest.mark.parametrize(("scale", "share"), [(2, 0), (3, 0.5), (4, 1)])
+def test_what_no_guide_is_believed_on_is_interpolated_at_x2(scale, share):
+    truth = blocks((120, 120))
+    patch = patch_of(truth, truth, scale)
+    plain, mild = interpolate(patch.source, scale), diffuse(patch, MILD, "cpu")
+    found = answer(patch, DiffusionSettings(), 0.0, "cpu")
+    np.testing.assert_allclose(found, (1 - share) * plain + share * mild, atol=1e-6)
+    assert np.abs(plain - mild).max() > 0.01
+
+
+@pytest.mark.parametrize(("scale", "value_power"), [(4, 0.5 + 0.2 * 0.75 * 0.8), (8, 0.5)])
+def test_the_more_a_believed_guide_was_noise_the_more_the_values_count(scale, value_power):
+    truth, belief = blocks(), 0.75
+    patch = replace(patch_of(truth, truth, scale), noise=0.8)
+    sharp = diffuse(patch, DiffusionSettings(value_power=value_power), "cpu")
+    expected = belief * sharp + (1 - belief) * diffuse(patch, MILD, "cpu")
+    np.testing.assert_allclose(answer(patch, DiffusionSettings(), belief, "cpu"), expected, atol=1e-6)
 
 
 def test_a_prediction_is_taken_over_as_far_as_it_is_right():

@@ -6,7 +6,8 @@ import rasters
 from outputs import block_means, physical
 from pairs import upscale
 
-from geosr.noise import LEAST, remove_noise, white_noise
+from geosr.denoise import remove_noise
+from geosr.noise import LEAST, white_noise
 from geosr.pair import Pair, Stats, normalise
 
 
@@ -34,35 +35,71 @@ def test_edges_and_texture_are_no_noise_and_invalid_pixels_have_no_say():
     assert white_noise(noisy[:2, :2], valid[:2, :2]) == 0
 
 
-def one_pixel_at_a_time(bands, valid, noise, row, col):
-    """The mean over all pixels within reach, weighted by their squares' likeness, in plain float64."""
-    total, weights = np.zeros(len(bands)), 0.0
-    for other_row in range(max(row - 11, 0), min(row + 12, valid.shape[0])):
-        for other_col in range(max(col - 11, 0), min(col + 12, valid.shape[1])):
-            if not valid[other_row, other_col]:
-                continue
-            distances = []
-            for down in range(-3, 4):
-                for right in range(-3, 4):
-                    places = [(r + down, c + right) for r, c in ((row, col), (other_row, other_col))]
-                    if all(0 <= r < valid.shape[0] and 0 <= c < valid.shape[1] for r, c in places):
-                        first, second = ((bands[:, r, c] * valid[r, c] / noise) for r, c in places)
-                        distances.append(np.mean((first - second) ** 2))
-            weight = np.exp(-max(np.mean(distances) - 2, 0) / 0.25)
-            total, weights = total + weight * bands[:, other_row, other_col], weights + weight
+def squares_alike(image, row, col, count):
+    """First pixels of the 6 x 6 squares within ten pixels that differ least from one in the mean square."""
+    height, width = image.shape[1] - 5, image.shape[2] - 5
+    near = [
+        (r, c)
+        for r in range(max(row - 10, 0), min(row + 11, height))
+        for c in range(max(col - 10, 0), min(col + 11, width))
+    ]
+    own = image[:, row : row + 6, col : col + 6]
+    return sorted(near, key=lambda at: ((image[:, at[0] : at[0] + 6, at[1] : at[1] + 6] - own) ** 2).sum())[:count]
+
+
+def one_square_at_a_time(image, pilot, count):
+    """The non-local Bayes estimate of an image with noise of variance 1, by the paper's formulas in plain float64."""
+    total, weights = np.zeros(image.shape), np.zeros(image.shape)
+    starts = [np.rint(np.linspace(0, side - 6, -(-(side - 6) // 4) + 1)).astype(int) for side in image.shape[1:]]
+    for row in starts[0]:
+        for col in starts[1]:
+            alike = squares_alike(image[:1] if pilot is None else pilot, row, col, count)
+            for part in range(len(image)):
+                cut = [np.s_[part, r : r + 6, c : c + 6] for r, c in alike]
+                noisy = np.array([image[place].ravel() for place in cut])
+                known = noisy if pilot is None else np.array([pilot[place].ravel() for place in cut])
+                mean, spread = known.mean(0), np.cov(known.T)
+                if pilot is not None:
+                    found = mean + (noisy - mean) @ np.linalg.inv(spread + np.eye(36)) @ spread
+                elif noisy.var() <= 1.1:
+                    found = np.full(noisy.shape, noisy.mean())
+                else:
+                    least = (1 - np.sqrt(36 / count)) ** 2
+                    values, vectors = np.linalg.eigh(spread)
+                    found = mean + (noisy - mean) @ vectors @ np.diag(1 - 1 / values.clip(least)) @ vectors.T
+                for place, square in zip(cut, found, strict=True):
+                    total[place] += square.reshape(6, 6)
+                    weights[place] += 1
     return total / weights
 
 
-def test_it_is_the_mean_of_what_looks_alike():
+def test_it_is_the_estimate_of_the_paper():
     rng = np.random.default_rng(3)
     noise = np.array([0.4, 0.8])
-    bands = np.stack([steps((30, 26)), -steps((30, 26))]) + rng.normal(0, 1, (2, 30, 26)) * noise[:, None, None]
-    bands, valid = bands.astype("float32"), rng.random((30, 26)) > 0.1
-    found = remove_noise(bands, valid, noise)
-    for row, col in [(0, 0), (29, 25), (12, 13), (5, 20), (17, 8)]:
-        expected = one_pixel_at_a_time(bands.astype(float), valid, noise, row, col) if valid[row, col] else None
-        np.testing.assert_allclose(found[:, row, col], bands[:, row, col] if expected is None else expected, atol=1e-4)
-    np.testing.assert_array_equal(found[:, ~valid], bands[:, ~valid])
+    clean = np.stack([steps((30, 26)), -2 * steps((30, 26)) + 0.3 * np.cos(np.arange(26) / 3)])
+    bands = (clean + rng.normal(0, 1, clean.shape) * noise[:, None, None]).astype("float32")
+    image = bands.astype(float) / noise[:, None, None]
+    centre = image.mean((1, 2), keepdims=True)
+    axes = np.linalg.eigh(np.cov((image - centre).reshape(2, -1)))[1][:, ::-1]
+    parts = np.einsum("bp,bhw->phw", axes, image - centre)
+    second = one_square_at_a_time(parts, one_square_at_a_time(parts, None, 90), 60)
+    expected = (np.einsum("bp,phw->bhw", axes, second) + centre) * noise[:, None, None]
+    np.testing.assert_allclose(remove_noise(bands, noise), expected, atol=1e-3)
+
+
+def test_saturated_and_constant_pixels_stay_near_what_they_are():
+    rng = np.random.default_rng(6)
+    bands = (steps((40, 48)) + rng.normal(0, 0.7, (3, 40, 48))).astype("float32").clip(-0.9, 0.9)
+    bands[:, 12:30, 20:40] = 0
+    found = remove_noise(bands, np.full(3, 0.7))
+    assert np.abs(found).max() < 1.2
+    assert np.abs(found[:, 16:26, 24:36]).max() < 0.05
+
+
+def test_what_is_too_small_to_find_squares_alike_is_kept():
+    bands = np.random.default_rng(7).normal(size=(2, 15, 60)).astype("float32")
+    np.testing.assert_array_equal(remove_noise(bands, np.ones(2)), bands)
+    np.testing.assert_array_equal(remove_noise(bands, np.zeros(2)), bands)
 
 
 def test_only_noisy_bands_of_noisy_guides_change():
@@ -74,7 +111,9 @@ def test_only_noisy_bands_of_noisy_guides_change():
     def guide_of(*bands):
         pair = Pair(np.stack(bands), valid, source, np.ones(source.shape, bool))
         stats = Stats.measure([pair], noise=True)
-        return stats.guide_noise, normalise(pair, stats).guide
+        patch = normalise(pair, stats)
+        assert patch.noise == max(stats.guide_noise)
+        return stats.guide_noise, patch.guide
 
     (none, some), smoothed = guide_of(clean, noisy)
     assert none == 0

@@ -31,6 +31,7 @@ class Patch:
         source: (h, w) float32, about zero mean and unit standard deviation; filled where invalid.
         source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
         tolerance: how far the pooled answer may lie from the source; 0 exact, inf unbounded.
+        noise: largest share of a guide band's spread that was noise before that was removed, from 0 to 1.
         judged: belief in the guide's edges and share of a network's detail, each from 0 to 1, where they are known
             from elsewhere; None lets the method judge by the patch itself.
     """
@@ -40,6 +41,7 @@ class Patch:
     source: FloatArray
     source_valid: BoolArray
     tolerance: float = 0.0
+    noise: float = 0.0
     judged: tuple[float, float] | None = None
 
     @property
