@@ -55,6 +55,8 @@ class Screen:
                 self._bar.update(self._bar.task_ids[0], description=name)
             case Stage(name) if self._verbose:
                 self._print(f"stage: {name}")
+            case Stage("fit"):
+                self._print("fitting to the scene; no tile is done before that (geosr info --time says about how long)")
             case TileFailed():
                 again = "; it will be tried again at the end" if event.retry else ""
                 self._print(

@@ -145,7 +145,8 @@ def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, str]:
         "further rasters": ", ".join(plan.layers),
     }
     scene = plan.scene
-    return fingerprint(scene.source, scene.guide, plan.inputs, plan.recipe, plan.method, plan.consistency, machine)
+    recipe = replace(plan.recipe, fit=plan.fit) if plan.method.needs_fit else plan.recipe
+    return fingerprint(scene.source, scene.guide, plan.inputs, recipe, plan.method, plan.consistency, machine)
 
 
 def _settle_batch(placement: Placement, folder: RunFolder) -> Placement:

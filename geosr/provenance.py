@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,10 +64,11 @@ def fingerprint(
         **versions(),
         **methods.versions(methods.entry(method.name)),
     }
-    return {name: str(value) for name, value in values.items()}
+    return {name: "not set" if value is None else str(value) for name, value in values.items()}
 
 
 def identity(file: Raster) -> str:
     """Path, size, modification time and a digest of parts of a file."""
-    size, modified, _ = file.fingerprint
+    size, nanoseconds, _ = file.fingerprint
+    modified = f"{datetime.fromtimestamp(nanoseconds // 10**9, UTC):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09} UTC"
     return f"{file.path}, {size} bytes, modified {modified}, digest {digest_of_parts(file.path)}"

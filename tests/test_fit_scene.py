@@ -29,9 +29,13 @@ def read(path):
 
 def test_the_fit_is_shared_and_repeatable(tmp_path):
     make_pair(tmp_path, size=48)
-    assert upscale(tmp_path, *QUICK, method="mmsr").code == 0
+    told = upscale(tmp_path, *QUICK, method="mmsr")
+    assert told.code == 0
+    assert "fitting to the scene" in told.err
     assert upscale(tmp_path, *QUICK, "--workers", "1", method="mmsr", output="again.tif").code == 0
-    assert upscale(tmp_path, *QUICK, "--fit", "tile", method="mmsr", output="tile.tif").code == 0
+    told = upscale(tmp_path, *QUICK, "--fit", "tile", method="mmsr", output="tile.tif")
+    assert told.code == 0
+    assert "fitting to the scene" not in told.err
     (one, tags), (again, _), (alone, _) = (read(tmp_path / name) for name in ("out.tif", "again.tif", "tile.tif"))
     assert tags["GEOSR_FIT"] == "scene"
     assert one.tobytes() == again.tobytes()

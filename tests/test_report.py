@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from pairs import DIVERGING, contents, make_corner_pair, upscale
 
@@ -37,7 +38,11 @@ def test_a_report_says_what_was_done(folder):
     assert report["settings"]["method"] == "bicubic"
     assert report["settings"]["device"].startswith("cpu ")
     assert {"geosr", "torch", "numpy", "GDAL"} <= set(report["versions"])
-    assert report["inputs"]["guide"].startswith(f"{folder / 'guide.tif'}, ")
+    guide = folder / "guide.tif"
+    modified = np.datetime64(guide.stat().st_mtime_ns, "ns")
+    date, size = str(modified).replace("T", " "), guide.stat().st_size
+    assert report["inputs"]["guide"].startswith(f"{guide}, {size} bytes, modified {date} UTC, ")
+    assert (report["settings"]["fit"], report["settings"]["bounds"]) == ("not set", "not set")
     assert list(report["seconds"]) == ["plan", "statistics", "tiles", "mosaic"]
     assert report["deviation"]["largest"] < 1e-5
     assert (report["guided_percent"], report["scheduler"]) == (0, "threads")
