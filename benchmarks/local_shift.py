@@ -17,9 +17,9 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import coregister as pairs
 import numpy as np
@@ -68,9 +68,8 @@ def found_at(scene: scenes.Scene, shape: tuple[int, int]) -> Array:
     return np.array([down + rows, along + cols])
 
 
-@contextmanager
-def first_shift() -> Iterator[list[Shift]]:
-    """What is found before any local displacement is looked for, once it is."""
+def look(inputs: Inputs) -> tuple[scenes.Scene, Shift]:
+    """The scene with its guide where it was found, and what was found before any local displacement was looked for."""
     seen: list[Shift] = []
     estimate = coregister.estimate
 
@@ -78,18 +77,14 @@ def first_shift() -> Iterator[list[Shift]]:
         seen.append(estimate(pieces))
         return seen[-1]
 
-    coregister.estimate = watched
-    yield seen
-    coregister.estimate = estimate
+    with patch.object(coregister, "estimate", watched):
+        return scenes.open_scene(inputs), seen[0]
 
 
 def rmse(case: pairs.Case, inputs: Inputs, shift: Shift) -> float:
     """Of the diffusion's answer with the guide looked for where `shift` says."""
-    find, scenes.find_shift = scenes.find_shift, lambda *_: shift
-    try:
+    with patch.object(scenes, "find_shift", lambda *_: shift):
         return pairs.rmse(case, inputs, coregister=True)
-    finally:
-        scenes.find_shift = find
 
 
 def rows(case: pairs.Case, scale: int, size: float, kinds: list[str], folder: Path) -> Iterator[list[str]]:
@@ -100,10 +95,9 @@ def rows(case: pairs.Case, scale: int, size: float, kinds: list[str], folder: Pa
         there = replace(case, guide=bent(case.guide, made), guide_affine=case.guide_affine * Affine.scale(0.5))
         inputs = pairs.trial(there, scale, folder, (0.0, 0.0))
         start = time.perf_counter()
-        with first_shift() as seen:
-            scene = scenes.open_scene(inputs)
+        scene, one = look(inputs)
         seconds = time.perf_counter() - start
-        shift, one = scene.shift, seen[0]
+        shift = scene.shift
         assert shift is not None
         left = np.sqrt(((found_at(scene, case.truth.shape) - made) ** 2).sum(axis=0).mean())
         plain = rmse(case, inputs, Shift())

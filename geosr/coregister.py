@@ -7,6 +7,8 @@ pixel. The fraction of it is read from the guided answer itself: a guide that is
 guide has it and where the source needs it, so the answer is smoothest where the guide lies right; smooth in the sense
 of natural images, sum of |gradient|^(1/2) (Krishnan and Fergus 2009).
 
+What differs from place to place is a smooth field through what the windows say (`local_shift`).
+
 `docs/coregistration.md` has what was measured, and what else was tried.
 """
 
@@ -33,12 +35,12 @@ from geosr.tiling import Tile, cut
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-_Guide = tuple[NDArray[np.float32], Mask]
 Lag = tuple[int, int]
 """Rows and columns, in high pixels, by which the guide is looked at further down and right than its file says."""
 
+_Guide = tuple[NDArray[np.float32], Mask]
 ReadSource = Callable[[Window], tuple[Array, Mask]]
-ReadGuide = Callable[[Window, Displacement | None], tuple[NDArray[np.float32], Mask]]
+ReadGuide = Callable[[Window, Displacement | None], _Guide]
 
 REACH = 3
 """Source pixels to either side that are searched: beyond, a georeference is wrong and not inexact."""
