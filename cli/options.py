@@ -98,7 +98,8 @@ part_options = _together(
         _PAIR,
         "--coregister",
         is_flag=True,
-        help="First find how far the guide is off from what the two show, and move it; says what it found.",
+        help="First find how far the guide is off from what the two show, as a whole and from place to place, and move "
+        "it; says what it found.",
     ),
 )
 missing_options = _together(

@@ -82,7 +82,8 @@ def upscale(
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
-        coregister: estimate the shift between the two from what they show, and move the guide by it.
+        coregister: estimate how far the guide is off from what the two show, as a whole and locally,
+            and move the guide by it.
         native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
             averaged to that, to the nearest whole number of them, and `scale` counts from there.
         tile: side of a tile in output pixels at most, halo included.

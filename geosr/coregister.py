@@ -7,6 +7,8 @@ pixel. The fraction of it is read from the guided answer itself: a guide that is
 guide has it and where the source needs it, so the answer is smoothest where the guide lies right; smooth in the sense
 of natural images, sum of |gradient|^(1/2) (Krishnan and Fergus 2009).
 
+What differs from place to place is a smooth field through what the windows say (`local_shift`).
+
 `docs/coregistration.md` has what was measured, and what else was tried.
 """
 
@@ -24,8 +26,10 @@ from odc.geo.geobox import GeoBox
 
 from geosr import methods
 from geosr.consistency import blocks_of
+from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import GridPair, Window
+from geosr.local_shift import FEWEST, Costs, fit_field
 from geosr.pair import Pair, Stats, normalise
 from geosr.tiling import Tile, cut
 
@@ -34,8 +38,9 @@ Mask = NDArray[np.bool_]
 Lag = tuple[int, int]
 """Rows and columns, in high pixels, by which the guide is looked at further down and right than its file says."""
 
+_Guide = tuple[NDArray[np.float32], Mask]
 ReadSource = Callable[[Window], tuple[Array, Mask]]
-ReadGuide = Callable[[Window], tuple[NDArray[np.float32], Mask]]
+ReadGuide = Callable[[Window, Displacement | None], _Guide]
 
 REACH = 3
 """Source pixels to either side that are searched: beyond, a georeference is wrong and not inexact."""
@@ -61,6 +66,7 @@ class Shift:
         error: standard error in output pixels, in the direction where it is largest.
         confidence: share of resampled scenes that agree to half a source pixel, 0 to 1.
         obstacle: why no shift could be estimated; empty where one was.
+        local: what is to be added from place to place, its mean about zero; None where one shift does as well.
     """
 
     rows: float = 0.0
@@ -68,6 +74,7 @@ class Shift:
     error: float = 0.0
     confidence: float = 0.0
     obstacle: str = ""
+    local: Displacement | None = None
 
     @property
     def applied(self) -> tuple[float, float]:
@@ -75,14 +82,29 @@ class Shift:
         distinct = max(abs(self.rows), abs(self.cols)) >= max(_SMALLEST, 2 * self.error)
         return (self.rows, self.cols) if distinct and not self.obstacle else (0.0, 0.0)
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """For an output's metadata: how far the guide is moved along columns and rows, in output pixels."""
+        rows, cols = self.applied
+        local = {"GEOSR_COREGISTER_LOCAL": f"{self.local.farthest:.4f}"} if self.local else {}
+        return {"GEOSR_COREGISTER_SHIFT": f"{0 - cols:.4f} {0 - rows:.4f}", **local}
+
     def describe(self, grids: GridPair) -> str:
         """A sentence for a person: how far the guide is moved and which way, or why it is not."""
+        if self.local:
+            return f"{self._whole(grids)}; local displacement up to {self.local.farthest:.2f} output pixels"
         if self.obstacle:
-            return f"no shift could be estimated: {self.obstacle}; the guide stays where it is"
+            return f"{self._whole(grids)}; the guide stays where it is"
+        return self._whole(grids) if any(self.applied) else f"{self._whole(grids)}; it stays where it is"
+
+    def _whole(self, grids: GridPair) -> str:
+        """What is said of the guide as a whole."""
+        if self.obstacle:
+            return f"no shift could be estimated: {self.obstacle}"
         found = f"standard error {self.error:.2f}, confidence {self.confidence:.0%}"
         if self.applied == (0.0, 0.0):
             far = max(abs(self.rows), abs(self.cols))
-            return f"the guide lies within {far:.2f} output pixels of the source ({found}); it stays where it is"
+            return f"the guide lies within {far:.2f} output pixels of the source ({found})"
         source_pixels = np.hypot(self.rows, self.cols) / grids.scale
         way = " and ".join(_directions(-self.rows, -self.cols, grids.high))
         return f"guide moved by {way}, in output pixels ({source_pixels:.2f} source pixels; {found})"
@@ -109,6 +131,7 @@ class Piece:
         guide_valid: (s*h + 2*margin, s*w + 2*margin) bool.
         source: (h, w) float64.
         source_valid: (h, w) bool.
+        place: of the source in the scene.
         core: the source pixels that are this piece's own: neighbours overlap.
         scale: s.
         margin: the largest shift that can be looked at.
@@ -118,6 +141,7 @@ class Piece:
     guide_valid: Mask
     source: Array
     source_valid: Mask
+    place: Window
     core: Window
     scale: int
     margin: int
@@ -174,19 +198,34 @@ def find_shift(grids: GridPair, read_source: ReadSource, read_guide: ReadGuide) 
     Args:
         grids: of the scene.
         read_source: values and validity of a window of the low grid.
-        read_guide: values and validity of the guide on a window of the high grid, which may reach over its edges.
+        read_guide: values and validity of the guide on a window of the high grid, which may reach over its edges,
+            looked for as far away as a displacement says.
 
     Returns:
-        See `estimate`.
+        See `estimate`; with a local displacement where the guide fits better with it, and surely.
     """
+    pieces = _look(grids, read_source, lambda window: read_guide(window, None))
+    shift = estimate(pieces)
+    local = _local(pieces, grids)
+    if local is None or local.farthest < _SMALLEST:
+        return shift
+    bent = _look(grids, read_source, lambda window: read_guide(window, local))
+    both = replace(estimate(bent), local=local)
+    return both if both.confidence >= _SURE and _smoother(bent, both, pieces, shift) else shift
+
+
+def _look(grids: GridPair, read_source: ReadSource, read_guide: Callable[[Window], _Guide]) -> list[Piece]:
+    """The parts of the scene that are looked at."""
     size = max(320, 4 * _WINDOW * grids.scale)
     tiles, count = cut(grids.low.shape, grids.scale, size=size, halo=0), max(_PIXELS // size**2, 1)
     step = -(-len(tiles) // count)
     spread = (tile for first in range(step) for tile in tiles[(first + step // 2) % step :: step])
-    return estimate([*islice(_pieces(spread, grids.scale, read_source, read_guide), count)])
+    return [*islice(_pieces(spread, grids.scale, read_source, read_guide), count)]
 
 
-def _pieces(tiles: Iterable[Tile], scale: int, read_source: ReadSource, read_guide: ReadGuide) -> Iterator[Piece]:
+def _pieces(
+    tiles: Iterable[Tile], scale: int, read_source: ReadSource, read_guide: Callable[[Window], _Guide]
+) -> Iterator[Piece]:
     """Those of the tiles that hold valid source pixels."""
     margin = REACH * scale
     for tile in tiles:
@@ -196,7 +235,57 @@ def _pieces(tiles: Iterable[Tile], scale: int, read_source: ReadSource, read_gui
                 continue
             high = tile.window.times(scale)
             wide = Window(high.row - margin, high.col - margin, high.height + 2 * margin, high.width + 2 * margin)
-            yield Piece(*read_guide(wide), source, valid, tile.core.relative_to(tile.window), scale, margin)
+            core = tile.core.relative_to(tile.window)
+            yield Piece(*read_guide(wide), source, valid, tile.window, core, scale, margin)
+
+
+def _local(pieces: Sequence[Piece], grids: GridPair) -> Displacement | None:
+    """The field of shifts that the windows agree on; None where one shift does as well."""
+    pieces = [piece for piece in pieces if piece.voting.any()]
+    if sum(int(piece.voting.sum()) for piece in pieces) < FEWEST:
+        return None
+    stats = Stats.measure(piece.seen_at((0, 0)) for piece in pieces)
+    scale, margin = pieces[0].scale, pieces[0].margin
+    step = max(round(scale / 4), 1)
+    reach = margin // 2 // step * step
+    (row, col), _ = _search(pieces, stats)
+    row, col = (int(np.clip(lag, reach - margin, margin - reach)) for lag in (row, col))
+    axis, directions = np.arange(-reach, reach + 1, step), _principal(pieces, stats)
+    lags = np.array(list(product(row + axis, col + axis)))
+    costs = np.concatenate([_unexplained(piece, stats, directions, lags) for piece in pieces], axis=1)
+    places = np.concatenate([_places(piece, grids) for piece in pieces])
+    field = fit_field(Costs(costs.reshape(len(axis), len(axis), -1), step, places))
+    return None if field is None else Displacement(grids.high, tuple(field[:, 0].tolist()), tuple(field[:, 1].tolist()))
+
+
+def _places(piece: Piece, grids: GridPair) -> Array:
+    """(voting windows, 2): their centres, from 0 to 1 over the scene's rows and columns."""
+    inside = _windows(np.mgrid[: piece.place.height, : piece.place.width] + 0.5).mean(axis=-1)
+    corner = np.array([[piece.place.row], [piece.place.col]])
+    return np.asarray(((inside + corner) / np.array(grids.low.shape)[:, None]).T[piece.voting])
+
+
+def _smoother(bent: Sequence[Piece], both: Shift, pieces: Sequence[Piece], shift: Shift) -> bool:
+    """Whether the guided answer is smoother with the displacement than without, by more than the standard error.
+
+    The windows' colours told the displacement: this asks the edges, which had no say in it.
+    """
+    stats = Stats.measure(piece.seen_at((0, 0)) for piece in pieces)
+    gains = [np.zeros(1)]
+    for before, after in zip(pieces, bent, strict=True):
+        common = before.voting & after.voting
+        if common.any():
+            rough = _mean_roughness(before, stats, shift), _mean_roughness(after, stats, both)
+            gains.append(rough[0][common[before.voting]] - rough[1][common[after.voting]])
+    gain = np.concatenate(gains)
+    return bool(gain.sum() > gain.std() * np.sqrt(len(gain)))
+
+
+def _mean_roughness(piece: Piece, stats: Stats, shift: Shift) -> Array:
+    """(voting windows,): by usable pixel, which a displaced guide has other ones of at its ends."""
+    rows, cols = shift.applied
+    pixels = piece.in_windows(np.ones(piece.source.shape)).sum(axis=1)
+    return np.asarray(_roughness(piece, stats, (round(rows), round(cols))) / pixels)
 
 
 def estimate(pieces: Sequence[Piece]) -> Shift:

@@ -181,8 +181,4 @@ def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event
 def _tags(plan: Plan) -> dict[str, str]:
     """What the bands' own tags do not know: the real guide, and where it was found."""
     shift = plan.scene.shift
-    tags = {"GEOSR_GUIDE": plan.scene.guide.path.name, "GEOSR_BAND": ALL}
-    if shift:
-        rows, cols = shift.applied
-        tags["GEOSR_COREGISTER_SHIFT"] = f"{0 - cols:.4f} {0 - rows:.4f}"
-    return tags
+    return {"GEOSR_GUIDE": plan.scene.guide.path.name, "GEOSR_BAND": ALL, **(shift.tags if shift else {})}

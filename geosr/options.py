@@ -40,7 +40,8 @@ class Inputs:
         assume_crs: CRS of the raster that has none.
         allow_ballpark: accept a transformation of unknown accuracy between the two CRS.
         bounds: (left, bottom, right, top) in the source's CRS; only the source pixels that it touches.
-        coregister: estimate the shift between the two from what they show, and look for the guide there.
+        coregister: estimate how far the guide is off from what the two show, as a whole and locally,
+            and look for the guide there.
         native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
             averaged to that.
     """

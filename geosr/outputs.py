@@ -93,13 +93,11 @@ def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
 def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
     names = "; ".join(result.tile.name(scene.grids.scale) for result in report.interpolated)
-    rows, cols = scene.shift.applied if scene.shift else (0.0, 0.0)
-    moved = f"{0 - cols:.4f} {0 - rows:.4f}"  # the guide, along columns and rows, in output pixels
     package, weights = methods.entry(plan.method.name).package, plan.method.weights
     smaller = "; ".join(f"{each.tile.name(scene.grids.scale)}: {each.batch}" for each in report.results if each.batch)
     special = (
         ({"GEOSR_INTERPOLATED_TILES": names} if names else {})
-        | ({"GEOSR_COREGISTER_SHIFT": moved} if scene.shift else {})
+        | (scene.shift.tags if scene.shift else {})
         | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
         | ({"GEOSR_WEIGHTS": weights.path.name, "GEOSR_WEIGHTS_DIGEST": weights.digest} if weights else {})
         | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})

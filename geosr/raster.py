@@ -33,6 +33,7 @@ from geosr import raster_guard as guard
 from geosr import warp
 from geosr.bands import Band, nearest, read_band, wavelength_of
 from geosr.consistency import pool, pool_measured
+from geosr.displacement import Displacement
 from geosr.errors import GeosrError, InputError, UsageError
 from geosr.grid import Window
 from geosr.raster_guard import Fingerprint, show
@@ -98,6 +99,7 @@ class Raster:
         options: open options of the driver.
         pooled: the file's pixels to one of the grid along a side; above 1 only where `describe_source` was told to.
         warnings: lines for the user about what was found.
+        displacement: how far from where the file says a guide is looked for, place by place; see `coregister`.
     """
 
     path: Path
@@ -126,6 +128,7 @@ class Raster:
     options: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     pooled: int = 1
+    displacement: Displacement | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -662,7 +665,7 @@ def read_guide(raster: Raster, target: GeoBox, *, grid: GeoBox | None = None) ->
         def read(window: Window) -> tuple[npt.NDArray[np.float32], Mask]:
             return _expand(raster, *_read_stored(raster, dataset, window))
 
-        return warp.warp(read, raster.channels, raster.geobox, target, plan)
+        return warp.warp(read, raster.channels, raster.geobox, target, plan, raster.displacement)
 
 
 def glance_guide(raster: Raster, target: GeoBox) -> tuple[npt.NDArray[np.float32], Mask]:
@@ -684,7 +687,8 @@ def glance_guide(raster: Raster, target: GeoBox) -> tuple[npt.NDArray[np.float32
             pooled = [pool(band, known, 2) for band in bands]
             return np.stack([values for values, _ in pooled]).astype(np.float32), pooled[0][1]
 
-        return warp.warp(read, raster.channels, coarse, target, warp.plan_sampling(coarse, target))
+        plan = warp.plan_sampling(coarse, target)
+        return warp.warp(read, raster.channels, coarse, target, plan, raster.displacement)
 
 
 def _read_stored(

@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr import raster
 from geosr.coregister import Shift, find_shift
+from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import Inputs
@@ -101,8 +102,13 @@ def open_scene(inputs: Inputs) -> Scene:
 
 def _coregistered(scene: Scene) -> Scene:
     """The scene with its guide looked for where it fits the source."""
-    shift = find_shift(scene.grids, scene.read_source, scene.read_guide)
-    return replace(scene, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
+
+    def read_guide(window: Window, displacement: Displacement | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return replace(scene, guide=replace(scene.guide, displacement=displacement)).read_guide(window)
+
+    shift = find_shift(scene.grids, scene.read_source, read_guide)
+    guide = replace(scene.guide, displacement=shift.local)
+    return replace(scene, guide=guide, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
 
 
 def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:

@@ -21,6 +21,7 @@ from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 from pyproj.transformer import AreaOfInterest, Transformer
 
+from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import Window, crop
 
@@ -223,9 +224,11 @@ def plan_sampling(guide: GeoBox, grid: GeoBox) -> Sampling:
 
 
 def warp(
-    read: Reader, bands: int, guide: GeoBox, target: GeoBox, plan: Sampling
+    read: Reader, bands: int, guide: GeoBox, target: GeoBox, plan: Sampling, displacement: Displacement | None = None
 ) -> tuple[npt.NDArray[np.float32], Mask]:
     """The guide on `target`: float32 (bands, rows, columns) and validity (rows, columns); 0 where invalid.
+
+    With a `displacement` it is looked for that much away from where its file says.
 
     A sample counts where it falls inside a valid guide pixel, and takes its value from valid neighbours only;
     a target pixel is the mean of its samples and valid where at least half of them count.
@@ -240,7 +243,7 @@ def warp(
         if splittable and window.height * window.width * plan.across * plan.down * bands > 4 * _SAMPLES_AT_ONCE:
             todo += _halves(window)
             continue
-        corners = _corners(crop(target, window), guide)
+        corners = _corners(crop(target, window), guide, displacement)
         all_u, all_v = np.broadcast_arrays(*corners)
         cell = _whole_cells(all_u, all_v, guide)
         source = _source_window(all_u, all_v, cell, guide, plan.pool)
@@ -266,21 +269,23 @@ def _halves(window: Window) -> list[Window]:
     return [Window(row, col, height, w), Window(row, col + w, height, width - w)]
 
 
-def _corners(target: GeoBox, guide: GeoBox) -> tuple[Floats, Floats]:
+def _corners(target: GeoBox, guide: GeoBox, displacement: Displacement | None = None) -> tuple[Floats, Floats]:
     """Guide columns and rows of the pixel corners of `target`; NaN where undefined.
 
     Both (rows + 1, columns + 1); but (1, columns + 1) and (rows + 1, 1) where the two grids are parallel.
     """
     rows, cols = target.shape
     col, row = np.arange(cols + 1.0), np.arange(rows + 1.0)
-    if _are_parallel(target, guide):
+    if displacement is None and _are_parallel(target, guide):
         return (
             pixels_in(target, guide, col, np.zeros_like(col))[0][None],
             pixels_in(target, guide, np.zeros_like(row), row)[1][:, None],
         )
-    found = _polynomial(target, guide)
+    found = None if displacement else _polynomial(target, guide)
     if found is None:
         col, row = (axis.ravel() for axis in np.meshgrid(col, row))
+        if displacement:
+            col, row = displacement.moved(target, col, row)
         found = pixels_in(target, guide, col, row)
     u, v = found
     lost = ~(np.isfinite(u) & np.isfinite(v))

@@ -12,10 +12,21 @@ ROOT = Path(__file__).parents[1]
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
     ["version", "errors"],
-    ["grid", "bands", "consistency", "methods.entry", "raster_guard", "uncertainty", "noise", "denoise", "watch"],
+    [
+        "grid",
+        "displacement",
+        "bands",
+        "consistency",
+        "methods.entry",
+        "raster_guard",
+        "uncertainty",
+        "noise",
+        "denoise",
+        "watch",
+    ],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods", "metrics", "picture"],
-    ["options", "tiling", "warp", "seams"],
+    ["options", "tiling", "warp", "seams", "local_shift"],
     ["raster", "runner", "cluster", "store", "device"],
     [
         "methods.base",
