@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geosr.errors import UsageError
-from geosr.options import Execution, Inputs
+from geosr.options import Execution, Inputs, Note
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 
@@ -80,8 +80,8 @@ _RUN = "How it runs"
     "--workers",
     type=int,
     metavar="N",
-    help="Pairs in work at once, and tiles where pairs are fewer; with another scheduler than threads, tiles of one "
-    "pair at a time. Does not change the outputs.  [default: one for each processor; 1 on a GPU]",
+    help="Pairs in work at once, and tiles of all of them together. Does not change the outputs.  "
+    "[default: one for each processor; 1 on a GPU; as many as an existing cluster has]",
 )
 @scheduler_options
 @tile_error_option
@@ -145,6 +145,7 @@ def command(
         tile_timeout=tile_timeout,
         gpus=gpus,
         style=style,
+        on_event=lambda event: say(f"note: {event.text}") if isinstance(event, Note) and not quiet else None,
     )
     found = _find(source, guide, truth, manifest, (source_asset, guide_asset), dataset, output, inputs)
     if uncertainty is not None:

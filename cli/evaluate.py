@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from geosr.bands import ALL
 from geosr.errors import UsageError
 from geosr.options import Execution
 from geosr.tables import Cell, Table, check_files, write_files
@@ -49,7 +50,9 @@ _ROWS = {
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PRED TRUTH | ROOT")
 @option(_FILES, "--source", type=PATH, metavar="FILE", help="What the prediction was made from: source consistency.")
 @option(_FILES, "--guide", type=PATH, metavar="FILE", help="What it was made with: is its texture in the errors?")
-@option(_FILES, "--band", metavar="N", help="Which band of a truth that has several, from 1, or as 8.2um.")
+@option(
+    _FILES, "--band", metavar="N", help="Of rasters that have several: which, from 1, or as 8.2um; all: a row each."
+)
 @option(_FILES, "--assume-crs", metavar="CRS", help="The coordinate system of rasters that name none.")
 @option(
     _FILES,
@@ -106,22 +109,30 @@ def command(
     if protocol:
         _rerun(protocol, paths[0], scale, methods, device, files)
         return
-    from geosr.evaluation import evaluate
+    from geosr.evaluation import evaluate, evaluate_bands
 
-    found = evaluate(
-        *paths,
-        source=source,
-        guide=guide,
-        band=band,
-        elevation=elevation,
-        step=step,
-        assume_crs=assume_crs,
-    )
-    table = _table(found)
-    write_files(files, table, {"units": found.units, "notes": found.notes, **asdict(found.scores)})
-    for note in found.notes:
+    how: dict[str, Any] = {
+        "source": source,
+        "guide": guide,
+        "elevation": elevation,
+        "step": step,
+        "assume_crs": assume_crs,
+    }
+    if band == ALL:
+        bands = evaluate_bands(*paths, **how)
+        content: dict[str, object] = {"bands": [{"band": band, **_content(found)} for band, found in bands.items()]}
+        table, notes = _table_of_bands(bands), [note for found in bands.values() for note in found.notes]
+    else:
+        found = evaluate(*paths, band=band, **how)
+        content, table, notes = _content(found), _table(found), [*found.notes]
+    write_files(files, table, content)
+    for note in dict.fromkeys(notes):
         say(f"note: {note}")
     click.echo(printable("\n".join(table.lines())))
+
+
+def _content(found: Evaluation) -> dict[str, object]:
+    return {"units": found.units, "notes": found.notes, **asdict(found.scores)}
 
 
 def _table(found: Evaluation) -> Table:
@@ -129,6 +140,13 @@ def _table(found: Evaluation) -> Table:
     unit = found.units or "in the truth's units"
     rows = ((name, scores[name], text.format(unit=unit)) for name, text in _ROWS.items() if scores[name] is not None)
     return Table(("metric", "value", "what"), tuple(rows))
+
+
+def _table_of_bands(bands: dict[int, Evaluation]) -> Table:
+    """A row for each, without the metrics that none of them has."""
+    scores = {band: asdict(found.scores) for band, found in bands.items()}
+    names = [name for name in _ROWS if any(each[name] is not None for each in scores.values())]
+    return Table(("band", *names), tuple((band, *(each[name] for name in names)) for band, each in scores.items()))
 
 
 def _check_options(context: click.Context, protocol: str | None) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from geosr import methods, raster
 from geosr.bands import ALL
-from geosr.errors import GeosrError, TileError, UnavailableError
+from geosr.errors import GeosrError, OutputError, TileError, UnavailableError
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
-from geosr.options import AUTO, Execution, Inputs, Note, Recipe, processors
+from geosr.options import AUTO, Execution, Inputs, Note, Recipe
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
+from geosr.placement import Crew, open_crew
 from geosr.raster_guard import show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
-from geosr.store import reported
+from geosr.store import reported, scratch_folder
 from geosr.style import style_path
 from geosr.tables import Table
 
@@ -120,10 +122,11 @@ def run_batch(
 ) -> Summary:
     """Every pair as `upscale_file` does it; one that fails does not stop the others.
 
-    As many pairs are in work at once as there are workers (processors, when `execution.workers` is None), and the
-    workers that are left over are shared out among their tiles. With another scheduler than threads it is one pair at a
-    time, its tiles on all workers: each pair has worker processes of its own. A fit and a tile have one thread of the
-    processor each, however many pairs there are, so that neither the other pairs nor the workers change a byte.
+    As many pairs are in work at once as there are workers (processors, when `execution.workers` is None), each on a
+    thread of this process; one that has no memory left for its tiles waits for others. With threads, the workers that
+    are left over are shared out among the pairs' tiles; worker processes, of which there is one set for all pairs, work
+    on tiles of any of them. A fit and a tile have one thread of the processor each, however many pairs there are, so
+    that neither the other pairs nor the workers change a byte.
 
     An output that is there is left alone: the pair is skipped if it was made from the same files with the same method
     and scale, and fails otherwise. Finished tiles of a pair that failed are kept for the next run, as in one scene.
@@ -133,34 +136,22 @@ def run_batch(
         inputs: what holds for all of them; its source and guide do not count.
         recipe: for all of them.
         execution: for all of them together; it asks for no report. A pair says itself what is written beside its
-            output.
+            output, and its outcome what there is to note; `on_event` hears of the workers.
         on_outcome: called in the caller's thread as each pair ends.
 
     Raises:
         UsageError, UnavailableError: what would fail for every pair; also a scheduler that is lost on the way.
     """
-    from geosr.device import pick_device
-
     if recipe.method != AUTO:
         methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
-    on_gpu = pick_device(execution.device) != "cpu"
     execution = replace(execution, threads=execution.threads or 1)
-    at_once = None
-    if execution.scheduler == "threads":
-        workers = execution.workers or (1 if on_gpu else processors())
-        at_once = max(1, min(workers, len(found.jobs)))
-        if at_once > 1:  # else what is left unasked stays so, and fits the memory
-            execution = replace(execution, workers=workers // at_once)
     lost = _misfits(found)
     for outcome in lost:
         on_outcome(outcome)
-    work = partial(_run, inputs=inputs, recipe=recipe, execution=execution)
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # the filters are global: pairs that set and restore them get in each other's way
+        with warnings.catch_warnings():  # global: pairs that set and restore the filters get in each other's way
             warnings.simplefilter("ignore", UserWarning)  # rasterio's, of rasters without georeference
-            outcomes = _run_all(work, found.jobs, at_once, on_outcome)
+            outcomes = _run_all(found.jobs, inputs, recipe, execution, on_outcome)
     except BaseException as error:
         error.add_note("finished outputs and tiles are kept; run the same command again to continue")
         raise
@@ -168,33 +159,65 @@ def run_batch(
 
 
 def _run_all(
-    work: Callable[[Job], Outcome], jobs: Sequence[Job], at_once: int | None, on_outcome: Callable[[Outcome], None]
+    jobs: Sequence[Job], inputs: Inputs, recipe: Recipe, execution: Execution, on_outcome: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """All pairs on threads; or one by one in the caller's own, so that an interruption ends worker processes, too."""
-    if at_once is not None:
-        return Threads(at_once).run(work, jobs, on_done=on_outcome)
-    outcomes = []
+    """What became of every pair; workers are started only where there is anything to do."""
+    outcomes, rest = {}, {}
+    for place, job in enumerate(jobs):
+        own = _inputs_of(job, inputs)
+        if not execution.overwrite and (there := _earlier(job, own, recipe, style=execution.style)):
+            outcomes[place] = there
+            on_outcome(there)
+        else:
+            rest[place] = job
+    if rest:
+        with _crew([*rest.values()], recipe, execution) as crew:
+            work = partial(_run, inputs=inputs, recipe=recipe, execution=execution, crew=crew)
+            done = Threads(crew.runs).run(work, [*rest.values()], on_done=on_outcome)
+        outcomes |= zip(rest, done, strict=True)
+    return [outcomes[place] for place in range(len(jobs))]
+
+
+@contextmanager
+def _crew(jobs: Sequence[Job], recipe: Recipe, execution: Execution) -> Iterator[Crew]:
+    """The workers for all pairs; what worker processes put on disk lies beside an output."""
+    with ExitStack() as stack:
+        folder, files = Path(), {}
+        if execution.scheduler != "threads":
+            folder = stack.enter_context(scratch_folder(_first_output(jobs)))
+            found = {path.absolute() for job in jobs for path in _files_of(job, recipe)}
+            files = {path: path.stat().st_size for path in found if path.is_file()}
+        yield stack.enter_context(open_crew(len(jobs), files, folder, execution))
+
+
+def _files_of(job: Job, recipe: Recipe) -> tuple[Path, ...]:
+    """What a pair's workers read, but for a sample's files, which are not made yet."""
+    return recipe.files if job.sample else (job.source, job.guide, *recipe.files)
+
+
+def _first_output(jobs: Sequence[Job]) -> Path:
+    """One whose folder is there now."""
     for job in jobs:
-        outcomes.append(work(job))
-        on_outcome(outcomes[-1])
-    return outcomes
+        with suppress(OutputError):
+            _make_folder(job.output.parent)
+            return job.output
+    return jobs[0].output
 
 
-def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
+def _run(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution, crew: Crew) -> Outcome:
     """One pair, whatever becomes of it."""
     began = time.monotonic()
     notes: list[str] = []
     execution = replace(execution, on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     inputs = _inputs_of(job, inputs)
     try:
-        if not execution.overwrite and (there := _earlier(job, inputs, recipe, style=execution.style)):
-            return there
         for output in job.outputs:
             _make_folder(output.parent)
         if job.sample:
             save_sample(job.sample, inputs.scale, job.source, job.guide)
         own = replace(execution, uncertainty=job.uncertainty)
-        outcome = _upscale_bands(job, inputs, recipe, own) if inputs.band == ALL else _upscale(job, inputs, recipe, own)
+        upscale = _upscale_bands if inputs.band == ALL else _upscale
+        outcome = upscale(job, inputs, recipe, own, crew)
     except UnavailableError:  # a library or the scheduler: no other pair will do better
         raise
     except (GeosrError, MemoryError) as error:
@@ -207,14 +230,14 @@ def _inputs_of(job: Job, inputs: Inputs) -> Inputs:
     return replace(inputs, source=job.source, guide=job.guide, band=None if job.sample else inputs.band)
 
 
-def _upscale(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
-    made = upscale_file(inputs, recipe, execution, job.output)
+def _upscale(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution, crew: Crew) -> Outcome:
+    made = upscale_file(inputs, recipe, execution, job.output, crew)
     why, complete = _interpolated(len(made.interpolated), made.tiles), not made.interpolated
     return _of(job, DONE, why, expected=made.expected, complete=complete)
 
 
-def _upscale_bands(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution) -> Outcome:
-    made = upscale_bands(inputs, recipe, execution, job.output)
+def _upscale_bands(job: Job, inputs: Inputs, recipe: Recipe, execution: Execution, crew: Crew) -> Outcome:
+    made = upscale_bands(inputs, recipe, execution, job.output, crew)
     return _of(job, DONE, _interpolated(made.interpolated, made.tiles), complete=not made.interpolated)
 
 

@@ -1,4 +1,4 @@
-"""Worker processes under dask.distributed: started here for one run, or an existing cluster's.
+"""Worker processes under dask.distributed: started here, or an existing cluster's; for one run or for several at once.
 
 A process may die (killed, out of memory, a crash in a library) without the run: distributed gives its item to another
 one, and an item that its workers do not survive twice is lost. One that hangs is ended, which is the same to its item.
@@ -11,17 +11,19 @@ import logging
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.config
 from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, WorkerPlugin
+from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
 from geosr.errors import GeosrError, UnavailableError
@@ -47,21 +49,19 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Workers under a Dask scheduler.
+    """Workers under a Dask scheduler; several threads may give them items at once.
 
     Attributes:
         client: of the scheduler.
-        address: of the scheduler.
-        in_flight: items at most in work or waiting at the scheduler.
-        watch: when a worker is to be ended for want of progress, and the run for want of workers.
-        tell: called with a sentence when a worker is ended.
+        workers: items that they work on at once.
+        in_flight: items of one run at most in work or waiting at the scheduler.
+        keeper: looks after the workers, for all runs together.
     """
 
     client: Client
-    address: str
+    workers: int
     in_flight: int
-    watch: Watch
-    tell: Callable[[str], None]
+    keeper: Keeper
 
     def run(
         self,
@@ -70,15 +70,16 @@ class Cluster:
         *,
         on_done: Callable[[Result], None],
         on_lost: Callable[[Item, str], Result],
+        tell: Callable[[str], None] = lambda text: None,
         at_once: int | None = None,
     ) -> list[Result]:
         """As `runner.Pool.run`.
 
         Raises:
-            UnavailableError: the scheduler was lost, or has had no workers for too long.
+            UnavailableError: the scheduler was lost, has had no workers for too long, or the pool was closed.
         """
         waiting = enumerate(items)
-        done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Future[Any] | str] = queue.SimpleQueue()
         positions: dict[Future[Any], int] = {}
         results: dict[int, Result] = {}
 
@@ -86,38 +87,41 @@ class Cluster:
             for position, item in islice(waiting, count):
                 future = self.client.submit(function, item, pure=False)
                 positions[future] = position
-                future.add_done_callback(done.put)
+                self.keeper.follow(future, inbox.put)
+                future.add_done_callback(inbox.put)
 
-        keeper = _Keeper(self)
-        with self._lost_is_said():
+        try:
             submit(at_once or self.in_flight)
             while positions:
-                keeper.look(positions)
+                self.keeper.look()
                 try:
-                    future = done.get(timeout=_LOOK)
+                    future = inbox.get(timeout=_LOOK)
                 except queue.Empty:
                     continue
+                if isinstance(future, str):
+                    tell(future)
+                    continue
+                self.keeper.check()  # of a pool that was closed every item is lost
                 position = positions[future]
                 try:
                     results[position] = _result(future)
                 except _NotHandedOutError:
-                    future.add_done_callback(done.put)
+                    future.add_done_callback(inbox.put)
                     continue
                 except KilledWorker as error:
-                    results[position] = on_lost(
-                        items[position], keeper.reason(str(future.key), error.allowed_failures + 1)
-                    )
+                    reason = self.keeper.reason(str(future.key), error.allowed_failures + 1)
+                    results[position] = on_lost(items[position], reason)
+                self.keeper.forget(future)
                 del positions[future]
                 on_done(results[position])
                 submit(1)
+        except (CancelledError, CommClosedError, ClosedClientError) as error:
+            raise self.keeper.lost() from error
+        finally:
+            for future in positions:  # an error's traceback would hold them, and the workers would go on
+                self.keeper.forget(future)
+                future.release()
         return [results[position] for position in range(len(items))]
-
-    @contextmanager
-    def _lost_is_said(self) -> Iterator[None]:
-        try:
-            yield
-        except (CancelledError, CommClosedError) as error:
-            raise UnavailableError(f"the Dask scheduler {self.address} was lost") from error
 
 
 class _NotHandedOutError(Exception):
@@ -134,38 +138,79 @@ def _result(future: Future[Any]) -> Any:
         raise _NotHandedOutError from error
 
 
-@dataclass
-class _Keeper:
-    """Looks at a cluster's workers now and then, ends those that are hung, and knows what they were at."""
+class Keeper:
+    """Looks at a cluster's workers now and then, ends those that are hung, and knows what they were at.
 
-    cluster: Cluster
-    _ended: dict[str, float] = field(default_factory=dict)  # items whose worker was ended, after how many seconds
-    _next: float = 0.0
+    One for all runs: a worker may hold items of several, and the time that it gets follows from all that were done.
+    """
 
-    def look(self, waiting: Iterable[Future[Any]]) -> None:
-        """At most once a second; `waiting` are the items whose results are not here yet.
+    def __init__(self, client: Client, address: str, timeout: float | None) -> None:
+        """`timeout`: seconds of the watch; derived from the times that workers take when None."""
+        self._client, self._address, self._watch = client, address, Watch(timeout)
+        self._waiting: dict[str, Callable[[str], None]] = {}  # items whose results are not here yet; whom to tell
+        self._ended: dict[str, float] = {}  # items whose worker was ended, after how many seconds
+        self._changing, self._looking = threading.Lock(), threading.Lock()
+        self._next = 0.0
+        self._over: str | None = None
+
+    def follow(self, future: Future[Any], tell: Callable[[str], None]) -> None:
+        """An item that is waited for; `tell` is called, in any thread, with a sentence when its worker is ended."""
+        with self._changing:
+            self._waiting[str(future.key)] = tell
+
+    def forget(self, future: Future[Any]) -> None:
+        """It is not waited for any more."""
+        with self._changing:
+            self._waiting.pop(str(future.key), None)
+
+    def check(self) -> None:
+        """Raise what ended the pool, if it has ended."""
+        if self._over is not None:
+            raise UnavailableError(self._over)
+
+    def close(self, why: str) -> None:
+        """From now on no run gets any further."""
+        self._over = self._over or why
+
+    def lost(self) -> UnavailableError:
+        """What to raise where the connection broke: the scheduler was lost, unless the pool was closed before."""
+        self.close(f"the Dask scheduler {self._address} was lost")
+        return UnavailableError(str(self._over))
+
+    def look(self) -> None:
+        """At most once a second, whichever run asks.
 
         Raises:
-            UnavailableError: the scheduler does not answer, or has had no workers for too long.
+            UnavailableError: the scheduler does not answer, has had no workers for too long, or the pool was closed.
         """
-        now = time.monotonic()
-        if now < self._next:
+        self.check()
+        if time.monotonic() < self._next or not self._looking.acquire(blocking=False):
             return
-        self._next = now + _LOOK
-        ours = {str(future.key) for future in waiting}
-        work, watch = self._ask(ours), self.cluster.watch
-        for worker in watch.look(work, now):
-            if ours.issuperset(work[worker]):  # never to the cost of somebody else's work on a shared cluster
-                self._end(worker, work[worker])
-        if watch.alone:
+        try:
+            self._next = time.monotonic() + _LOOK
+            self._look()
+        except UnavailableError as error:
+            self.close(str(error))
+            raise
+        finally:
+            self._looking.release()
+
+    def _look(self) -> None:
+        with self._changing:
+            ours = dict(self._waiting)
+        work = self._ask(ours)
+        for worker in self._watch.look(work, time.monotonic()):
+            if ours.keys() >= {*work[worker]}:  # never to the cost of somebody else's work on a shared cluster
+                self._end(worker, {key: ours[key] for key in work[worker]})
+        if self._watch.alone:
             raise UnavailableError(
-                f"the Dask scheduler {self.cluster.address} has had no workers for {watch.limit_alone:.0f} s; "
+                f"the Dask scheduler {self._address} has had no workers for {self._watch.limit_alone:.0f} s; "
                 "start some, or wait for them longer with --tile-timeout"
             )
 
-    def _ask(self, ours: set[str]) -> dict[str, list[str]]:
+    def _ask(self, ours: Iterable[str]) -> dict[str, list[str]]:
         """What each worker owes: items in work, and results that it has not handed out."""
-        client = self.cluster.client
+        client = self._client
 
         async def ask(scheduler: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
             return await scheduler.processing(workers=None), await scheduler.who_has(keys=list(ours))
@@ -175,21 +220,22 @@ class _Keeper:
         try:
             processing, holders = client.sync(ask, client.scheduler, callback_timeout=_ANSWER)
         except (OSError, TimeoutError) as error:
-            raise UnavailableError(f"the Dask scheduler {self.cluster.address} was lost: it does not answer") from error
+            raise UnavailableError(f"the Dask scheduler {self._address} was lost: it does not answer") from error
         work = {worker: [str(key) for key in keys] for worker, keys in processing.items()}
         for key, workers in holders.items():
             for worker in workers:
                 work.setdefault(worker, []).append(key)
         return work
 
-    def _end(self, worker: str, keys: list[str]) -> None:
-        limit = self.cluster.watch.limit
-        self._ended |= dict.fromkeys(keys, limit)
-        self.cluster.tell(f"the worker {worker} made no progress for {limit:.0f} s and is ended")
+    def _end(self, worker: str, items: Mapping[str, Callable[[str], None]]) -> None:
+        limit = self._watch.limit
+        self._ended |= dict.fromkeys(items, limit)
+        for tell in {*items.values()}:  # every run that it worked for
+            tell(f"the worker {worker} made no progress for {limit:.0f} s and is ended")
         try:
-            self.cluster.client.run_on_scheduler(_make_end(worker))
+            self._client.run_on_scheduler(_make_end(worker))
         except OSError as error:
-            raise UnavailableError(f"the Dask scheduler {self.cluster.address} was lost") from error
+            raise UnavailableError(f"the Dask scheduler {self._address} was lost") from error
 
     def reason(self, key: str, attempts: int) -> str:
         """Why an item that no worker brought to its end is given up."""
@@ -198,6 +244,16 @@ class _Keeper:
             return f"its worker process died, {times}: killed, out of memory, or crashed"
         given = f"no progress for {self._ended[key]:.0f} s; --tile-timeout gives it longer"
         return f"its worker process hung or died, {times}: {given}"
+
+
+@contextmanager
+def _opened(client: Client, address: str, workers: int, in_flight: int, timeout: float | None) -> Iterator[Cluster]:
+    """The pool; when the block ends, runs that other threads still have on it end, before their workers do."""
+    keeper = Keeper(client, address, timeout)
+    try:
+        yield Cluster(client, workers, in_flight, keeper)
+    finally:
+        keeper.close("the workers' pool was closed")
 
 
 def _make_end(worker: str) -> Callable[..., Any]:
@@ -241,7 +297,6 @@ def start_processes(
     *,
     gpus: Sequence[str] = (),
     timeout: float | None = None,
-    tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Cluster]:
     """`workers` processes of one thread each on this machine, gone when the block ends.
 
@@ -252,7 +307,6 @@ def start_processes(
         folder: a private one for what the processes put on disk.
         gpus: the one that each process sees (its CUDA_VISIBLE_DEVICES); all of them when empty.
         timeout: seconds of the watch; derived from the times that workers take when None.
-        tell: as in `Cluster`.
 
     Raises:
         UnavailableError: they did not start.
@@ -283,7 +337,8 @@ def start_processes(
         try:
             with Client(cluster, set_as_default=False) as client:
                 client.register_plugin(_DeafToCtrlC())
-                yield Cluster(client, cluster.scheduler_address, 2 * workers, Watch(timeout), tell)
+                with _opened(client, cluster.scheduler_address, workers, 2 * workers, timeout) as pool:
+                    yield pool
         finally:
             _kill(cluster)  # what they did is on disk; in the middle of a tile they would not listen to anything else
             with suppress(TimeoutError):
@@ -305,7 +360,6 @@ def connect(
     folder: Path,
     *,
     timeout: float | None = None,
-    tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Cluster]:
     """The workers of an existing scheduler, looked at before they get any work.
 
@@ -315,7 +369,6 @@ def connect(
         files: what they must see, with sizes in bytes.
         folder: what they must be able to write in.
         timeout: seconds of the watch; derived from the times that workers take when None.
-        tell: as in `Cluster`.
 
     Raises:
         UnavailableError: no scheduler answers there, it has no workers, or one of these is unfit.
@@ -328,8 +381,9 @@ def connect(
         try:
             _await_workers(client, address)
             _check(client, files, folder)
-            in_flight = workers or 2 * sum(client.nthreads().values())
-            yield Cluster(client, address, in_flight, Watch(timeout), tell)
+            there = sum(client.nthreads().values())
+            with _opened(client, address, workers or there, workers or 2 * there, timeout) as pool:
+                yield pool
         finally:
             with suppress(OSError, RuntimeError):  # a client whose scheduler was lost may stumble over that once more
                 client.close()

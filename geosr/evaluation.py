@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from geosr import raster, warp
-from geosr.bands import Band
+from geosr.bands import Band, wavelength_of
 from geosr.consistency import pool_measured
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window, crop, reconcile
@@ -90,11 +90,12 @@ def evaluate(
     of it is valid), cubic convolution where the pixels are as large but lie elsewhere.
 
     Args:
-        prediction: one band, scale and offset are applied.
+        prediction: scale and offset are applied.
         truth: of the same ground, in the same units.
         source: what the prediction was made from; gives the source consistency.
         guide: what it was made with; tells how much of its texture is in the errors.
-        band: of a truth that has several.
+        band: of those of prediction, truth and source that have several; a number, or a wavelength where all of
+            these give theirs.
         elevation: the values are heights in metres; gives errors of slope and aspect.
         step: height of an edge in the truth's units, see `metrics.score`.
         assume_crs: CRS of the rasters that have none.
@@ -105,8 +106,9 @@ def evaluate(
     """
     if step is not None and not 0 <= step < np.inf:
         raise UsageError(f"step is {step:g}; a height of an edge is 0 or more, in the truth's units")
-    made = raster.describe_source(prediction, assume_crs=assume_crs)
-    real = raster.describe_source(truth, band=band, assume_crs=assume_crs)
+    bands = _choose(band, [truth, prediction, *([source] if source else [])], assume_crs)
+    made = raster.describe_source(prediction, band=bands[prediction], assume_crs=assume_crs)
+    real = raster.describe_source(truth, band=bands[truth], assume_crs=assume_crs)
     both, notes = _align(made, real)
     if guide is not None:
         sharp, note = place_on(both.grid, raster.describe_guide(guide, assume_crs=assume_crs), "truth", "guide")
@@ -119,12 +121,62 @@ def evaluate(
             f"truth: {raster.extent_text(both.truth.geobox)}"
         )
     if source is not None:
-        given = raster.describe_source(source, assume_crs=assume_crs, native_resolution=_native_resolution(made))
+        given = raster.describe_source(
+            source, band=bands[source], assume_crs=assume_crs, native_resolution=_native_resolution(made)
+        )
         rms, largest, note = measure_consistency(made, given)
         scores = replace(scores, consistency_rms=rms, consistency_max=largest)
         notes = (*notes, *note, *given.warnings)
-    notes = (*notes, *made.warnings, *real.warnings, *_unit_note(made, real))
+    notes = (*notes, *made.warnings, *real.warnings, *_unit_note(made, real), *_wavelength_note(made, real))
     return Evaluation(scores, real.units, tuple(dict.fromkeys(notes)))
+
+
+def evaluate_bands(
+    prediction: Path,
+    truth: Path,
+    *,
+    source: Path | None = None,
+    guide: Path | None = None,
+    elevation: bool = False,
+    step: float | None = None,
+    assume_crs: str | None = None,
+) -> dict[int, Evaluation]:
+    """`evaluate` of every band, by number: the prediction's first with the truth's first, and so on.
+
+    Raises:
+        InputError: as `evaluate`; the two have not as many bands, or the source has another number than they and not 1.
+    """
+    bands = _bands(prediction, assume_crs)
+    for path, fewest in ((truth, len(bands)), *([(source, 1)] if source else [])):
+        if len(_bands(path, assume_crs)) not in (fewest, len(bands)):
+            raise InputError(
+                f"{show(prediction.name)} has {len(bands)} bands, {show(path.name)} {len(_bands(path, assume_crs))}: "
+                "choose one with --band"
+            )
+    return {
+        band: evaluate(
+            prediction,
+            truth,
+            source=source,
+            guide=guide,
+            band=band,
+            elevation=elevation,
+            step=step,
+            assume_crs=assume_crs,
+        )
+        for band in bands
+    }
+
+
+def _bands(path: Path, assume_crs: str | None) -> tuple[int, ...]:
+    """Numbers of a raster's bands, but for alpha."""
+    return raster.describe_guide(path, assume_crs=assume_crs).bands
+
+
+def _choose(band: Band | None, paths: Sequence[Path], assume_crs: str | None) -> dict[Path, Band | None]:
+    """The band of each raster that has several; where none has, of the first one, which may refuse it."""
+    several = [path for path in paths if band is not None and len(_bands(path, assume_crs)) > 1] or paths[:1]
+    return {path: band if path in several else None for path in paths}
 
 
 def _native_resolution(made: Raster) -> float | None:
@@ -171,6 +223,13 @@ def place_on(grid: GeoBox, moved: Raster, name: str, other: str) -> tuple[Raster
 def _unit_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
     if prediction.units and truth.units and prediction.units != truth.units:
         return (f"the prediction is in {show(prediction.units)}, the truth in {show(truth.units)}: not converted",)
+    return ()
+
+
+def _wavelength_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
+    ours, theirs = wavelength_of(prediction.band_tags), wavelength_of(truth.band_tags)
+    if ours and theirs and not math.isclose(ours, theirs, rel_tol=1e-3):
+        return (f"the prediction's band is at {ours:.4g} um, the truth's at {theirs:.4g} um",)
     return ()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from geosr.errors import UsageError
 from geosr.plan import Plan
 from geosr.tiling import smallest_tile
 
-_PROCESS = 500_000_000  # bytes of a process without a tile: 320 MB with bicubic, 490 MB with torch's optimisers (p2p)
+PROCESS = 500_000_000
+"""Bytes of a process without a tile: 320 MB with bicubic, 490 MB with torch's optimisers (p2p)."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class Load:
     def peak(self) -> int:
         """Bytes, about; where a scene's fit leaves the tiles to be predicted only, it is less."""
         at_once = min(self.workers, -(-len(self.plan.tiles) // self.batch))
-        return _PROCESS + at_once * self._worker(self.plan.tiles[0].window.shape)
+        return PROCESS + at_once * self._worker(self.plan.tiles[0].window.shape)
 
     def most_workers(self, limit: int) -> int:
         """As many as `limit` bytes hold, at least 1."""
-        return max((limit - _PROCESS) // self._worker(self.plan.tiles[0].window.shape), 1)
+        return max((limit - PROCESS) // self._worker(self.plan.tiles[0].window.shape), 1)
 
     def check(self, limit: int) -> None:
         """See that it is no more than `limit` bytes.
@@ -57,7 +59,7 @@ class Load:
         """Bytes of a worker whose tiles have so many source pixels."""
         scale, bands = self.plan.scene.grids.scale, self.plan.scene.guide.channels
         tile = self.plan.method.memory(bands, (scale * shape[0], scale * shape[1]))
-        return max(self.batch * tile + self.processes * _PROCESS, 1)
+        return max(self.batch * tile + self.processes * PROCESS, 1)
 
     def _advice(self, limit: int) -> str:
         fewer = replace(self, workers=self.most_workers(limit))
@@ -75,9 +77,42 @@ class Load:
         scale, (rows, cols) = self.plan.scene.grids.scale, self.plan.scene.grids.low.shape
         smallest = smallest_tile(scale, self.plan.method.halo(scale))
         for side in range(self.plan.recipe.tile // scale, smallest // scale - 1, -1):
-            if _PROCESS + self._worker((min(side, rows), min(side, cols))) <= limit:
+            if PROCESS + self._worker((min(side, rows), min(side, cols))) <= limit:
                 return side * scale
         return None
+
+
+class Memory:
+    """What there is for the tiles of several runs together, each run on a thread of its own."""
+
+    def __init__(self, size: int) -> None:
+        """`size` in bytes."""
+        self.size = size
+        self._free = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def part(self, size: int, on_wait: Callable[[], None]) -> Iterator[None]:
+        """`size` bytes of it, at most all, for the block; other runs are waited for until so many are free.
+
+        `on_wait` is called in the caller's thread before it waits.
+        """
+        with self._changed:
+            if self._free < size:
+                on_wait()
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+
+def most_processes(limit: int) -> int:
+    """As many worker processes as `limit` bytes hold if the tiles of each take as much as itself, at least 1."""
+    return max((limit - PROCESS) // (2 * PROCESS), 1)
 
 
 def memory_limit() -> int | None:

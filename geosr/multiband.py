@@ -19,7 +19,7 @@ from geosr.estimates import scratch_bytes
 from geosr.grid import GridPair, Window
 from geosr.options import Event, Execution, Inputs, Note, Recipe
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
-from geosr.placement import place_plan
+from geosr.placement import Crew, place_plan
 from geosr.plan import Plan, make_plan
 from geosr.raster_guard import show
 from geosr.scene import Scene
@@ -46,7 +46,9 @@ class BandsReport:
     errors: tuple[float, ...]
 
 
-def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> BandsReport:
+def upscale_bands(
+    inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, crew: Crew | None = None
+) -> BandsReport:
     """Super-resolve every band of `inputs.source` but alpha into one GeoTIFF, each as `upscale_file` does it.
 
     Reading the guide, bringing it onto the output's grid and, with `coregister`, looking for its shift is done once.
@@ -69,7 +71,7 @@ def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: 
     plan = make_plan(first, recipe)
     for text in plan.scene.notes:
         execution.on_event(Note(text))
-    with run_folder(output, fingerprint_of(plan, place_plan(plan, execution)) | {"band": ALL}) as folder:
+    with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:
         for text in notes_on_earlier_run(folder):
             execution.on_event(Note(text))
         check_room(folder.path, _scratch_bytes(plan, len(bands)))
@@ -84,7 +86,7 @@ def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: 
         parts, done = [work / f"band{band:04d}.tif" for band in bands], []
         for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):
             execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
-            run = partial(_run, replace(common, band=band), recipe, quiet, part)
+            run = partial(_run, replace(common, band=band), recipe, quiet, part, crew)
             done.append(_finished(folder, f"band {band}", run, execution))
         merge_bands(
             parts,
@@ -99,9 +101,9 @@ def upscale_bands(inputs: Inputs, recipe: Recipe, execution: Execution, output: 
     return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))
 
 
-def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> dict[str, Any]:
+def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, crew: Crew | None) -> dict[str, Any]:
     """One band, and what is to be remembered of it."""
-    done = upscale_file(inputs, recipe, execution, output)
+    done = upscale_file(inputs, recipe, execution, output, crew)
     return {"tiles": done.tiles, "interpolated": len(done.interpolated), "expected": done.expected}
 
 

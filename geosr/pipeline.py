@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from geosr.estimates import scratch_bytes
 from geosr.options import Execution, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, mosaics
 from geosr.pair import Stats
-from geosr.placement import Placement, open_pool, place_plan
+from geosr.placement import Crew, Placement, open_pool, place_plan
 from geosr.plan import Plan, make_plan
 from geosr.provenance import fingerprint
 from geosr.report import Report, write_report
@@ -32,8 +33,12 @@ from geosr.tile_work import interpolate_tile, upscale_group
 from geosr.writer import write
 
 
-def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> Report:
+def upscale_file(
+    inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, crew: Crew | None = None
+) -> Report:
     """Super-resolve `inputs.source` with `inputs.guide` into the GeoTIFF `output`.
+
+    With a `crew` its workers make the tiles, beside those of other runs; else this run has workers of its own.
 
     Raises:
         UsageError, InputError, UnavailableError: before any work.
@@ -45,10 +50,10 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
     output = outputs.pop(OUTPUT)
     recipe = decide(inputs, recipe, execution)
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
-    placement = place_plan(plan, execution)
+    placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement))
     depends_on = fingerprint_of(plan, placement)
-    with run_folder(output, depends_on) as folder:
+    with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
         _tell(execution, notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))
@@ -61,7 +66,7 @@ def upscale_file(inputs: Inputs, recipe: Recipe, execution: Execution, output: P
             plan = replace(plan, state=state or None)
         stages.begin("tiles")
         store = folder.tiles(plan.layers)
-        made = _run_tiles(plan, placement, stats, store, folder.path, execution)
+        made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
         report = Report(output, made.results, made.resumed, stages.seconds)
         _tell(execution, _notes_on_tiles(plan, placement, report))
         if report.failed:
@@ -165,14 +170,27 @@ def _statistics(plan: Plan, folder: RunFolder) -> Stats:
 
 
 def _run_tiles(
-    plan: Plan, placement: Placement, stats: Stats, store: TileStore, folder: Path, execution: Execution
+    plan: Plan,
+    placement: Placement,
+    stats: Stats,
+    store: TileStore,
+    folder: Path,
+    execution: Execution,
+    crew: Crew | None,
 ) -> TileRun:
     """Every tile, failed ones interpolated if that is asked for."""
     job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
     work, scale = partial(upscale_group, *job), plan.scene.grids.scale
-    with open_pool(plan, placement, folder, execution) as pool:
+    with nullcontext(crew.pool) if crew else open_pool(plan, placement, folder, execution) as pool:
         made = run_tiles(
-            work, plan.tiles, store, batch=placement.batch, scale=scale, pool=pool, on_event=execution.on_event
+            work,
+            plan.tiles,
+            store,
+            batch=placement.batch,
+            scale=scale,
+            pool=pool,
+            at_once=crew.at_once(placement) if crew else None,
+            on_event=execution.on_event,
         )
         if execution.on_tile_error == "fail":
             return made

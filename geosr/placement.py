@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geosr.errors import UsageError
-from geosr.memory import Load, memory_limit
+from geosr.memory import PROCESS, Load, Memory, memory_limit, most_processes
 from geosr.options import Execution, Note, processors
 from geosr.plan import Plan
 from geosr.runner import Pool, Threads
@@ -22,6 +22,7 @@ class Placement:
 
     A fit for the scene has the `fit_threads`.
     `batch` tiles are fitted together; `planned` says that the free memory decided how many.
+    The tiles in work take about `memory` bytes of this machine; None where that is not known.
     """
 
     device: str
@@ -31,6 +32,38 @@ class Placement:
     gpus: tuple[str, ...] = ()
     batch: int = 1
     planned: bool = False
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers that several runs share, each run on a thread of its own.
+
+    Attributes:
+        pool: the workers.
+        runs: at once at most.
+        workers: for the tiles of one run at most.
+        memory: for the tiles of all runs; None where they are not on this machine's processors, or nobody can tell.
+    """
+
+    pool: Pool
+    runs: int
+    workers: int
+    memory: Memory | None
+
+    def room(self, placement: Placement, execution: Execution) -> AbstractContextManager[None]:
+        """Memory for the tiles of a run, for the block; it may have to wait for other runs."""
+        if self.memory is None or placement.memory is None:
+            return nullcontext()
+
+        def tell() -> None:
+            execution.on_event(Note("it waited for memory: tiles of more pairs at once would not have fitted"))
+
+        return self.memory.part(placement.memory, tell)
+
+    def at_once(self, placement: Placement) -> int | None:
+        """Groups of tiles in work at once at most, where they are fewer than there are workers."""
+        return placement.workers if placement.workers < self.pool.workers else None
 
 
 def place(tiles: int, execution: Execution) -> Placement:
@@ -56,8 +89,13 @@ def place(tiles: int, execution: Execution) -> Placement:
     return Placement(device, execution.workers or max(1, cores // threads), threads, fit_threads)
 
 
-def place_plan(plan: Plan, execution: Execution) -> Placement:
+def place_plan(plan: Plan, execution: Execution, crew: Crew | None = None) -> Placement:
     """Decide device, workers, threads, and how many tiles are fitted together.
+
+    Args:
+        plan: of the run.
+        execution: of the run, or of all that share the crew.
+        crew: whose workers it gets; workers of its own when None.
 
     Raises:
         UnavailableError: the device asked for is not there.
@@ -70,18 +108,28 @@ def place_plan(plan: Plan, execution: Execution) -> Placement:
     planned = execution.batch is None and device != "cpu" and plan.method.fits_together and plan.fit == "tile"
     batch = plan_batch(plan, free_memory(device)) if planned else min(execution.batch or 1, tiles)
     placement = replace(place(-(-tiles // batch), execution), batch=batch, planned=planned)
-    limit = memory_limit()
+    processes = execution.scheduler == "processes"
+    limit = _limit(device, execution)
+    if crew:
+        placement = replace(placement, workers=crew.workers)
+        processes = False  # they are counted already
+        limit = None if crew.memory is None else crew.memory.size + PROCESS
+    return placement if limit is None else _within(limit, plan, placement, execution, processes=processes)
+
+
+def _limit(device: str, execution: Execution) -> int | None:
+    """Bytes that there are for the work; None where it is not on this machine's processors, or nobody can tell."""
     elsewhere = device != "cpu" or execution.scheduler.startswith("tcp://")
-    return placement if elsewhere or limit is None else _within(limit, plan, placement, execution)
+    return None if elsewhere else memory_limit()
 
 
-def _within(limit: int, plan: Plan, placement: Placement, execution: Execution) -> Placement:
+def _within(limit: int, plan: Plan, placement: Placement, execution: Execution, *, processes: bool) -> Placement:
     """As many workers as there is memory for, if nobody asked for more: they change no bit of the output."""
-    load = Load(plan, placement.workers, placement.batch, execution.scheduler == "processes")
+    load = Load(plan, placement.workers, placement.batch, processes)
     if execution.workers is None:
         load = replace(load, workers=min(load.workers, load.most_workers(limit)))
     load.check(limit)
-    return replace(placement, workers=load.workers)
+    return replace(placement, workers=load.workers, memory=load.peak - PROCESS)
 
 
 def check_batch(plan: Plan, execution: Execution) -> None:
@@ -110,31 +158,76 @@ def plan_batch(plan: Plan, free: int) -> int:
 
 @contextmanager
 def open_pool(plan: Plan, placement: Placement, folder: Path, execution: Execution) -> Iterator[Pool]:
-    """What the tiles are worked on by.
+    """What the tiles of one run are worked on by.
 
     Raises:
         UnavailableError: it cannot be had.
     """
+    files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
+    if weights := plan.method.weights:
+        files[weights.path] = weights.size
+    own = replace(placement, workers=min(placement.workers, len(plan.tiles)))
+    with _open(own, files, folder, execution) as pool:
+        yield pool
+
+
+@contextmanager
+def open_crew(runs: int, files: Mapping[Path, int], folder: Path, execution: Execution) -> Iterator[Crew]:
+    """What the tiles of several runs are worked on by, which share its workers and this machine's memory.
+
+    Args:
+        runs: how many there are.
+        files: what they read, with sizes in bytes: an existing cluster must see them.
+        folder: a private one, for what the workers put on disk; an existing cluster must be able to write there.
+        execution: for all of them together, with its `threads` set.
+
+    Raises:
+        UnavailableError: it cannot be had.
+        UsageError: more worker processes were asked for than there is memory for.
+    """
+    placement = place(1, execution)
+    limit, processes = _limit(placement.device, execution), execution.scheduler == "processes"
+    if processes and limit is not None:
+        placement = replace(placement, workers=_as_many_processes(placement.workers, limit, execution))
+    memory = None if limit is None else Memory(limit - (1 + processes * placement.workers) * PROCESS)
+    with _open(placement, files, folder, execution) as pool:
+        at_once = max(1, min(pool.workers, runs))
+        shared = processes or (execution.workers is None and execution.scheduler != "threads")
+        yield Crew(pool, at_once, pool.workers if shared else pool.workers // at_once, memory)
+
+
+def _as_many_processes(workers: int, limit: int, execution: Execution) -> int:
+    """The worker processes, or unasked as many as leave `limit` bytes room for their tiles.
+
+    Raises:
+        UsageError: so many were asked for that there is no room for any tile.
+    """
+    most = most_processes(limit)
+    if execution.workers is None:
+        return min(workers, most)
+    if (1 + workers) * PROCESS >= limit:
+        needed, there = (1 + workers) * PROCESS / 1e9, limit / 1e9
+        raise UsageError(
+            f"{workers} worker processes need about {needed:,.2f} GB of memory without any tile and {there:,.2f} GB "
+            f"are there; --workers {most} would leave room for tiles"
+        )
+    return workers
+
+
+@contextmanager
+def _open(placement: Placement, files: Mapping[Path, int], folder: Path, execution: Execution) -> Iterator[Pool]:
     if execution.scheduler == "threads":
         yield Threads(placement.workers)
         return
     from geosr import cluster  # takes a while
 
     timeout = execution.tile_timeout
-
-    def tell(text: str) -> None:
-        execution.on_event(Note(text))
-
     if execution.scheduler == "processes":
-        workers = min(placement.workers, len(plan.tiles))
-        gpus = placement.gpus[:workers]
-        with cluster.start_processes(workers, folder / "workers", gpus=gpus, timeout=timeout, tell=tell) as pool:
+        workers, gpus = placement.workers, placement.gpus[: placement.workers]
+        with cluster.start_processes(workers, folder / "workers", gpus=gpus, timeout=timeout) as pool:
             yield pool
         return
-    files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
-    if weights := plan.method.weights:
-        files[weights.path] = weights.size
-    with cluster.connect(execution.scheduler, execution.workers, files, folder, timeout=timeout, tell=tell) as pool:
+    with cluster.connect(execution.scheduler, execution.workers, files, folder, timeout=timeout) as pool:
         if address := cluster.dashboard(pool.client):
             execution.on_event(Note(f"Dask's dashboard: {address}"))
         yield pool

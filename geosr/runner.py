@@ -16,7 +16,11 @@ Result = TypeVar("Result")
 
 
 class Pool(Protocol):
-    """Where items are worked on."""
+    """Where items are worked on; several threads may give it items at once."""
+
+    @property
+    def workers(self) -> int:
+        """Items in work at once."""
 
     def run(
         self,
@@ -25,6 +29,7 @@ class Pool(Protocol):
         *,
         on_done: Callable[[Result], None],
         on_lost: Callable[[Item, str], Result],
+        tell: Callable[[str], None],
         at_once: int | None = None,
     ) -> list[Result]:
         """`function` of every item; what it raises, or an interruption, ends the run at once.
@@ -34,6 +39,7 @@ class Pool(Protocol):
             items: each is started once, in whatever order Dask finds; again only if its process died.
             on_done: called in the caller's thread with each result as it comes.
             on_lost: the result of an item whose processes died or hung, and why in a sentence.
+            tell: called in the caller's thread with a sentence when a worker that had its items is ended.
             at_once: no more than so many in work or on their way to it; as many as there are workers when None.
 
         Returns:
@@ -43,7 +49,7 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class Threads:
-    """`workers` threads of this process."""
+    """`workers` threads of this process for each caller."""
 
     workers: int
 
@@ -54,14 +60,15 @@ class Threads:
         *,
         on_done: Callable[[Result], None] = lambda result: None,
         on_lost: Callable[[Item, str], Result] | None = None,
+        tell: Callable[[str], None] | None = None,
         at_once: int | None = None,
     ) -> list[Result]:
         """As `Pool.run`. When it ends by an error, what is still in work on other threads is left behind."""
 
-        def tell(key: str, result: Result, *_: Any) -> None:
+        def pass_on(key: str, result: Result, *_: Any) -> None:
             on_done(result)
 
-        callbacks = [(None, None, None, tell, None)]  # registered with Dask, it would hear of other threads' runs
+        callbacks = [(None, None, None, pass_on, None)]  # registered with Dask, it would hear of other threads' runs
         results: list[Result] = []
         for first in range(0, len(items), _AT_ONCE):
             batch = enumerate(items[first : first + _AT_ONCE])

@@ -33,6 +33,7 @@ def run_tiles(
     batch: int,
     scale: int,
     pool: Pool,
+    at_once: int | None = None,
     on_event: Callable[[Event], None],
 ) -> TileRun:
     """`work` on every group of tiles that is not whole in `store` already.
@@ -49,15 +50,20 @@ def run_tiles(
         batch: tiles to a group.
         scale: output pixels to one source pixel along a side.
         pool: where the tiles are worked on.
+        at_once: groups in work at once at most, where they are to be fewer than the pool's workers.
         on_event: told of every tile.
     """
     groups = [tuple(tiles[first : first + batch]) for first in range(0, len(tiles), batch)]
     stored = _stored(groups, store, on_event)
     tally = _Tally(len(tiles), stored, scale, on_event)
     rest = [group for group in groups if group[0].index not in stored]
-    pool.run(work, rest, on_done=tally.add, on_lost=_lost)
+
+    def tell(text: str) -> None:
+        on_event(Note(text))
+
+    pool.run(work, rest, on_done=tally.add, on_lost=_lost, tell=tell, at_once=at_once)
     again = [group for group in rest if any(tally.results[tile.index].retry for tile in group)]
-    pool.run(work, again, on_done=tally.add_again, on_lost=_lost, at_once=1)
+    pool.run(work, again, on_done=tally.add_again, on_lost=_lost, tell=tell, at_once=1)
     return TileRun([tally.results[tile.index] for tile in tiles], len(stored))
 
 

@@ -238,7 +238,8 @@ def test_a_planned_batch_is_kept_by_the_run_that_continues(tmp_path, folder, mon
 
     def go(free, stop=None):
         """As on a GPU with room for so many tiles; the rest is real."""
-        monkeypatch.setattr(pipeline, "place_plan", lambda plan, execution: replace(usual, batch=free, planned=True))
+        planned = replace(usual, batch=free, planned=True)
+        monkeypatch.setattr(pipeline, "place_plan", lambda plan, execution, crew: planned)
 
         def end(event):
             if isinstance(event, Progress) and event.done == stop:

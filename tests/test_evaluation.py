@@ -162,6 +162,60 @@ def test_the_command_writes_what_it_prints(tmp_path, fields):
     assert f"| rmse | {expected:.4g} |" in (tmp_path / "out.md").read_text()
 
 
+def write_bands(path, *fields, wavelengths):
+    write(path, np.stack(fields))
+    with rasterio.open(path, "r+") as file:
+        for band, centre in enumerate(wavelengths, 1):
+            file.update_tags(band, wavelength=centre, wavelength_units="Micrometers")
+
+
+def test_a_band_is_chosen_in_every_raster_that_has_several(tmp_path, fields):
+    prediction, truth = fields
+    write_bands(tmp_path / "pred.tif", prediction + 9, prediction, wavelengths=(7.8, 8.2))
+    write_bands(tmp_path / "truth.tif", truth, truth * 2, truth, wavelengths=(7, 7.8, 8.2))
+    write(tmp_path / "alone.tif", truth)
+    for band, names in (("8.2um", ("pred.tif", "truth.tif")), ("2", ("pred.tif", "alone.tif"))):
+        done = geosr("evaluate", *(tmp_path / name for name in names), "--band", band, "--json", tmp_path / "out.json")
+        assert done.code == 0, done.err
+        assert json.loads((tmp_path / "out.json").read_text())["rmse"] == pytest.approx(rmse(prediction, truth))
+    other = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", band=2)
+    assert "the prediction's band is at 8.2 um, the truth's at 7.8 um" in other.notes
+    for arguments, words in (
+        ([], "--band"),
+        (["--band", "4"], "4"),
+        (["--band", "11um"], "none of 11 um"),
+        (["--band", "all"], "pred.tif has 2 bands, truth.tif 3: choose one with --band"),
+    ):
+        refused = geosr("evaluate", tmp_path / "pred.tif", tmp_path / "truth.tif", *arguments)
+        assert refused.code in (2, 3)
+        assert words in refused.err
+    alone = ("evaluate", tmp_path / "alone.tif", tmp_path / "alone.tif", "--band")
+    assert [geosr(*alone, band).code for band in (1, 2, "8.2um")] == [0, 2, 3]
+
+
+def test_all_bands_are_a_row_each(tmp_path):
+    make_pair(tmp_path)
+    plane = physical(tmp_path / "source.tif")
+    write_bands(tmp_path / "cube.tif", plane, plane[::-1] * 2, wavelengths=(7.8, 8.2))
+    with rasterio.open(tmp_path / "cube.tif", "r+") as cube, rasterio.open(tmp_path / "source.tif") as source:
+        cube.transform, cube.crs = source.transform, source.crs
+    assert upscale(tmp_path, "--band", "all", "--consistency", "off", source="cube.tif").code == 0
+    result, cube = tmp_path / "out.tif", tmp_path / "cube.tif"
+    done = geosr("evaluate", result, cube, "--source", cube, "--band", "all", "--csv", tmp_path / "all.csv")
+    assert done.code == 0, done.err
+    with rasterio.open(result) as made, rasterio.open(cube) as given:
+        residuals = [
+            block_means(one.astype(float), 4) - low for one, low in zip(made.read(), given.read(), strict=True)
+        ]
+    rows = [*csv.DictReader((tmp_path / "all.csv").read_text().splitlines())]
+    assert [row["band"] for row in rows] == ["1", "2"]
+    for row, residual in zip(rows, residuals, strict=True):
+        assert float(row["rmse"]) == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-6)
+        assert float(row["consistency_max"]) == pytest.approx(np.abs(residual).max(), rel=1e-6)
+    assert done.err.count("is averaged onto the truth's grid") == 1
+    assert geosr("evaluate", result, cube, "--source", tmp_path / "source.tif", "--band", "all").code == 0
+
+
 def test_refusals(tmp_path, fields):
     write(tmp_path / "pred.tif", fields[0])
     write(tmp_path / "far.tif", fields[1], grid(900000, 5000000, 1))

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from pairs import contents, geosr, make_pair, upscale
 
 from geosr import methods
 from geosr.errors import UsageError
-from geosr.memory import Load, group_limits, memory_limit
+from geosr.memory import Load, Memory, group_limits, memory_limit
 from geosr.methods.classic import Interpolation
 from geosr.options import Inputs, Recipe
 from geosr.plan import make_plan
@@ -120,6 +122,36 @@ def test_what_is_advised_is_accepted_and_asks_for_no_less_than_needed(plan, work
     if tile is None and "batch" not in advised:
         assert Load(plan, taken.workers + 1, batch, processes).peak > limit
     return None
+
+
+def test_parts_of_the_memory_are_never_more_than_all():
+    memory, held, most, waited = Memory(10), [], [], []
+    begin = threading.Barrier(8)
+
+    def work(size):
+        begin.wait()
+        for _ in range(50):
+            with memory.part(size, lambda: waited.append(size)):
+                held.append(size)
+                most.append(sum(held))
+                time.sleep(0)
+                held.remove(size)
+
+    threads = [threading.Thread(target=work, args=(size,), daemon=True) for size in (1, 2, 3, 3, 4, 5, 7, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(most) == 8 * 50
+    assert max(most) <= 10
+    assert waited
+
+
+def test_a_part_is_free_again_after_an_error():
+    memory = Memory(10)
+    for _ in range(3):
+        with pytest.raises(KeyError), memory.part(8, lambda: pytest.fail("nobody else is there")):
+            raise KeyError
 
 
 def test_the_machine_has_no_more_than_it_says():

@@ -207,16 +207,16 @@ def test_a_worker_that_hangs_is_ended_and_its_item_tried_once_more(tmp_path):
         lost.append((item, why))
         return item, None, None
 
-    with start_processes(2, tmp_path / "workers", timeout=4, tell=ended.append) as pool:
+    with start_processes(2, tmp_path / "workers", timeout=4) as pool:
         read = make_reading(str(tmp_path / "fifo"))
         items = [0, 1, 2, 3, 4, 5]
-        results = pool.run(read, items, on_done=stop_the_first, on_lost=note)
+        results = pool.run(read, items, on_done=stop_the_first, on_lost=note, tell=ended.append)
         assert [result[0] for result in results] == items
         assert lost == []  # the second attempt went well
         assert len(ended) == 1
         assert ended[0].endswith("made no progress for 4 s and is ended")
         wait_for(lambda: not psutil.pid_exists(stopped[0]))
-        results = pool.run(read, ["endless", 7, 8], on_done=lambda result: None, on_lost=note)
+        results = pool.run(read, ["endless", 7, 8], on_done=lambda result: None, on_lost=note, tell=ended.append)
         assert [result[0] for result in results] == ["endless", 7, 8]
         assert [item for item, _ in lost] == ["endless"]
         assert "hung or died, twice: no progress for 4 s; --tile-timeout gives it longer" in lost[0][1]
@@ -356,8 +356,9 @@ def test_a_worker_of_a_cluster_that_is_stopped_is_replaced(scheduler, processes,
             stopped.append(int((tmp_path / f"begun-{result}").read_text()))
             os.kill(stopped[0], signal.SIGSTOP)  # in the middle of an item, or with a result that was not fetched
 
-    with connect(scheduler, None, {}, tmp_path, timeout=3, tell=ended.append) as pool:
-        assert pool.run(make_slow(str(tmp_path)), [*range(6)], on_done=stop, on_lost=lose) == [*range(6)]
+    with connect(scheduler, None, {}, tmp_path, timeout=3) as pool:
+        work = make_slow(str(tmp_path))
+        assert pool.run(work, [*range(6)], on_done=stop, on_lost=lose, tell=ended.append) == [*range(6)]
     assert len(ended) == 1
     assert "made no progress for 3 s and is ended" in ended[0]
     wait_for(lambda: not psutil.pid_exists(stopped[0]))
