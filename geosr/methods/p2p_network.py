@@ -226,7 +226,8 @@ def _step(net: _Network, position: Tensor, guide: Tensor, share: Tensor, source:
 
 def _where_positive(grad: Tensor, values: Tensor) -> Tensor:
     """`grad`, itself set to zero where a ReLU's `values` are; `torch.where` takes five times as long."""
-    return torch.ops.aten.threshold_backward.grad_input(grad, values, 0, grad_input=grad)
+    torch.ops.aten.threshold_backward.grad_input(grad, values, 0, grad_input=grad)
+    return grad
 
 
 @torch.no_grad()
