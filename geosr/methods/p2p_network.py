@@ -61,7 +61,8 @@ def predict(patch: Patch, state: State, device: str) -> FloatArray:
 
 def _values(views: dict[str, Tensor], position: Tensor, guide: Tensor) -> Tensor:
     """(n,), from (n, 2) and (n, bands)."""
-    active, features = _active(views["wide"], _narrow(views, position, guide))
+    narrow = _narrow(views, position, guide)
+    active, features = _active(views["wide"], narrow, narrow.new_empty(len(views["wide"]), len(narrow)))
     return _head(views, views["head"][active], features)[1]
 
 
@@ -179,15 +180,16 @@ def _narrow(views: dict[str, Tensor], position: Tensor, guide: Tensor) -> Tensor
     return torch.cat((ones, near.relu_(), seen.relu_(), ones), 1)
 
 
-def _active(wide: Tensor, narrow: Tensor) -> tuple[Tensor, Tensor]:
-    """(m,) indices and (m, n) values of the wide features that are not zero at all of the n pixels."""
-    parts, indices = [], []
+def _active(wide: Tensor, narrow: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+    """(m,) indices and (m, n) values, in `room` (hidden, n), of the wide features not zero at all of the n pixels."""
+    indices, count = [], 0
     for start in range(0, len(wide), _FEATURES):
         values = torch.mm(wide[start : start + _FEATURES], narrow.t()).relu_()
         active = values.amax(1).nonzero()[:, 0]
-        parts.append(values[active])
+        torch.index_select(values, 0, active, out=room[count : count + len(active)])
         indices.append(active + start)
-    return torch.cat(indices), torch.cat(parts)
+        count += len(active)
+    return torch.cat(indices), room[:count]
 
 
 def _head(views: dict[str, Tensor], head: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,14 +198,17 @@ def _head(views: dict[str, Tensor], head: Tensor, features: Tensor) -> tuple[Ten
     return middle, views["last"][:-1] @ middle + views["last"][-1]
 
 
-def _step(net: _Network, position: Tensor, guide: Tensor, share: Tensor, source: Tensor) -> Tensor:
+def _step(net: _Network, rooms: Tensor, position: Tensor, guide: Tensor, share: Tensor, source: Tensor) -> Tensor:
     """The mean absolute difference between block means and source.
 
-    Its gradients and those of the weight decay are left in the network.
+    Its gradients and those of the weight decay are left in the network. `rooms` (2, hidden * n or more) is for the wide
+    features and their gradient: memory asked for anew costs more than what is computed in it.
     """
     views, slopes = net.views, net.slopes
     narrow = _narrow(views, position, guide)
-    active, features = _active(views["wide"], narrow)
+    shape = len(views["wide"]), len(narrow)
+    room, second = rooms[:, : math.prod(shape)].view(2, *shape)
+    active, features = _active(views["wide"], narrow, room)
     wide, head = views["wide"][active], views["head"][active]
     middle, values = _head(views, head, features)
     difference = (values.view_as(share) * share).sum(1) - source
@@ -215,7 +220,7 @@ def _step(net: _Network, position: Tensor, guide: Tensor, share: Tensor, source:
     grad = _where_positive(views["last"][:-1, None] * grad, middle)
     slopes["middle"] += grad.sum(1)
     slopes["head"].index_add_(0, active, features @ grad.t())
-    grad = _where_positive(head @ grad, features)
+    grad = _where_positive(torch.mm(head, grad, out=second[: len(active)]), features)
     slopes["wide"].index_add_(0, active, grad @ narrow)
     grad = _where_positive((wide.t() @ grad).t().contiguous(), narrow)[:, 1:-1]
     for name, inputs, part in zip(("position", "guide"), (position, guide), grad.chunk(2, 1), strict=True):
@@ -233,10 +238,12 @@ def _where_positive(grad: Tensor, values: Tensor) -> Tensor:
 @torch.no_grad()
 def _optimise(net: _Network, blocks: _Blocks, settings: P2pSettings, draw: torch.Generator) -> None:
     optimiser, batches = net.optimiser(settings), blocks.batches(settings.batch, draw)
+    pixels = min(settings.batch, len(blocks.source)) * blocks.share.shape[1]
+    rooms = net.weights.new_empty(2, settings.hidden * pixels)
     for step in range(settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * settings.rate(step)
-        loss = _step(net, *next(batches))
+        loss = _step(net, rooms, *next(batches))
         optimiser.step()
         looked_at = (step + 1) % _CHECK == 0 or step + 1 == settings.steps
         if looked_at and not math.isfinite(float(loss)):
