@@ -29,8 +29,8 @@ class Published(nn.Module):
     def __init__(self, views):
         super().__init__()
         weight = {name: view.clone().double() for name, view in views.items()}
-        half = len(weight["wide"]) // 2
-        wide = weight["wide"]
+        wide = weight["wide"].t()
+        half = len(wide) // 2
         self.place = self.branch(weight["position"], wide[1:half], wide[0])
         self.colour = self.branch(weight["guide"], wide[half:-1], wide[-1])
         last = weight["last"]
@@ -68,9 +68,11 @@ def test_weights_are_the_papers_in_number_and_torchs_in_size():
         assert float(net.views[name].abs().max()) > 0.7 * inputs**-0.5
 
 
-def test_steps_are_those_of_autograd_and_adam_on_the_published_network():
+@pytest.mark.parametrize("every", [2, 1])
+def test_steps_are_those_of_autograd_and_adam_on_the_published_network(every):
     patch, settings = make_patch(), SMALL
     net = p2p_network._Network.create(3, settings, generator(4), "cpu")
+    net.views["wide"][::every, 0] -= 9  # half of the features, or all, are zero at every pixel
     theirs = Published(net.views)
     decays = settings.position_decay, settings.guide_decay, settings.head_decay
     parts = zip((theirs.place, theirs.colour, theirs.head), decays, strict=True)
