@@ -28,9 +28,10 @@ def make_batch(folder: Path, pairs: int, size: int) -> Path:
     return manifest
 
 
-def run(manifest: Path, method: str, workers: int) -> tuple[Cost, list[bytes]]:
+def run(manifest: Path, method: str, scheduler: str, workers: int) -> tuple[Cost, list[bytes]]:
     """One batch, and what it wrote."""
-    options = ("--scale", str(SCALE), "--method", method, "--workers", str(workers), "--quiet", "--device", "cpu")
+    how = ("--scheduler", scheduler, "--workers", str(workers), "--quiet", "--device", "cpu")
+    options = ("--scale", str(SCALE), "--method", method, *how)
     cost = watch([sys.executable, "-m", "geosr", "batch", "--manifest", manifest, *options])
     out = manifest.parent / "out"
     written = [path.read_bytes() for path in sorted(out.glob("*.tif"))]
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--size", type=int, default=640, help="output pixels a side")
     parser.add_argument("--method", default="mmsr")
+    parser.add_argument("--scheduler", choices=["threads", "processes"], default="threads")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -52,13 +54,14 @@ def main() -> None:
     written: list[list[bytes]] = []
     for _ in range(arguments.rounds):
         for workers, found in costs.items():
-            cost, files = run(manifest, arguments.method, workers)
+            cost, files = run(manifest, arguments.method, arguments.scheduler, workers)
             found.append(cost)
             written.append(files)
     for workers, found in costs.items():
         wall = statistics.median(cost.wall for cost in found)
         processor = statistics.median(cost.processor for cost in found)
-        print(f"{arguments.pairs} pairs, {workers} at once: {wall:.1f} s, processor {processor:.1f} s")
+        at_once = f"{arguments.pairs} pairs, {arguments.scheduler}, {workers} at once"
+        print(f"{at_once}: {wall:.1f} s, processor {processor:.1f} s")
     gains = [one.wall / more.wall for one, more in zip(costs[1], costs[arguments.workers], strict=True)]
     same = "the same bytes" if all(files == written[0] for files in written) else "OTHER BYTES"
     print(f"{statistics.median(gains):.2f} times as fast ({min(gains):.2f} to {max(gains):.2f}), {same}")

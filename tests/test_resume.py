@@ -198,7 +198,7 @@ def test_workers_and_overwrite_change_nothing_that_is_kept(stopped):
         (["--seed", "2"], "seed (was 1, is 2)"),
         (["--scale", "2", "--tile", "24"], "scale (was 4, is 2), tile (was 48, is 24)"),
         (["--consistency", "off"], "consistency (was exact, is off)"),
-        (["--source-nodata", "7"], "source_nodata (was None, is 7.0)"),
+        (["--source-nodata", "7"], "source_nodata (was not set, is 7.0)"),
         (["--dtype", "float64"], "dtype (was float32, is float64)"),
     ],
 )
