@@ -88,8 +88,8 @@ class P2p(Method):
         return _OVERLAP * scale
 
     def memory(self, bands: int, shape: tuple[int, int]) -> int:
-        """The pixels' colours and places, three times, some 20 maps, and twice the wide features of a step at x8."""
-        return 4 * ((3 * bands + 29) * shape[0] * shape[1] + 128 * self.settings.hidden * self.settings.batch)
+        """The pixels' colours and places, three times, some 15 maps, and twice the wide features of a step at x8."""
+        return 4 * ((3 * bands + 15) * shape[0] * shape[1] + 128 * self.settings.hidden * self.settings.batch)
 
     def trial(self) -> Trial:
         """A few steps, and some more."""
