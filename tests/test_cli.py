@@ -384,6 +384,17 @@ def test_plain_terminals(environment, tmp_path):
     assert b"\x1b" not in done.stdout
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is what tells")
+@pytest.mark.parametrize(("asked", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(asked, policy, pair, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    files = ("--source", pair / "source.tif", "--guide", pair / "guide.tif", "-o", tmp_path / "out.tif")
+    wanted = {"OMP_WAIT_POLICY": asked} if asked else {}
+    done = real("upscale", *files, "--method", "bicubic", cwd=tmp_path, OMP_DISPLAY_ENV="TRUE", **wanted)
+    assert done.returncode == 0
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr.decode()
+
+
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&-", "2>&-", ">/dev/full"])
 def test_closed_streams(closed, tmp_path):
     make_pair(tmp_path)
