@@ -22,7 +22,9 @@ from geosr.pair import Pair, Stats
 
 SIDE, SCALE = 64, 4
 SHOWN = slice(3, None, 8), slice(3, None, 8)  # the pixels that are stored
-STEPS = {"cmsr": {"steps": 30}, "mmsr": {"epochs": 20, "channels": 8}, "p2p": {"steps": 50, "hidden": 64}}
+# A change of 1e-6 in the guide changes CMSR by 0.02 standard deviations after 10 steps, by 0.07 after 30, and so does
+# the matrix product of another processor: after 2 steps it is 2e-6.
+STEPS = {"cmsr": {"steps": 2}, "mmsr": {"epochs": 20, "channels": 8}, "p2p": {"steps": 50, "hidden": 64}}
 CASES = [f"{name} {preset}" for name, entry in ENTRIES.items() if not entry.needs_weights for preset in entry.presets]
 
 
