@@ -267,7 +267,7 @@ def _optimiser(net: _Network, settings: MmsrSettings) -> torch.optim.Adam:
         {"params": list(net.guide.parameters()), "weight_decay": settings.weight_decay},
         {"params": [p for p in net.parameters() if id(p) not in guide]},
     ]
-    return torch.optim.Adam(groups, lr=settings.learning_rate)
+    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 
 
 def _loss(net: _Network, batch: _Tensors) -> Tensor:
@@ -322,10 +322,10 @@ class _Conv(nn.Module):
         self.tiles, self.padding, self.relu = tiles, kernel // 2, relu
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.tiles == 1:
-            return self._activate(F.conv2d(x, self.weight, self.bias, padding=self.padding))
         if self.padding == 0:
             return self._product(x)
+        if self.tiles == 1:
+            return self._activate(F.conv2d(x, self.weight, self.bias, padding=self.padding))
         joined = x.reshape(1, -1, *x.shape[2:])
         out = F.conv2d(joined, self.weight, self.bias, padding=self.padding, groups=self.tiles)
         return self._activate(out).reshape(self.tiles, -1, *x.shape[2:])
@@ -435,8 +435,10 @@ class _Joined(nn.Module):
 
 
 def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    """A pointwise function of images (T, C, H, W) some rows at a time, evaluated again in the backward pass."""
+    """A pointwise function of images (T, C, H, W), of large ones some rows at a time and again in the backward pass."""
     rows = max(1, _PIXELS[images[0].device.type] // (images[0].shape[0] * images[0].shape[3]))
+    if rows >= images[0].shape[2]:
+        return cast(Tensor, pointwise(*images))
     parts = zip(*(torch.split(image, rows, dim=2) for image in images), strict=True)
     return torch.cat([_recomputed(pointwise, *part) for part in parts], 2)
 
