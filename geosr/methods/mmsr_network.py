@@ -438,7 +438,7 @@ def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
     """A pointwise function of images (T, C, H, W), of large ones some rows at a time and again in the backward pass."""
     rows = max(1, _PIXELS[images[0].device.type] // (images[0].shape[0] * images[0].shape[3]))
     if rows >= images[0].shape[2]:
-        return cast(Tensor, pointwise(*images))
+        return pointwise(*images)
     parts = zip(*(torch.split(image, rows, dim=2) for image in images), strict=True)
     return torch.cat([_recomputed(pointwise, *part) for part in parts], 2)
 
