@@ -25,8 +25,11 @@ from geosr.pipeline import upscale_file
 from geosr.placement import place, plan_batch
 from geosr.plan import make_plan
 
-SMALL = [f"{name}={value}" for name, value in SMALL_NETWORK["settings"].items()]
-OPTIONS = ["--method", "mmsr", *(part for each in SMALL for part in ("--set", each)), "--fit", "tile", "--tile", "112"]
+PLAIN = {"method": "mmsr", "settings": SMALL_NETWORK["settings"] | {"refine": "none"}}
+"""The network by itself: it is what is fitted in batches."""
+
+SETTINGS = [part for name, value in PLAIN["settings"].items() for part in ("--set", f"{name}={value}")]
+OPTIONS = ["--method", "mmsr", *SETTINGS, "--fit", "tile", "--tile", "80"]
 BATCH = [*OPTIONS, "--batch", "3"]
 COMMAND = [sys.executable, "-m", "geosr", "upscale", "--source", "source.tif", "--guide", "guide.tif"]
 
@@ -146,7 +149,7 @@ def test_a_tile_that_diverges_in_a_batch_is_named_and_the_others_are_kept(tight)
     options = ("--batch", 2, "--seed", 7, "--report", tight / "report.json", "--quiet")
     outcome = upscale(tight, "--method", "tight", *OPTIONS[2:], *options, method=None)
     assert outcome.code == 5, outcome.err
-    assert outcome.err.splitlines()[1].startswith("tile 1 (row 0, column 32): the fit diverged in epoch 1")
+    assert outcome.err.splitlines()[1].startswith("tile 1 (row 0, column 40): the fit diverged in epoch 1")
     tiles = json.loads((tight / "report.json").read_text())["tiles"]
     assert [each["index"] for each in tiles["failed"]] == [1]
     assert tiles["done"] == 24 == len(tiles_of(tight, "out.tif"))
@@ -171,7 +174,7 @@ def test_a_batch_with_a_tile_that_cannot_be_read_for_a_while_is_made_anew_whole(
         if isinstance(event, TileFailed) and not guide.exists():
             (tmp_path / "away").rename(guide)
 
-    recipe = Recipe(**SMALL_NETWORK, fit="tile", tile=112)
+    recipe = Recipe(**PLAIN, fit="tile", tile=80)
     upscale_file(Inputs(source, guide), recipe, Execution("cpu", 1, batch=3, on_event=disturb), tmp_path / "out.tif")
     failed = [event for event in seen if isinstance(event, TileFailed)]
     assert failed
@@ -245,7 +248,7 @@ def test_a_planned_batch_is_kept_by_the_run_that_continues(tmp_path, folder, mon
             if isinstance(event, Progress) and event.done == stop:
                 raise KeyboardInterrupt
 
-        recipe = Recipe(**SMALL_NETWORK, fit="tile", tile=112)
+        recipe = Recipe(**PLAIN, fit="tile", tile=80)
         upscale_file(Inputs(*pair), recipe, Execution("cpu", 1, on_event=end), tmp_path / "out.tif")
 
     with pytest.raises(KeyboardInterrupt):
