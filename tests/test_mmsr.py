@@ -239,3 +239,59 @@ def test_a_fit_that_diverges_takes_no_other_with_it():
         np.testing.assert_allclose(states[2][name], values, rtol=0, atol=1e-5)
     with pytest.raises(UsageError, match="shape"):
         mmsr_network.fit_each([patches[0], make_patch(rows=3)], settings, [0, 1], "cpu")
+
+
+# --- when to stop --------------------------------------------------------------------------------------------
+
+JUDGED = SMALL | {"belief": "judged", "epochs": 80, "crop": 32, "learning_rate": 0.01}
+
+
+def waves_and_noise():
+    """Patches that nobody's edges are in: of two the guide shows how the source waves, two guides are noise."""
+    row, col = np.mgrid[:96, :96]
+    waves = np.sin(row / 9.0) + np.sin(col / 7.0)
+    source = waves.reshape(24, 4, 24, 4).mean(axis=(1, 3))
+    shown, noise = np.stack([waves] * 3), np.random.default_rng(4).normal(size=(3, 96, 96))
+    return [make_patch(rows=24, cols=24, guide=guide, source=source) for guide in (noise, shown, noise, shown)]
+
+
+def after(epochs, patch, seed):
+    """The network when so many epochs of the whole schedule are done."""
+    settings = create("default", JUDGED).settings
+    return mmsr_network.fit([patch], settings, seed, "cpu", enough=lambda epoch, networks: epoch == epochs)
+
+
+def is_network(state, network):
+    return all(np.array_equal(state[name], values) for name, values in network.items())
+
+
+def test_a_fit_ends_after_a_quarter_where_nothing_of_it_proves_itself():
+    method = create("default", JUDGED)
+    ended = []
+    for seed, patch in enumerate(waves_and_noise()):
+        state, values = answer(method, patch, seed)
+        ended.append(is_network(state, after(20, patch, seed)))
+        if ended[-1]:
+            assert (state["belief"], state["share"]) == (0, 0)
+            without = {name: state[name] * np.nan for name in state if name not in ("belief", "share")}
+            assert np.array_equal(method.predict(patch, state | without, "cpu").values, values)
+        else:
+            assert is_network(state, after(80, patch, seed))
+    assert {*ended} == {True, False}
+
+
+def test_fits_at_once_go_on_for_those_that_need_it_and_each_gets_what_it_has_alone():
+    method, patches, seeds = create("default", JUDGED), waves_and_noise(), range(4)
+    for patch, seed, state in zip(patches, seeds, method.fit_each(patches, seeds, "cpu"), strict=True):
+        alone, expected = answer(method, patch, seed)
+        assert (state["belief"], state["share"]) == (alone["belief"], pytest.approx(alone["share"], abs=1e-4))
+        np.testing.assert_allclose(method.predict(patch, state, "cpu").values, expected, rtol=0, atol=1e-4)
+
+
+def test_edges_that_are_believed_are_worth_the_whole_fit():
+    truth = np.kron(np.random.default_rng(0).normal(size=(8, 8)), np.ones((20, 20)))
+    source = truth.reshape(40, 4, 40, 4).mean(axis=(1, 3))
+    patch = make_patch(rows=40, cols=40, guide=np.stack([truth] * 3), source=source)
+    state = create("default", JUDGED).fit([patch], 0, "cpu")
+    assert state["belief"] > 0
+    assert is_network(state, after(80, patch, 0))

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from geosr.errors import TileError, UsageError
-from geosr.methods.base import Method, Patch, Prediction, State, Trial
+from geosr.methods.base import FloatArray, Method, Patch, Prediction, State, Trial
 from geosr.methods.diffusion import HALO_BLOCKS
 from geosr.methods.diffusion_settings import BELIEFS, DiffusionSettings
 from geosr.methods.settings import apply_settings, check_choices
@@ -164,7 +166,7 @@ class Mmsr(Method):
         return Trial(less, more, (self.settings.epochs - 1) / few)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
-        """Fit a network to the patches, each seen once an epoch.
+        """Fit a network to the patches, each seen once an epoch, for as long as it pays (`_Pays`).
 
         Raises:
             UsageError: the patches differ in their number of guide bands.
@@ -172,7 +174,10 @@ class Mmsr(Method):
         """
         from geosr.methods import mmsr_network
 
-        return self._judged(patches, mmsr_network.fit(patches, self.settings, seed, device), device)
+        if self.settings.refine == "none":
+            return mmsr_network.fit(patches, self.settings, seed, device)
+        pays = _Pays(self.settings, [patches], device)
+        return pays.judged(0, mmsr_network.fit(patches, pays.settings, seed, device, enough=pays.enough))
 
     def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
         """To each patch a fit of its own, all at once on one device: as `fit` one by one, but for the order of sums.
@@ -186,31 +191,66 @@ class Mmsr(Method):
         """
         from geosr.methods import mmsr_network
 
-        fits = mmsr_network.fit_each(patches, self.settings, seeds, device)
-        return [
-            found if isinstance(found, TileError) else self._judged([patch], found, device)
-            for patch, found in zip(patches, fits, strict=True)
-        ]
-
-    def _judged(self, patches: Sequence[Patch], network: State, device: str) -> State:
-        """A fitted network, and how far its refinement may believe the guide and the network."""
-        from geosr.methods import mmsr_network
-        from geosr.methods.judgement import judge_edges, judge_prediction
-
         if self.settings.refine == "none":
-            return network
-        belief = judge_edges(patches, DiffusionSettings(belief=self.settings.belief), device)
-        share = judge_prediction(patches, lambda low: mmsr_network.predict(low, network, self.settings, device), device)
-        return {"belief": belief, "share": share, **network}
+            return mmsr_network.fit_each(patches, self.settings, seeds, device)
+        pays = _Pays(self.settings, [[patch] for patch in patches], device)
+        fits = mmsr_network.fit_each(patches, pays.settings, seeds, device, enough=pays.enough)
+        return [
+            found if isinstance(found, TileError) else pays.judged(place, found) for place, found in enumerate(fits)
+        ]
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The network's answer, refined if the settings say so."""
         from geosr.methods import mmsr_network
         from geosr.methods.judgement import answer
 
-        network = {name: array for name, array in state.items() if name not in ("belief", "share")}
-        values = mmsr_network.predict(patch, network, self.settings, device)
         if self.settings.refine == "none":
-            return Prediction(values)
+            return Prediction(mmsr_network.predict(patch, state, self.settings, device))
         belief, share = float(state["belief"]), float(state["share"])
-        return Prediction(answer(patch, DiffusionSettings(), belief, device, values, share), belief)
+        hint = None
+        if belief > 0 or share > 0:
+            network = {name: array for name, array in state.items() if name not in ("belief", "share")}
+            hint = mmsr_network.predict(patch, network, self.settings, device)
+        return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief)
+
+
+class _Pays:
+    """Whether fitting still pays, judged without a truth.
+
+    For each fit, by its own patches one step down: how far the guide's edges are believed (known from the start), and
+    the share of the network's detail that proves itself. Where no edge is believed only that detail can count; where
+    nothing of it proves itself after a quarter of the epochs, the fit is hopeless, and over when all that go with it
+    are.
+    """
+
+    def __init__(self, settings: MmsrSettings, groups: Sequence[Sequence[Patch]], device: str) -> None:
+        from geosr.methods.judgement import judge_edges
+
+        self.settings, self._groups, self._device = settings, groups, device
+        edges = DiffusionSettings(belief=settings.belief)
+        self._beliefs = [judge_edges(patches, edges, device) for patches in groups]
+        self._hopeless = [False] * len(groups)
+
+    def enough(self, epoch: int, networks: Callable[[], Sequence[State]]) -> bool:
+        """Looks once, after a quarter of the epochs."""
+        if epoch != self.settings.epochs // 4 or not any(belief == 0 for belief in self._beliefs):
+            return False
+        self._hopeless = [
+            float(self._beliefs[place]) == 0 and float(self._share(place, network)) == 0
+            for place, network in enumerate(networks())
+        ]
+        return all(self._hopeless)
+
+    def judged(self, place: int, network: State) -> State:
+        """A fitted network, and how far its refinement may believe the guide and the network."""
+        share = np.array(0, np.float32) if self._hopeless[place] else self._share(place, network)
+        return {"belief": self._beliefs[place], "share": share, **network}
+
+    def _share(self, place: int, network: State) -> FloatArray:
+        from geosr.methods import mmsr_network
+        from geosr.methods.judgement import judge_prediction
+
+        def predict(low: Patch) -> FloatArray:
+            return mmsr_network.predict(low, network, self.settings, self._device)
+
+        return judge_prediction(self._groups[place], predict, self._device)

@@ -41,11 +41,19 @@ _LOOK = 20
 OnEpoch = Callable[[int, float, Callable[[], list[FloatArray]]], None]
 """Called after every epoch with its number, its mean loss and a function that predicts all patches."""
 
+Enough = Callable[[int, Callable[[], list[State]]], bool]
+"""Asked after every epoch, with its number and a function that gives the networks as they are: may the fit end here?"""
+
 
 def fit(
-    patches: Sequence[Patch], settings: MmsrSettings, seed: int, device: str, on_epoch: OnEpoch | None = None
+    patches: Sequence[Patch],
+    settings: MmsrSettings,
+    seed: int,
+    device: str,
+    on_epoch: OnEpoch | None = None,
+    enough: Enough | None = None,
 ) -> State:
-    """Fit a network to the patches, each seen once an epoch.
+    """Fit a network to the patches, each seen once an epoch, until all epochs are done or it is `enough`.
 
     Raises:
         UsageError: the patches differ in their number of guide bands.
@@ -57,7 +65,7 @@ def fit(
     with deterministic(device):
         net = _build(bands.pop(), settings, [seed]).to(device)
         batches = [_Tensors.of([patch], device) for patch in patches]
-        (state,) = _optimise(net, batches, settings, [seed], on_epoch)
+        (state,) = _optimise(net, batches, settings, [seed], on_epoch, enough)
     if isinstance(state, TileError):
         raise state
     return state
@@ -69,6 +77,7 @@ def fit_each(
     seeds: Sequence[int],
     device: str,
     on_epoch: OnEpoch | None = None,
+    enough: Enough | None = None,
 ) -> list[State | TileError]:
     """Fit to each patch a network of its own, all at once: what `fit` makes of each, but for the order of its sums.
 
@@ -78,6 +87,7 @@ def fit_each(
         seeds: of each.
         device: as torch names it.
         on_epoch: called with the mean loss of all.
+        enough: whether all may end.
 
     Returns:
         For each patch its state, or in its place the error where its loss was not finite.
@@ -91,7 +101,7 @@ def fit_each(
         raise UsageError(f"patches to fit at once have {len(shapes)} different shapes; they must all have one")
     with deterministic(device):
         net = _build(len(patches[0].guide), settings, seeds).to(device)
-        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch)
+        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch, enough)
 
 
 def predict(patch: Patch, state: State, settings: MmsrSettings, device: str) -> FloatArray:
@@ -218,7 +228,12 @@ class _Interpolate(torch.autograd.Function):
 
 
 def _optimise(
-    net: _Network, batches: list[_Tensors], settings: MmsrSettings, seeds: Sequence[int], on_epoch: OnEpoch | None
+    net: _Network,
+    batches: list[_Tensors],
+    settings: MmsrSettings,
+    seeds: Sequence[int],
+    on_epoch: OnEpoch | None,
+    enough: Enough | None,
 ) -> list[State | TileError]:
     """Adam on the pooled L1 loss (Eq. 5), one step a batch and epoch: one batch, or batches of one patch each.
 
@@ -248,9 +263,11 @@ def _optimise(
             on_epoch(
                 epoch + 1, float(total.mean()) / len(batches), lambda: [a for b in batches for a in _answer(net, b)]
             )
+        if enough and enough(epoch + 1, lambda: [_state(net, tile, len(seeds)) for tile in range(len(seeds))]):
+            break
     return [
         _state(net, tile, len(seeds))
-        if epochs == settings.epochs
+        if epochs == epoch + 1
         else TileError(f"the fit diverged in epoch {epochs + 1}; use a lower learning_rate")
         for tile, epochs in enumerate(sound.tolist())
     ]
