@@ -14,6 +14,10 @@ from geosr.methods.mmsr import CHOICES, PRESETS, Mmsr, MmsrSettings, create
 
 SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3, "belief": "full"}
 
+TOGETHER = 1e-4
+"""Of the largest value. Products of matrices for one network and for three may have sums of another order: 6e-5 after
+six steps of Adam and 2e-5 of a gradient on an Intel with AVX-512."""
+
 
 def make_patch(scale=4, rows=6, cols=7, bands=3, seed=0, guide=None, source=None):
     rng = np.random.default_rng(seed)
@@ -198,7 +202,7 @@ def test_several_fits_at_once_are_those_of_one_after_the_other(preset, settings,
         alone, expected = answer(method, patch, seed)
         assert alone.keys() == state.keys()
         values = method.predict(patch, state, "cpu").values
-        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(values, expected, rtol=0, atol=TOGETHER * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_several_networks_at_once_are_each_of_them(choice):
         assert losses[tile].item() == pytest.approx(loss.item(), rel=1e-6)
         for (name, mine), other in zip(together.named_parameters(), alone.parameters(), strict=True):
             assert torch.equal(mine.chunk(3)[tile], other), name
-            assert (mine.grad.chunk(3)[tile] - other.grad).abs().max() <= 1e-5 * other.grad.abs().max() + 1e-8, name
+            assert (mine.grad.chunk(3)[tile] - other.grad).abs().max() <= TOGETHER * other.grad.abs().max() + 1e-8, name
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
