@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +21,14 @@ def make_pairs(folder: Path, sizes: Sequence[int]) -> None:
     """`source_SIZE.tif` for outputs of each size at x4, and one `guide.tif` that covers the largest.
 
     Float32 heights with some nodata, and an RGB photo with pixels of 0.6 of an output pixel on a grid of its own; both
-    tiled and compressed. What is there already is left alone.
+    tiled and compressed. What is there already is left alone. They are made in a process of their own: the peak of a
+    child's memory is counted from its parent's on, and the commands that are measured next are children of this one.
     """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(_make, (folder, sizes))
+
+
+def _make(folder: Path, sizes: Sequence[int]) -> None:
     sources = {size: folder / f"source_{size}.tif" for size in sizes}
     if all(path.exists() for path in (*sources.values(), folder / "guide.tif")):
         return
