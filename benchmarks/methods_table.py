@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,23 @@ from geosr.device import torch_threads
 CHEAP = [name for name in methods.names() if name != "mmsr" and not methods.entry(name).needs_weights]
 
 
-def measure(data: Path, name: str, scale: int) -> tuple[float, float, float, float]:
-    """Mean RMSE as answered and made consistent, mean seconds, peak bytes, in a process that has done nothing else."""
+def measure(
+    data: Path, name: str, scale: int, weights: Mapping[str, Path] | None = None
+) -> tuple[float, float, float, float]:
+    """Mean RMSE as answered and made consistent, mean seconds, peak bytes, in a process that has done nothing else.
+
+    Args:
+        data: folder with guide/ and source_hr/.
+        name: of the method, and maybe a preset behind a colon.
+        scale: high pixels to one source pixel along a side.
+        weights: for each sample the file of a method that needs one.
+    """
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     name, _, preset = name.partition(":")
-    method = methods.create(name, preset or "default")
     results = []
     with torch_threads(1):
         for image in datasets.middlebury(data):
+            method = methods.create(name, preset or "default", weights=(weights or {}).get(image.name))
             sample = Sample(image.read(scale))
             start = time.process_time()
             raw, exact, _ = run(sample, method, seed=0, trace=0)

@@ -15,6 +15,7 @@ import csv
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from real_pairs import SIDE, real_pairs
@@ -47,21 +48,34 @@ def samples(data: Path) -> list[str]:
     return sorted(path.stem for path in (data / "middlebury" / "guide").glob("*.png"))
 
 
+def sample_files(data: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Truth and guide of Middlebury samples."""
+    folder = (data / "middlebury").resolve()
+    return [(str(folder / "source_hr" / f"{name}.png"), str(folder / "guide" / f"{name}.png")) for name in names]
+
+
+def write_list(path: Path, pairs: Sequence[tuple[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("source", "guide"), *pairs])
+    return path
+
+
+def train(method: str, scale: int, pairs: Path, weights: Path, threads: int, settings: Sequence[str]) -> None:
+    """Make the weights if they are not there."""
+    if not weights.exists():
+        changes = [part for text in settings for part in ("--set", text)]
+        how = ("--scale", scale, "--threads", threads, "--log", weights.with_suffix(".csv"), *changes)
+        geosr("train", "--method", method, "--pairs", pairs, "-o", weights, *how)
+
+
 def write_manifest(data: Path, work: Path) -> Path:
     towns = [(f"town{seed}/truth_{kind}.tif", f"town{seed}/ortho.tif") for seed in TOWNS for kind in ("dsm", "thermal")]
-    folder = (data / "middlebury").resolve()
-    images = [
-        (str(folder / "source_hr" / f"{name}.png"), str(folder / "guide" / f"{name}.png"))
-        for name in samples(data)[:-SAMPLES_LEFT_OUT]
-    ]
+    images = sample_files(data, samples(data)[:-SAMPLES_LEFT_OUT])
     heights, photo = (
         (data / "kootenay" / f"{name}.tif").resolve() for name in ("kootenayCHM", "kootenayOrtho_from_rda")
     )
     canopy = [(str(heights), str(photo))]
-    manifest = work / "pairs.csv"
-    with manifest.open("w", newline="") as file:
-        csv.writer(file).writerows([("source", "guide"), *towns, *images, *canopy])
-    return manifest
+    return write_list(work / "pairs.csv", [*towns, *images, *canopy])
 
 
 def geosr(*arguments: object) -> None:
@@ -98,13 +112,10 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     make_towns(work)
     manifest = write_manifest(data, work)
-    changes = [part for text in arguments.set for part in ("--set", text)]
     columns: dict[str, Path | None] = {"bicubic": None, "diffusion": None}
     for method in arguments.methods:
         weights = columns[method] = work / f"{method}_x{SCALE}.safetensors"
-        if not weights.exists():
-            how = ("--scale", SCALE, "--threads", arguments.threads, "--log", weights.with_suffix(".csv"), *changes)
-            geosr("train", "--method", method, "--pairs", manifest, "-o", weights, *how)
+        train(method, SCALE, manifest, weights, arguments.threads, arguments.set)
     print(f"\nA small training on the CPU. RMSE at x{SCALE} on what it has not seen, made consistent:\n")
     print(f"| left out | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     with torch_threads(arguments.threads):

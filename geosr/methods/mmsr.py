@@ -177,7 +177,7 @@ class Mmsr(Method):
         if self.settings.refine == "none":
             return mmsr_network.fit(patches, self.settings, seed, device)
         pays = _Pays(self.settings, [patches], device)
-        return pays.judged(0, mmsr_network.fit(patches, pays.settings, seed, device, enough=pays.enough))
+        return pays.judged(0, mmsr_network.fit(patches, self.settings, seed, device, enough=pays.enough))
 
     def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
         """To each patch a fit of its own, all at once on one device: as `fit` one by one, but for the order of sums.
@@ -194,7 +194,7 @@ class Mmsr(Method):
         if self.settings.refine == "none":
             return mmsr_network.fit_each(patches, self.settings, seeds, device)
         pays = _Pays(self.settings, [[patch] for patch in patches], device)
-        fits = mmsr_network.fit_each(patches, pays.settings, seeds, device, enough=pays.enough)
+        fits = mmsr_network.fit_each(patches, self.settings, seeds, device, enough=pays.enough)
         return [
             found if isinstance(found, TileError) else pays.judged(place, found) for place, found in enumerate(fits)
         ]
@@ -226,18 +226,17 @@ class _Pays:
     def __init__(self, settings: MmsrSettings, groups: Sequence[Sequence[Patch]], device: str) -> None:
         from geosr.methods.judgement import judge_edges
 
-        self.settings, self._groups, self._device = settings, groups, device
+        self._settings, self._groups, self._device = settings, groups, device
         edges = DiffusionSettings(belief=settings.belief)
         self._beliefs = [judge_edges(patches, edges, device) for patches in groups]
         self._hopeless = [False] * len(groups)
 
     def enough(self, epoch: int, networks: Callable[[], Sequence[State]]) -> bool:
         """Looks once, after a quarter of the epochs."""
-        if epoch != self.settings.epochs // 4 or not any(belief == 0 for belief in self._beliefs):
+        if epoch != self._settings.epochs // 4 or all(self._beliefs):
             return False
         self._hopeless = [
-            float(self._beliefs[place]) == 0 and float(self._share(place, network)) == 0
-            for place, network in enumerate(networks())
+            not self._beliefs[place] and not self._share(place, network) for place, network in enumerate(networks())
         ]
         return all(self._hopeless)
 
@@ -251,6 +250,6 @@ class _Pays:
         from geosr.methods.judgement import judge_prediction
 
         def predict(low: Patch) -> FloatArray:
-            return mmsr_network.predict(low, network, self.settings, self._device)
+            return mmsr_network.predict(low, network, self._settings, self._device)
 
         return judge_prediction(self._groups[place], predict, self._device)
