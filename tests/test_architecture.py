@@ -34,6 +34,7 @@ LAYERS = [
         "methods.neighbourhood_triton",
         "methods.diffusion_settings",
         "methods.training_settings",
+        "methods.muon",
     ],
     ["pair", "methods.neighbourhood"],
     [
@@ -81,6 +82,7 @@ HOMES = {
         "methods.neighbourhood",
         "methods.neighbourhood_triton",
         "methods.mmsr_network",
+        "methods.muon",
         "methods.p2p_network",
         "methods.cmsr_network",
         "methods.deformation",

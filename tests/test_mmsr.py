@@ -152,7 +152,7 @@ def test_halo_is_whole_blocks():
 
 
 def test_trial_is_a_small_part():
-    for preset, epochs in (("paper-depth", 1000), ("default", 2000)):
+    for preset, epochs in (("paper-depth", 1000), ("default", 1000)):
         trial = create(preset, {}).trial()
         few, more = trial.less.settings.epochs, trial.more.settings.epochs
         assert more < 50

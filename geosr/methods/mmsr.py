@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "self",  # Model6: filters whose target is the pixel itself
     ),
     "fusion": ("conv", "sum", "attention-sum", "attention-conv"),
+    "optimiser": ("adam", "muon"),
     "schedule": ("step", "cosine"),
     "refine": ("diffusion", "none"),
     "belief": BELIEFS,
@@ -50,13 +51,15 @@ class MmsrSettings:
         epochs: optimiser steps for each patch.
         crop: side, in output pixels, of the random square of the patch that a step looks at; 0 is the whole
             patch, as in the paper.
-        learning_rate: of Adam.
+        optimiser: `adam` as in the paper; `muon` makes the steps of the matrices between features orthogonal
+            (`geosr.methods.muon`) and leaves the rest to Adam: as good after 1000 steps as Adam after 2000.
+        learning_rate: of both.
         schedule: `step` multiplies the rate by `lr_decay` every `lr_decay_every` epochs; `cosine` brings
             it to zero at the last epoch after a linear `warmup`.
         lr_decay: factor of the `step` schedule.
         lr_decay_every: epochs between two decays.
         warmup: share of the epochs in which the `cosine` schedule rises.
-        weight_decay: L2 penalty in Adam, on the guide branch only.
+        weight_decay: L2 penalty, on the guide branch only.
         refine: `diffusion` makes the network's prediction the start and a further guide of the guided
             diffusion, which decides on which side of an edge a pixel lies; `none` in the paper.
         belief: of that diffusion, see its settings. Where its edges are not believed, the network's own detail is
@@ -72,6 +75,7 @@ class MmsrSettings:
     fusion: str = "conv"
     epochs: int = 1000
     crop: int = 0
+    optimiser: str = "adam"
     learning_rate: float = 0.002
     schedule: str = "step"
     lr_decay: float = 0.9998
@@ -111,8 +115,9 @@ class MmsrSettings:
 PRESETS = {
     "default": MmsrSettings(
         channels=32,
-        epochs=2000,
+        epochs=1000,
         crop=64,
+        optimiser="muon",
         learning_rate=0.001,
         schedule="cosine",
         warmup=0.05,

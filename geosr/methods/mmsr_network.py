@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from geosr.device import deterministic, generator
 from geosr.errors import TileError, UsageError
 from geosr.methods.base import FloatArray, Patch, State
+from geosr.methods.muon import Muon
 from geosr.methods.neighbourhood import neighbourhood_filter
 
 if TYPE_CHECKING:
@@ -235,25 +236,27 @@ def _optimise(
     on_epoch: OnEpoch | None,
     enough: Enough | None,
 ) -> list[State | TileError]:
-    """Adam on the pooled L1 loss (Eq. 5), one step a batch and epoch: one batch, or batches of one patch each.
+    """The pooled L1 loss (Eq. 5) made small, one step a batch and epoch: one batch, or batches of one patch each.
 
-    A tile's gradients are those of its own loss, and Adam treats each weight by itself: the sum of the losses fits
-    each tile as if it were alone.
+    A tile's gradients are those of its own loss, and the optimisers treat each tile's weights by themselves: the sum of
+    the losses fits each tile as if it were alone.
     """
-    draws, optimiser = [generator(seed) for seed in seeds], _optimiser(net, settings)
+    draws, optimisers = [generator(seed) for seed in seeds], _optimisers(net, settings)
     sums = torch.zeros(len(seeds), device=batches[0].guide.device)  # not finite once a loss was not
     sound = torch.zeros_like(sums, dtype=torch.long)  # epochs before that
     for epoch in range(settings.epochs):
         (order, *_) = [torch.randperm(len(batches), generator=draw).tolist() for draw in draws]
         total = torch.zeros_like(sums)
         for place, index in enumerate(order):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(batches))
-            optimiser.zero_grad()
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(batches))
+                optimiser.zero_grad()
             batch = batches[index]
             losses = _crop_loss(net, batch, settings.crop, draws) if settings.crop else _loss(net, batch)
             losses.sum().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             total += losses.detach()
         sums += total
         sound += sums.isfinite()
@@ -278,13 +281,22 @@ def _state(net: _Network, tile: int, tiles: int) -> State:
     return {name: value.detach().cpu().numpy().copy() for name, value in values.items()}
 
 
-def _optimiser(net: _Network, settings: MmsrSettings) -> torch.optim.Adam:
+def _optimisers(net: _Network, settings: MmsrSettings) -> list[torch.optim.Optimizer]:
+    """Adam; or Muon for the matrices between features, and Adam for biases, first and last layers."""
+    between = {
+        id(layer.weight) for layer in net.modules() if isinstance(layer, _Conv) and layer.joins(settings.channels)
+    }
+    matrices = between if settings.optimiser == "muon" else set()
     guide = {id(parameter) for parameter in net.guide.parameters()}
-    groups: list[dict[str, Any]] = [
-        {"params": list(net.guide.parameters()), "weight_decay": settings.weight_decay},
-        {"params": [p for p in net.parameters() if id(p) not in guide]},
-    ]
-    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+
+    def groups(*, of_matrices: bool) -> list[dict[str, Any]]:
+        chosen = [p for p in net.parameters() if (id(p) in matrices) == of_matrices]
+        guides, others = [p for p in chosen if id(p) in guide], [p for p in chosen if id(p) not in guide]
+        return [{"params": guides, "weight_decay": settings.weight_decay}, {"params": others}]
+
+    rate = settings.learning_rate
+    adam = torch.optim.Adam(groups(of_matrices=False), lr=rate, fused=True)
+    return [adam, Muon(groups(of_matrices=True), rate, net.tiles)] if matrices else [adam]
 
 
 def _loss(net: _Network, batch: _Tensors) -> Tensor:
@@ -337,6 +349,10 @@ class _Conv(nn.Module):
         self.weight = nn.Parameter(torch.empty(tiles * outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(tiles * outputs))
         self.tiles, self.padding, self.relu = tiles, kernel // 2, relu
+
+    def joins(self, channels: int) -> bool:
+        """Whether it leads from so many features to so many, or from and to more."""
+        return min(self.weight.shape[0] // self.tiles, self.weight.shape[1]) >= channels
 
     def forward(self, x: Tensor) -> Tensor:
         if self.padding == 0:
@@ -392,7 +408,7 @@ class _Network(nn.Module):
     def __init__(self, tiles: int, bands: int, settings: MmsrSettings) -> None:
         super().__init__()
         width = settings.channels
-        self.sizes = settings.source_to_guide, settings.guide_to_source
+        self.tiles, self.sizes = tiles, (settings.source_to_guide, settings.guide_to_source)
         self.variant = settings.variant
         self.guide = _branch(tiles, bands, width, 3)
         self.source = _branch(tiles, 1, width, 1)
