@@ -71,11 +71,13 @@ def test_what_no_guide_is_believed_on_is_interpolated_at_x2(scale, share):
     assert np.abs(plain - mild).max() > 0.01
 
 
-@pytest.mark.parametrize(("scale", "value_power"), [(4, 0.5 + 0.2 * 0.75 * 0.8), (8, 0.5)])
-def test_the_more_a_believed_guide_was_noise_the_more_the_values_count(scale, value_power):
+@pytest.mark.parametrize(
+    ("scale", "power", "contrast"), [(4, 0.5 + 0.2 * 0.75 * 0.8, 0.02 * (1 + (0.75 * 0.8) ** 2)), (8, 0.5, 0.02)]
+)
+def test_the_more_a_believed_guide_was_noise_the_more_the_values_count(scale, power, contrast):
     truth, belief = blocks(), 0.75
     patch = replace(patch_of(truth, truth, scale), noise=0.8)
-    sharp = diffuse(patch, DiffusionSettings(value_power=value_power), "cpu")
+    sharp = diffuse(patch, DiffusionSettings(value_power=power, value_contrast=contrast), "cpu")
     expected = belief * sharp + (1 - belief) * diffuse(patch, MILD, "cpu")
     np.testing.assert_allclose(answer(patch, DiffusionSettings(), belief, "cpu"), expected, atol=1e-6)
 
@@ -89,6 +91,27 @@ def test_a_prediction_is_taken_over_as_far_as_it_is_right():
     assert wrong == 0
     hint = np.random.default_rng(3).normal(size=truth.shape).astype(np.float32)
     np.testing.assert_allclose(answer(patch, DiffusionSettings(), 0.0, "cpu", hint, 1.0), exact(hint, patch), atol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "fades"), [(2, 1.0), (3, 0.5), (4, 0.0)])
+def test_detail_that_fades_towards_full_size_counts_less_below_x4(scale, fades):
+    """One step down the prediction is right; at full size it adds detail of a seventh of that size."""
+    truth = blocks((120, 120))
+    seen = np.random.default_rng(5).random(truth.shape) < 0.8
+    patch = replace(patch_of(truth, truth, scale), guide_valid=seen)
+    ((low, low_truth, _),) = one_step_down(patch)
+    smooth, low_smooth = (exact(answer(each, DiffusionSettings(), 0.0, "cpu"), each) for each in (patch, low))
+    proved = float(((low_truth - low_smooth) ** 2).mean())
+    noise = np.random.default_rng(3).normal(size=truth.shape)
+    added = exact(smooth + noise, patch) - smooth
+    added *= np.sqrt(proved / 49 / (added[seen] ** 2).mean())
+
+    def predict(each):
+        return (smooth + added if each is patch else low_truth).astype(np.float32)
+
+    assert judge_prediction([patch], predict, "cpu") == pytest.approx((1 / 49) ** fades, rel=0.02)
+    added *= 50  # more than was proved is no reason to take more of it
+    assert judge_prediction([patch], predict, "cpu") == pytest.approx(1, abs=1e-4)
 
 
 def test_assess_measures_what_it_says():

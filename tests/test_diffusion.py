@@ -143,6 +143,17 @@ def test_a_hint_counts_where_it_explains_the_source():
     assert np.abs(hinted - plain)[right].mean() < 0.03 < 0.3 < np.abs(hint - plain)[right].mean()
 
 
+def test_beside_a_hint_a_guide_that_was_noise_has_half_the_say(monkeypatch):
+    patch, rng = make_patch(8, 7, scale=4), np.random.default_rng(2)
+    hint = 0.5 * patch.source.repeat(4, 0).repeat(4, 1) + 0.01 * rng.normal(size=(32, 28))  # explains the source
+    found = solver.diffuse(replace(patch, noise=1.0), DiffusionSettings(), "cpu", hint.astype(np.float32))
+    usual = solver.diffuse(patch, DiffusionSettings(), "cpu", hint.astype(np.float32))
+    monkeypatch.setattr(solver, "_HINTED_GUIDE_POWER", 0.1)
+    expected = solver.diffuse(patch, DiffusionSettings(), "cpu", hint.astype(np.float32))
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - usual).max() > 1e-3
+
+
 def test_an_invalid_guide_says_nothing_of_edges():
     patch = make_patch(8, 7)
     patch.guide_valid[:, :] = False
