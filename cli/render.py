@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from geosr.errors import GeosrError
-from geosr.options import Event, Note, Progress, Stage, TileFailed
+from geosr.options import Event, Fitting, Note, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -57,6 +57,8 @@ class Screen:
                 self._print(f"stage: {name}")
             case Stage("fit"):
                 self._print("fitting to the scene; no tile is done before that (geosr info --time says about how long)")
+            case Fitting():
+                self._fitting(event)
             case TileFailed():
                 again = "; it will be tried again at the end" if event.retry else ""
                 self._print(
@@ -64,6 +66,14 @@ class Screen:
                 )
             case Progress():
                 self._progress(event)
+
+    def _fitting(self, event: Fitting) -> None:
+        now, text = time.monotonic(), f"fit: {event.share:.0%} done, about {clock(event.left)} left"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], description=text)
+        elif now - self._spoke >= _EVERY:
+            self._print(text)
+            self._spoke = now
 
     def _progress(self, event: Progress) -> None:
         now, ended = time.monotonic(), event.done == event.total
@@ -135,7 +145,7 @@ class JsonLog:
 
     def show(self, event: Event) -> None:
         """One event: its class in snake case, and its values."""
-        more = {"left": event.left} if isinstance(event, Progress) else {}
+        more = {"left": event.left} if isinstance(event, Progress | Fitting) else {}
         name = "tile_failed" if isinstance(event, TileFailed) else type(event).__name__.lower()
         self._write(name, **asdict(event), **more)
 

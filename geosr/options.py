@@ -121,7 +121,7 @@ class Execution:
             replaced.
         influence: a GeoTIFF of what the guide changed against the interpolated source.
         uncertainty: a GeoTIFF of the output's standard deviation.
-        on_event: called in the caller's thread with every `Event`.
+        on_event: called with every `Event`, one at a time, in the caller's thread but for a tile's `Fitting`.
         tile_timeout: seconds without progress after which a worker process is ended as hung, and without any worker
             after which the run ends; derived from the tiles done when None. Threads cannot be ended.
         gpus: `all`, or the numbers of those to use, as in `0,1`: one worker process each.
@@ -210,6 +210,24 @@ class Stage(Event):
     """A stage begins."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Fitting(Event):
+    """How far the fit to the scene is, or that of a run's only tile.
+
+    Attributes:
+        share: of its steps that are done, from 0 to 1; it may end before all are.
+        seconds: since it began.
+    """
+
+    share: float
+    seconds: float
+
+    @property
+    def left(self) -> float:
+        """Seconds to go, about."""
+        return self.seconds * (1 / self.share - 1)
 
 
 @dataclass(frozen=True)

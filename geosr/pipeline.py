@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 
 from geosr.assess import decide
 from geosr.estimates import scratch_bytes
-from geosr.options import Execution, Inputs, Note, Recipe, Stage
+from geosr.methods.base import told_to
+from geosr.options import Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
@@ -26,9 +27,9 @@ from geosr.provenance import fingerprint
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
 from geosr.scene import suspicions
-from geosr.store import RunFolder, TileStore, check_room, run_folder
+from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.style import write_style
-from geosr.tile_run import TileRun, run_tiles
+from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_work import interpolate_tile, upscale_group
 from geosr.writer import write
 
@@ -62,7 +63,8 @@ def upscale_file(
         _tell(execution, _notes_on_statistics(plan, stats))
         if plan.fits_scene:
             stages.begin("fit")
-            state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
+            with _fit_told(execution):
+                state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
             plan = replace(plan, state=state or None)
         stages.begin("tiles")
         store = folder.tiles(plan.layers)
@@ -104,6 +106,21 @@ class _Stages:
 def _tell(execution: Execution, texts: Iterator[str]) -> None:
     for text in texts:
         execution.on_event(Note(text))
+
+
+@contextmanager
+def _fit_told(execution: Execution) -> Iterator[None]:
+    """Tells how far a fit in the block is, a hundredth of it at a time."""
+    began, told = time.monotonic(), 0.0
+
+    def listen(share: float) -> None:
+        nonlocal told
+        if share >= told + 0.01:
+            told = share
+            execution.on_event(Fitting(share, time.monotonic() - began))
+
+    with told_to(listen):
+        yield
 
 
 def _notes_on_plan(plan: Plan, placement: Placement) -> Iterator[str]:
@@ -181,9 +198,15 @@ def _run_tiles(
     """Every tile, failed ones interpolated if that is asked for."""
     job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
     work, scale = partial(upscale_group, *job), plan.scene.grids.scale
+
+    def told(group: Group) -> list[TileResult]:
+        with _fit_told(execution):
+            return work(group)
+
+    alone = len(plan.tiles) == 1 and execution.scheduler == "threads" and not crew  # more tell by being done
     with nullcontext(crew.pool) if crew else open_pool(plan, placement, folder, execution) as pool:
         made = run_tiles(
-            work,
+            told if alone else work,
             plan.tiles,
             store,
             batch=placement.batch,

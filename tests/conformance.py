@@ -11,7 +11,7 @@ import pytest
 
 from geosr import methods
 from geosr.consistency import EXACT, Consistency, pool, spread
-from geosr.methods.base import Patch
+from geosr.methods.base import Patch, told_to
 from geosr.methods.solve import interpolate, solve
 from geosr.pair import Pair, Stats
 
@@ -80,6 +80,20 @@ class Conformance:
         state = method.fit([patch], 0, "cpu")
         assert bool(state) == method.needs_fit
         assert all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in state.values())
+
+    def test_what_a_fit_tells_of_itself_rises_to_one(self, method):
+        rng, bands = np.random.default_rng(2), method.bands or 2
+        guide, source = rng.normal(size=(bands, 32, 32)).astype(np.float32), rng.normal(size=(8, 8)).astype(np.float32)
+        told = []
+        with told_to(told.append):
+            method.fit([Patch(guide, np.ones((32, 32), bool), source, np.ones((8, 8), bool))], 0, "cpu")
+        assert told == sorted(told)
+        assert not told or 0 < told[0] <= told[-1] <= 1
+        steps = {"epochs", "steps"} & {*asdict(method.settings)}
+        assert bool(told) == (method.needs_fit and bool(steps))
+        count = len(told)
+        method.fit([Patch(guide, np.ones((32, 32), bool), source, np.ones((8, 8), bool))], 0, "cpu")
+        assert len(told) == count  # nobody listens any more
 
     def test_values_under_the_masks_have_no_influence(self, method):
         pair = make_pair(rows=8, cols=8)

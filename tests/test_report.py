@@ -6,7 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from pairs import DIVERGING, contents, make_corner_pair, upscale
+from geosr_cli.render import Screen
+from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
+
+from geosr.options import Fitting
 
 
 @pytest.fixture
@@ -98,6 +101,29 @@ def test_events_as_json(folder):
     assert progress[1]["rate"] > 0
     assert progress[1]["left"] > 0
     assert seen[-1]["event"] == "written"
+
+
+@pytest.mark.parametrize("tiles", [("--tile", 160), ("--fit", "tile")])
+def test_a_fit_to_the_scene_or_of_the_only_tile_tells_how_far_it_is(tmp_path, tiles):
+    make_pair(tmp_path, size=40 if tiles[0] == "--fit" else 48)
+    settings = ("--set", "epochs=30", "--set", "channels=8", "--set", "belief=full")
+    seen = events(upscale(tmp_path, *settings, *tiles, "--log-json", method="mmsr"))
+    told = [event for event in seen if event["event"] == "fitting"]
+    shares = [event["share"] for event in told]
+    assert shares == pytest.approx([(epoch + 1) / 30 for epoch in range(30)])
+    assert told[-1]["left"] == pytest.approx(0, abs=1e-6)
+    assert told[9]["left"] == pytest.approx(2 * told[9]["seconds"])
+    after = seen[seen.index(told[-1]) + 1]
+    assert (after["event"], after.get("name", "")) == (("progress", "") if tiles[0] == "--fit" else ("stage", "tiles"))
+
+
+def test_a_fit_that_takes_long_says_so_on_plain_streams(capfd, monkeypatch):
+    clock = iter([0.0, 5.0, 11.0, 12.0])
+    monkeypatch.setattr("geosr_cli.render.time.monotonic", lambda: next(clock))
+    screen = Screen()
+    for share in (0.2, 0.4, 0.5):
+        screen.show(Fitting(share, 20.0))
+    assert capfd.readouterr().err == "fit: 40% done, about 30 s left\n"
 
 
 def test_failures_and_errors_as_json(folder):

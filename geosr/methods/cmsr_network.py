@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from geosr.device import deterministic, generator
 from geosr.errors import TileError, UsageError
-from geosr.methods.base import FloatArray, Patch, State
+from geosr.methods.base import FloatArray, Patch, State, tell_share
 from geosr.methods.deformation import Deformation, grid, look
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def fit(patches: Sequence[Patch], settings: CmsrSettings, seed: int, device: str
             if stage:
                 for scene in scenes:
                     scene.answers.append(_answer(net, scene, settings, factors(scale)[stage - 1]))
-            _optimise(net, scenes, settings, factor, draw)
+            for share in _optimise(net, scenes, settings, factor, draw):
+                tell_share((stage + share) / len(factors(scale)))
             state |= {f"{stage}.{name}": array.cpu().numpy().copy() for name, array in net.state_dict().items()}
         return state
 
@@ -218,7 +219,8 @@ def _down(image: Tensor, factor: int, kernel: str) -> Tensor:
 
 def _optimise(
     net: _Network, scenes: Sequence[_Scene], settings: CmsrSettings, factor: int, draw: torch.Generator
-) -> None:
+) -> Iterator[float]:
+    """A stage's steps; after each, what share of them is done."""
     optimiser, losses = net.optimiser(settings), list[Tensor]()
     full = [group["lr"] for group in optimiser.param_groups]
     raised = [scene.answers[-1].up(factor) for scene in scenes]
@@ -234,6 +236,7 @@ def _optimise(
         losses.append(loss.detach())
         if (len(losses) % _CHECK == 0 or len(losses) == settings.steps) and not math.isfinite(float(losses[-1])):
             raise TileError(f"the fit diverged before step {len(losses)}; use a lower learning_rate")
+        yield len(losses) / settings.steps
 
 
 def _rates(settings: CmsrSettings, losses: Sequence[Tensor]) -> Iterator[float]:

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geosr.device import deterministic, generator
 from geosr.errors import TileError, UsageError
-from geosr.methods.base import FloatArray, Patch, State
+from geosr.methods.base import FloatArray, Patch, State, tell_share
 from geosr.methods.muon import Muon
 from geosr.methods.neighbourhood import neighbourhood_filter
 
@@ -262,6 +262,7 @@ def _optimise(
         sound += sums.isfinite()
         if epoch % _LOOK == 0 and int(sound.max()) <= epoch:
             break
+        tell_share((epoch + 1) / settings.epochs)
         if on_epoch:
             on_epoch(
                 epoch + 1, float(total.mean()) / len(batches), lambda: [a for b in batches for a in _answer(net, b)]

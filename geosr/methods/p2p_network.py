@@ -21,7 +21,7 @@ from torch import Tensor
 
 from geosr.device import deterministic, generator
 from geosr.errors import TileError
-from geosr.methods.base import FloatArray, Patch, State
+from geosr.methods.base import FloatArray, Patch, State, tell_share
 
 if TYPE_CHECKING:
     from geosr.methods.p2p import P2pSettings
@@ -253,3 +253,4 @@ def _optimise(net: _Network, blocks: _Blocks, settings: P2pSettings, draw: torch
         looked_at = (step + 1) % _CHECK == 0 or step + 1 == settings.steps
         if looked_at and not math.isfinite(float(loss)):
             raise TileError(f"the fit diverged before step {step + 1}; use a lower learning_rate")
+        tell_share((step + 1) / settings.steps)
