@@ -39,7 +39,7 @@ SIDE = 320
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """A raster that holds the truth after pooling by `pool`, and the guide of the same ground."""
 
     name: str
@@ -48,19 +48,19 @@ class _Files:
     pool: int = 1
 
 
-_FILES = (
-    _Files("neon canopy", "neon_bart/NEON_D01*.tif", ("neon_bart/2019_BART*.tif",)),
-    _Files("kootenay canopy", "kootenay/kootenayCHM.tif", ("kootenay/kootenayOrtho_from_rda.tif",)),
-    _Files("orchard heights", "aurea_orchard/20180714_drone_dsm.tif", ("aurea_orchard/*ms4c_p.tif",), pool=2),
-    _Files("orchard thermal", "aurea_orchard/thermal.tif", ("aurea_orchard/*ms4c_p.tif",)),
-    _Files(
+FILES = (
+    Files("neon canopy", "neon_bart/NEON_D01*.tif", ("neon_bart/2019_BART*.tif",)),
+    Files("kootenay canopy", "kootenay/kootenayCHM.tif", ("kootenay/kootenayOrtho_from_rda.tif",)),
+    Files("orchard heights", "aurea_orchard/20180714_drone_dsm.tif", ("aurea_orchard/*ms4c_p.tif",), pool=2),
+    Files("orchard thermal", "aurea_orchard/thermal.tif", ("aurea_orchard/*ms4c_p.tif",)),
+    Files(
         "vineyard thermal",
         "pytseb_vineyard/ExampleImage_Trad_am.tif",
         ("pytseb_vineyard/ExampleImage_LAI.tif", "pytseb_vineyard/ExampleImage_Fc.tif"),
     ),
-    _Files("field, bare", "fieldimager/1_30_dsm.tif", ("fieldimager/1_30_RGB.tif",)),
-    _Files("field, canopy", "fieldimager/3_70_dsm.tif", ("fieldimager/3_70_RGB.tif",)),
-    _Files("town heights", "nodeodm_brighton/dsm.tif", ("nodeodm_brighton/odm_orthophoto.tif",)),
+    Files("field, bare", "fieldimager/1_30_dsm.tif", ("fieldimager/1_30_RGB.tif",)),
+    Files("field, canopy", "fieldimager/3_70_dsm.tif", ("fieldimager/3_70_RGB.tif",)),
+    Files("town heights", "nodeodm_brighton/dsm.tif", ("nodeodm_brighton/odm_orthophoto.tif",)),
 )
 
 
@@ -72,12 +72,34 @@ def real_pairs(data: Path, scale: int) -> Iterator[TruePair]:
         with np.load(path) as arrays:
             for index, (truth, guide) in enumerate(zip(arrays["source_hr"], arrays["guide"], strict=True)):
                 yield pool_truth(f"p2p {path.stem} {index}", truth.astype(np.float64), guide, scale)
-    for files in _FILES:
+    for files in FILES:
         yield _georeferenced(data, files, scale)
 
 
-def _georeferenced(data: Path, files: _Files, scale: int) -> TruePair:
+def _georeferenced(data: Path, files: Files, scale: int) -> TruePair:
     """Pool the truth into a file of its own, and let geosr bring the guide onto its high grid."""
+    with tempfile.TemporaryDirectory() as folder:
+        low = Path(folder) / "source.tif"
+        pooled, truth = write_source(data, files, scale, low, side=SIDE)
+        pairs = [_read(low, next(data.glob(guide)), scale) for guide in files.guides]
+    guide = np.concatenate([pair.guide for pair in pairs])
+    guide_valid = np.logical_and.reduce([pair.guide_valid for pair in pairs])
+    return TruePair(files.name, Pair(guide, guide_valid, pooled.source, pooled.source_valid), truth)
+
+
+def write_source(data: Path, files: Files, scale: int, low: Path, side: int | None = None) -> tuple[Pair, Array]:
+    """Write the truth's block means as a GeoTIFF.
+
+    Args:
+        data: the folder of all pairs.
+        files: of the pair.
+        scale: of the means.
+        low: the file to write.
+        side: of the square around the middle that is taken, in pixels of the truth; None takes all of it.
+
+    Returns:
+        The means with an empty guide, and the truth where they are known, NaN elsewhere.
+    """
     (path,) = data.glob(files.truth)
     with rasterio.open(path) as file:
         truth = file.read(1, masked=True).astype(np.float64).filled(np.nan)
@@ -85,46 +107,41 @@ def _georeferenced(data: Path, files: _Files, scale: int) -> TruePair:
     truth[~np.isfinite(truth)] = np.nan
     if files.pool > 1:
         truth = np.asarray(blocks_of(_whole(truth, files.pool), files.pool).mean(axis=(1, 3)))
-    truth, corner = _middle(_whole(truth, scale), scale)
+    truth, corner = _middle(_whole(truth, scale), scale, side or max(truth.shape))
     step = files.pool * scale
     transform = transform * Affine.translation(corner[1] * files.pool, corner[0] * files.pool) * Affine.scale(step)
     pooled = pool_truth(files.name, truth, np.zeros((1, *truth.shape)), scale).pair
     source, valid = pooled.source, pooled.source_valid
-    with tempfile.TemporaryDirectory() as folder:
-        low = Path(folder) / "source.tif"
-        profile = {
-            "driver": "GTiff",
-            "dtype": "float64",
-            "count": 1,
-            "nodata": -1e30,
-            "crs": crs,
-            "transform": transform,
-        }
-        with rasterio.open(low, "w", height=source.shape[0], width=source.shape[1], **profile) as file:
-            file.write(np.where(valid, source, -1e30), 1)
-        pairs = [_read(low, next(data.glob(guide)), scale) for guide in files.guides]
-    guide = np.concatenate([pair.guide for pair in pairs])
-    guide_valid = np.logical_and.reduce([pair.guide_valid for pair in pairs])
-    known = np.where(np.kron(valid, np.ones((scale, scale), bool)), truth, np.nan)
-    return TruePair(files.name, Pair(guide, guide_valid, source, valid), known)
+    profile = {
+        "driver": "GTiff",
+        "dtype": "float64",
+        "count": 1,
+        "nodata": -1e30,
+        "crs": crs,
+        "transform": transform,
+    }
+    with rasterio.open(low, "w", height=source.shape[0], width=source.shape[1], **profile) as file:
+        file.write(np.where(valid, source, -1e30), 1)
+    return pooled, np.where(np.kron(valid, np.ones((scale, scale), bool)), truth, np.nan)
 
 
 def _whole(array: Array, times: int) -> Array:
     return array[: array.shape[0] // times * times, : array.shape[1] // times * times]
 
 
-def _middle(truth: Array, scale: int) -> tuple[Array, tuple[int, int]]:
-    """A tile of it where most is known, and its corner."""
+def _middle(truth: Array, scale: int, most: int) -> tuple[Array, tuple[int, int]]:
+    """A square of it where most is known, and its corner."""
+    most = most // scale * scale
     known = np.isfinite(truth)
-    starts = [range(0, max(side - SIDE, 0) + 1, scale) for side in truth.shape]
+    starts = [range(0, max(side - most, 0) + 1, scale) for side in truth.shape]
     counts = np.pad(known.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
     def inside(row: int, col: int) -> int:
-        below, right = min(row + SIDE, truth.shape[0]), min(col + SIDE, truth.shape[1])
+        below, right = min(row + most, truth.shape[0]), min(col + most, truth.shape[1])
         return int(counts[below, right] - counts[row, right] - counts[below, col] + counts[row, col])
 
     row, col = max(((row, col) for row in starts[0] for col in starts[1]), key=lambda at: inside(*at))
-    return truth[row : row + SIDE, col : col + SIDE], (row, col)
+    return truth[row : row + most, col : col + most], (row, col)
 
 
 def _read(source: Path, guide: Path, scale: int) -> Pair:
