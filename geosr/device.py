@@ -88,11 +88,16 @@ def generator(seed: int) -> torch.Generator:
 def deterministic(device: str) -> Iterator[None]:
     """Ask CUDA for kernels that give the same bits each time, and translate its running out of memory.
 
+    cuBLAS gives the same bits only with workspaces of a fixed size, which must be said before its first product;
+    without that torch warns of every product. Convolutions multiply float32 as the caller lets products do
+    (`torch.set_float32_matmul_precision`): by themselves they take TF32.
     On the CPU nothing is set: what geosr calls there is deterministic for one number of threads. The setting
     is the process's own; tiles that share a GPU all ask for the same, so it is never switched back.
     """
     if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = torch.get_float32_matmul_precision() != "highest"
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield

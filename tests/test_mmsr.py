@@ -1,5 +1,6 @@
 """MMSR: settings, sizes, masks, seeds."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -180,6 +181,33 @@ def test_device():
     with device.torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@pytest.fixture
+def torchs_flags(monkeypatch):
+    """What `deterministic` changes in torch and in the environment, as it was before when the test is over."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    flags, strict = (cudnn.benchmark, cudnn.allow_tf32), torch.are_deterministic_algorithms_enabled()
+    yield
+    cudnn.benchmark, cudnn.allow_tf32 = flags
+    torch.use_deterministic_algorithms(strict)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.usefixtures("torchs_flags")
+def test_a_gpu_is_asked_for_the_same_bits_and_for_no_less_precision_than_the_caller_allows(monkeypatch):
+    """What can be seen of it without one."""
+    torch.backends.cudnn.allow_tf32 = True
+    with device.deterministic("cuda"):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.allow_tf32
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    torch.set_float32_matmul_precision("high")
+    with device.deterministic("cuda"):
+        assert torch.backends.cudnn.allow_tf32
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_settings_are_the_papers_by_default():
