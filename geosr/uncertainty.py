@@ -19,9 +19,9 @@ SCALES = np.array([2.0, 4.0, 8.0])
 
 TABLE = np.log(
     [
-        [[0.0062, 0.0202, 0.0464, 0.1197, 0.2151, 0.3110], [0.0009, 0.0113, 0.0149, 0.0483, 0.1191, 0.1857]],
-        [[0.0304, 0.0635, 0.1326, 0.2774, 0.4373, 0.5947], [0.0035, 0.0176, 0.0303, 0.0946, 0.2081, 0.3287]],
-        [[0.1020, 0.1844, 0.3455, 0.5738, 0.7306, 1.0098], [0.0108, 0.0269, 0.0559, 0.1630, 0.2962, 0.5035]],
+        [[0.0036, 0.0194, 0.0442, 0.1147, 0.2045, 0.2891], [0.0008, 0.0108, 0.0144, 0.0465, 0.1148, 0.1789]],
+        [[0.0278, 0.0596, 0.1236, 0.2665, 0.4300, 0.6056], [0.0047, 0.0207, 0.0361, 0.1027, 0.2118, 0.3245]],
+        [[0.0980, 0.1771, 0.3320, 0.5557, 0.7125, 0.9736], [0.0104, 0.0259, 0.0538, 0.1571, 0.2855, 0.4852]],
     ]
 )
 """(scales, 2, knots): logarithm of the error's standard deviation, where the guide's edges are not believed (texture:
@@ -29,7 +29,12 @@ errors are about normal) and where they are (most edges are right, and a few are
 
 
 def standard_deviation(
-    values: Array, valid: Mask, spread: float, belief: NDArray[np.floating] | float, scale: int
+    values: Array,
+    valid: Mask,
+    spread: float,
+    belief: NDArray[np.floating] | float,
+    scale: int,
+    size: NDArray[np.floating] | float = 1.0,
 ) -> Array:
     """Of the error of an answer, in the source's units.
 
@@ -42,6 +47,7 @@ def standard_deviation(
         spread: standard deviation of the scene's source.
         belief: how far the guide's edges were believed, from 0 to 1, for all or for each pixel.
         scale: output pixels to one source pixel along a side.
+        size: of the method's errors beside the diffusion's with the same belief, for all or for each pixel.
 
     Returns:
         (H, W) float64, positive; 0 where the source does not vary at all.
@@ -49,7 +55,7 @@ def standard_deviation(
     smooth, sharp = _rows(scale)
     where = np.log(np.maximum(local_spread(values, valid) / max(spread, 1e-30), KNOTS[0] / 10))
     logs = [np.interp(where, np.log(KNOTS), row) for row in (smooth, sharp)]
-    return np.asarray(spread * np.exp(logs[0] + belief * (logs[1] - logs[0])))
+    return np.asarray(size * spread * np.exp(logs[0] + belief * (logs[1] - logs[0])))
 
 
 def _rows(scale: int) -> Array:

@@ -141,6 +141,16 @@ def test_the_loss_falls():
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_on_squares_the_threads_change_no_bit():
+    patch, settings = make_patch(rows=40, cols=40), create("default", {"epochs": 3}).settings
+    states = []
+    for threads in (1, 2):
+        with device.torch_threads(threads):
+            states.append(mmsr_network.fit([patch], settings, 0, "cpu"))
+            assert torch.get_num_threads() == threads
+    assert all(np.array_equal(states[0][name], values) for name, values in states[1].items())
+
+
 def test_divergence_is_one_clear_error():
     with pytest.raises(TileError, match="diverged"):
         answer(create("paper-dem", SMALL | {"epochs": 50, "learning_rate": 1e12}), make_patch())

@@ -12,6 +12,12 @@ from pairs import make_pair, upscale
 from scipy.ndimage import generic_filter
 
 from geosr import uncertainty
+from geosr.consistency import EXACT
+from geosr.methods import create
+from geosr.methods.base import Method, Prediction
+from geosr.methods.settings import NoSettings
+from geosr.methods.solve import interpolate, solve
+from geosr.pair import Pair, Stats
 
 TABLE = {2: 0, 4: 1, 8: 2}
 
@@ -35,6 +41,9 @@ def test_the_deviation_is_the_table_s_at_the_local_spread(scale, belief):
     valid = rng.random(values.shape) > 0.2
     found = uncertainty.standard_deviation(values, valid, 1.7, belief, scale)
     np.testing.assert_allclose(found, directly(values, valid, 1.7, belief, scale), rtol=1e-4)
+    size = rng.uniform(0.5, 1, values.shape)
+    smaller = uncertainty.standard_deviation(values, valid, 1.7, belief, scale, size)
+    np.testing.assert_allclose(smaller, size * found)
 
 
 def test_between_and_beyond_the_table_s_scales_it_grows_with_the_scale():
@@ -83,6 +92,25 @@ def test_both_lie_on_the_output_s_grid_with_its_gaps_and_units(job):
         np.testing.assert_array_equal(~np.isfinite(physical(folder / name)), missing)
 
 
+def test_without_a_guide_errors_are_as_large_as_anybodys():
+    """Left of the rim of the guide the source is interpolated, whatever the method says of its own errors."""
+
+    class Sure(Method):
+        name, settings = "sure", NoSettings()
+
+        def predict(self, patch, state, device):
+            return Prediction(interpolate(patch.source, patch.scale), error=0.5)
+
+    rng = np.random.default_rng(0)
+    guide, source = rng.normal(size=(1, 48, 48)).astype(np.float32), rng.normal(size=(12, 12))
+    pair = Pair(guide, np.ones((48, 48), bool), source, np.ones((12, 12), bool))
+    pair.guide_valid[:, :24] = False
+    options = {"stats": Stats.measure([pair]), "consistency": EXACT, "seed": 0, "device": "cpu"}
+    sure, plain = (solve(pair, method, **options).deviation for method in (Sure(), create("bicubic")))
+    np.testing.assert_allclose(sure[:, :24], plain[:, :24])
+    np.testing.assert_allclose(sure[:, 29:], 0.5 * plain[:, 29:])
+
+
 def test_what_the_guide_changed_is_the_difference_from_the_interpolated_source(job):
     folder, _ = job
     plain = upscale(folder, output="plain.tif", method="bicubic")
@@ -96,9 +124,10 @@ def test_the_deviation_is_the_output_s_own_and_its_rms_the_expected_error(job):
     folder, done = job
     values, found = physical(folder / "out.tif"), physical(folder / "std.tif")
     valid = np.isfinite(values)
-    spread = np.nanmin(found) / np.exp(uncertainty.TABLE[1, 1, 0])  # the sampled tiles', not quite the whole source's
+    size = 0.93  # of the network's errors beside the diffusion's
+    spread = np.nanmin(found) / size / np.exp(uncertainty.TABLE[1, 1, 0])  # the sampled tiles', not quite the source's
     assert spread == pytest.approx(np.nanstd(physical(folder / "source.tif")), rel=0.15)
-    expected = directly(np.nan_to_num(values), valid, spread, 1.0, 4)
+    expected = size * directly(np.nan_to_num(values), valid, spread, 1.0, 4)
     inside = valid.copy()
     inside[:, 100:156] = inside[100:156] = False  # where tiles are blended, it is the deviations that are
     np.testing.assert_allclose(found[inside], expected[inside], rtol=2e-2)

@@ -59,10 +59,12 @@ class Prediction:
     Attributes:
         values: (scale*h, scale*w) float32 in the patch's normalised units.
         belief: how far it took the guide's edges for the source's, from 0 to 1; errors are then rare but large.
+        error: how large its errors are beside the diffusion's with the same belief, for their standard deviation.
     """
 
     values: FloatArray
     belief: float = 0.0
+    error: float = 1.0
 
 
 _listener: ContextVar[Callable[[float], None] | None] = ContextVar("_listener", default=None)

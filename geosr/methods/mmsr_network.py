@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from geosr.device import deterministic, generator
+from geosr.device import deterministic, generator, torch_threads
 from geosr.errors import TileError, UsageError
 from geosr.methods.base import FloatArray, Patch, State, tell_share
 from geosr.methods.muon import Muon
@@ -63,7 +64,7 @@ def fit(
     bands = {len(patch.guide) for patch in patches}
     if len(bands) != 1:
         raise UsageError(f"patches to fit have {sorted(bands)} guide bands; they must all have as many")
-    with deterministic(device):
+    with deterministic(device), _threads(settings):
         net = _build(bands.pop(), settings, [seed]).to(device)
         batches = [_Tensors.of([patch], device) for patch in patches]
         (state,) = _optimise(net, batches, settings, [seed], on_epoch, enough)
@@ -100,7 +101,7 @@ def fit_each(
     shapes = {(patch.guide.shape, patch.source.shape) for patch in patches}
     if len(shapes) != 1:
         raise UsageError(f"patches to fit at once have {len(shapes)} different shapes; they must all have one")
-    with deterministic(device):
+    with deterministic(device), _threads(settings):
         net = _build(len(patches[0].guide), settings, seeds).to(device)
         return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch, enough)
 
@@ -275,6 +276,15 @@ def _optimise(
         else TileError(f"the fit diverged in epoch {epochs + 1}; use a lower learning_rate")
         for tile, epochs in enumerate(sound.tolist())
     ]
+
+
+def _threads(settings: MmsrSettings) -> AbstractContextManager[None]:
+    """One thread where steps look at squares: what there is to share is too little.
+
+    A step on 64 x 64 pixels takes 32 ms with one thread and 24 with two where nothing else runs; beside two busy
+    processes on two cores 50 with one, and 130 to 2200 with two, which wait for each other a hundred times a step.
+    """
+    return torch_threads(1) if settings.crop else nullcontext()
 
 
 def _state(net: _Network, tile: int, tiles: int) -> State:

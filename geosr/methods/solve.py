@@ -76,7 +76,8 @@ def solve(
         return project(scaled, everywhere, source, pair.source_valid, consistency)
 
     values, valid = physical(prediction.values), spread(pair.source_valid, pair.scale)
-    deviation = standard_deviation(values, valid, stats.source_spread, share * prediction.belief, pair.scale)
+    size = 1 + share * (prediction.error - 1)
+    deviation = standard_deviation(values, valid, stats.source_spread, share * prediction.belief, pair.scale, size)
     if not influence:
         return Solution(values, stats.source_centre, deviation)
     unguided = physical(interpolate(patch.source, patch.scale)) if method.uses_guide else values
