@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geosr.consistency import Consistency, blocks_of, project, spread
+from geosr.consistency import Consistency, blocks_of, pool, project, spread
 from geosr.methods.base import BoolArray, FloatArray, Patch
 from geosr.methods.diffusion_settings import MILD, DiffusionSettings
 from geosr.methods.diffusion_solver import diffuse
@@ -32,6 +32,9 @@ believes fully (x2, x4, x8); where it harms, the least are 0.90 (4) and 0.705 (2
 _LIMITS_AT_2 = (0.65, 0.6)
 """In place of the step's own where the scale is 2: the pairs that gain have up to 0.56, the town's heights, which the
 diffusion makes 38 % worse, 0.653."""
+
+
+_FITS = 3  # times that what is missing is added
 
 
 def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: str) -> FloatArray:
@@ -96,7 +99,7 @@ def _mild_and_detail(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The mild diffusion, and what the prediction adds to it."""
     mild = exact(_smooth(patch, device), patch)
-    return mild, exact(predict(patch), patch) - mild
+    return mild, fitted(predict(patch), patch) - mild
 
 
 def _detail_square(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> float:
@@ -126,7 +129,7 @@ def answer(
         return diffuse(patch, settings, device, hint)
     values = _smooth(patch, device)
     if hint is not None:
-        values = values + np.float32(share) * (exact(hint, patch).astype(np.float32) - values)
+        values = values + np.float32(share) * (fitted(hint, patch).astype(np.float32) - values)
     if belief > 0:
         values = values + np.float32(belief) * (diffuse(patch, settings, device, hint) - values)
     return values
@@ -139,14 +142,32 @@ def _smooth(patch: Patch, device: str) -> FloatArray:
     mild diffusion has 0.95 to 1.07 of the interpolation's error, and one step down does not tell where which
     (docs/accuracy.md).
     """
-    share, values = np.float32(min(patch.scale / 2 - 1, 1)), interpolate(patch.source, patch.scale)
+    share = np.float32(min(patch.scale / 2 - 1, 1))
+    if share == 1:
+        return diffuse(patch, MILD, device)
+    values = fitted(interpolate(patch.source, patch.scale), patch).astype(np.float32)
     return values + share * (diffuse(patch, MILD, device) - values) if share else values
 
 
-def exact(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
+def exact(values: NDArray[np.floating], patch: Patch) -> NDArray[np.float64]:
     """Values made consistent with the patch's source."""
     everywhere, source = np.ones(values.shape, bool), patch.source.astype(np.float64)
     return project(values.astype(np.float64), everywhere, source, patch.source_valid, Consistency(patch.tolerance))
+
+
+def fitted(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
+    """Values made consistent with the patch's source without steps between its pixels, as far as that is possible.
+
+    What is missing is interpolated and added, three times, before the constants of `exact`: these alone leave the
+    source's pixels to be seen. The network's prediction has 0.1 to 6 % less error so on eight of ten pairs, as much as
+    before on the others (docs/accuracy.md); ten times bring no more.
+    """
+    found, everywhere = values.astype(np.float64), np.ones(values.shape, bool)
+    for _ in range(_FITS):
+        missing = np.where(patch.source_valid, patch.source - pool(found, everywhere, patch.scale)[0], 0.0)
+        missing -= np.clip(missing, -patch.tolerance, patch.tolerance)
+        found = found + interpolate(missing.astype(np.float32), patch.scale)
+    return exact(found, patch)
 
 
 def one_step_down(patch: Patch, steps: tuple[int, ...] = (4, 2)) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
