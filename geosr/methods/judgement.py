@@ -159,7 +159,7 @@ def fitted(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
     """Values made consistent with the patch's source without steps between its pixels, as far as that is possible.
 
     What is missing is interpolated and added, three times, before the constants of `exact`: these alone leave the
-    source's pixels to be seen. The network's prediction has 0.1 to 6 % less error so on eight of ten pairs, as much as
+    source's pixels to be seen. The network's prediction has 0.5 to 16 % less error so on eight of ten pairs, as much as
     before on the others (docs/accuracy.md); ten times bring no more.
     """
     found, everywhere = values.astype(np.float64), np.ones(values.shape, bool)
