@@ -141,14 +141,17 @@ def test_the_loss_falls():
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_on_squares_the_threads_change_no_bit():
-    patch, settings = make_patch(rows=40, cols=40), create("default", {"epochs": 3}).settings
-    states = []
-    for threads in (1, 2):
-        with device.torch_threads(threads):
-            states.append(mmsr_network.fit([patch], settings, 0, "cpu"))
-            assert torch.get_num_threads() == threads
-    assert all(np.array_equal(states[0][name], values) for name, values in states[1].items())
+@pytest.mark.parametrize(("crop", "threads"), [(16, 1), (0, 2)])
+def test_steps_on_squares_take_one_thread_and_those_on_whole_patches_all(crop, threads):
+    seen, settings = set(), create("default", SMALL | {"crop": crop}).settings
+    with device.torch_threads(2):
+        for fit in (
+            lambda look: mmsr_network.fit([make_patch()], settings, 0, "cpu", look),
+            lambda look: mmsr_network.fit_each([make_patch()], settings, [0], "cpu", look),
+        ):
+            fit(lambda *_: seen.add(torch.get_num_threads()))
+            assert torch.get_num_threads() == 2
+    assert seen == {threads}
 
 
 def test_divergence_is_one_clear_error():

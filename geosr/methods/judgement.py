@@ -33,8 +33,8 @@ _LIMITS_AT_2 = (0.65, 0.6)
 """In place of the step's own where the scale is 2: the pairs that gain have up to 0.56, the town's heights, which the
 diffusion makes 38 % worse, 0.653."""
 
-
-_FITS = 3  # times that what is missing is added
+_FITS = 3
+"""Times that `fitted` adds what is missing."""
 
 
 def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: str) -> FloatArray:

@@ -17,7 +17,7 @@ _SIZE = 0.2
 """Root mean square of a step over the learning rate, as Adam's steps have it: one rate serves both."""
 
 _POLYNOMIAL, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-"""Jordan's: five times a s + b s^3 + c s^5 bring every singular value from 0.01 to 1 to between 0.68 and 1.14."""
+"""Jordan's: five times a s + b s^3 + c s^5 bring every singular value from 0.01 to 1 to between 0.68 and 1.13."""
 
 
 class Muon(torch.optim.Optimizer):
