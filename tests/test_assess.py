@@ -13,7 +13,7 @@ from geosr.methods import create
 from geosr.methods.base import Patch
 from geosr.methods.diffusion_settings import MILD, DiffusionSettings
 from geosr.methods.diffusion_solver import diffuse
-from geosr.methods.judgement import answer, exact, fitted, judge_edges, judge_prediction, one_step_down
+from geosr.methods.judgement import answer, back_project, exact, judge_edges, judge_prediction, one_step_down
 from geosr.methods.solve import interpolate
 
 
@@ -65,7 +65,7 @@ def test_a_step_down_is_the_pooled_pair_and_hidden_values_have_no_say():
 def test_what_no_guide_is_believed_on_is_interpolated_at_x2(scale, share):
     truth = blocks((120, 120))
     patch = patch_of(truth, truth, scale)
-    plain, mild = fitted(interpolate(patch.source, scale), patch), diffuse(patch, MILD, "cpu")
+    plain, mild = back_project(interpolate(patch.source, scale), patch), diffuse(patch, MILD, "cpu")
     found = answer(patch, DiffusionSettings(), 0.0, "cpu")
     np.testing.assert_allclose(found, (1 - share) * plain + share * mild, atol=1e-6)
     assert np.abs(plain - mild).max() > 0.01
@@ -91,7 +91,7 @@ def test_a_prediction_is_taken_over_as_far_as_it_is_right():
     assert wrong == 0
     hint = np.random.default_rng(3).normal(size=truth.shape).astype(np.float32)
     np.testing.assert_allclose(
-        answer(patch, DiffusionSettings(), 0.0, "cpu", hint, 1.0), fitted(hint, patch), atol=1e-5
+        answer(patch, DiffusionSettings(), 0.0, "cpu", hint, 1.0), back_project(hint, patch), atol=1e-5
     )
 
 
@@ -102,7 +102,7 @@ def test_what_is_fitted_pools_to_the_source_and_shows_less_of_its_pixels():
     patch.source_valid[3:5, 4] = False
     patch.source[3:5, 4] = -9999
     blurred = interpolate(patch_of(truth, truth).source, 4)
-    found, plain = fitted(blurred, patch), exact(blurred, patch)
+    found, plain = back_project(blurred, patch), exact(blurred, patch)
     pooled = found.reshape(24, 4, 24, 4).mean(axis=(1, 3))
     np.testing.assert_allclose(pooled[patch.source_valid], patch.source[patch.source_valid], atol=1e-12)
     inside = np.s_[32:-8, 32:-8]
@@ -110,10 +110,10 @@ def test_what_is_fitted_pools_to_the_source_and_shows_less_of_its_pixels():
     assert errors[0] < 0.6 * errors[1]
     steps = [np.abs(np.diff(values - truth, axis=0)[35:-8:4, 32:-8]).mean() for values in (found, plain)]
     assert steps[0] < 0.35 * steps[1]
-    soft = fitted(blurred, replace(patch, tolerance=0.01)).reshape(24, 4, 24, 4).mean(axis=(1, 3))
+    soft = back_project(blurred, replace(patch, tolerance=0.01)).reshape(24, 4, 24, 4).mean(axis=(1, 3))
     off = np.abs(soft - patch.source)[patch.source_valid]
     assert 0.005 < off.max() <= 0.01 + 1e-9
-    assert np.array_equal(fitted(blurred, replace(patch, tolerance=np.inf)), blurred.astype(np.float64))
+    assert np.array_equal(back_project(blurred, replace(patch, tolerance=np.inf)), blurred.astype(np.float64))
 
 
 @pytest.mark.parametrize(("scale", "fades"), [(2, 1.0), (3, 0.5), (4, 0.0)])

@@ -33,8 +33,8 @@ _LIMITS_AT_2 = (0.65, 0.6)
 """In place of the step's own where the scale is 2: the pairs that gain have up to 0.56, the town's heights, which the
 diffusion makes 38 % worse, 0.653."""
 
-_FITS = 3
-"""Times that `fitted` adds what is missing."""
+_BACK_PROJECTIONS = 3
+"""Times that `back_project` adds what is missing."""
 
 
 def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: str) -> FloatArray:
@@ -99,7 +99,7 @@ def _mild_and_detail(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The mild diffusion, and what the prediction adds to it."""
     mild = exact(_smooth(patch, device), patch)
-    return mild, fitted(predict(patch), patch) - mild
+    return mild, back_project(predict(patch), patch) - mild
 
 
 def _detail_square(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> float:
@@ -129,7 +129,7 @@ def answer(
         return diffuse(patch, settings, device, hint)
     values = _smooth(patch, device)
     if hint is not None:
-        values = values + np.float32(share) * (fitted(hint, patch).astype(np.float32) - values)
+        values = values + np.float32(share) * (back_project(hint, patch).astype(np.float32) - values)
     if belief > 0:
         values = values + np.float32(belief) * (diffuse(patch, settings, device, hint) - values)
     return values
@@ -145,7 +145,7 @@ def _smooth(patch: Patch, device: str) -> FloatArray:
     share = np.float32(min(patch.scale / 2 - 1, 1))
     if share == 1:
         return diffuse(patch, MILD, device)
-    values = fitted(interpolate(patch.source, patch.scale), patch).astype(np.float32)
+    values = back_project(interpolate(patch.source, patch.scale), patch).astype(np.float32)
     return values + share * (diffuse(patch, MILD, device) - values) if share else values
 
 
@@ -155,15 +155,15 @@ def exact(values: NDArray[np.floating], patch: Patch) -> NDArray[np.float64]:
     return project(values.astype(np.float64), everywhere, source, patch.source_valid, Consistency(patch.tolerance))
 
 
-def fitted(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
+def back_project(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
     """Values made consistent with the patch's source without steps between its pixels, as far as that is possible.
 
-    What is missing is interpolated and added, three times, before the constants of `exact`: these alone leave the
-    source's pixels to be seen. The network's prediction has 0.5 to 16 % less error so on eight of ten pairs, as much as
-    before on the others (docs/accuracy.md); ten times bring no more.
+    Iterated back-projection (Irani and Peleg 1991): what is missing is interpolated and added, three times, before the
+    constants of `exact`, which alone leave the source's pixels to be seen. The network's prediction has 0.5 to 16 %
+    less error so on eight of ten pairs, as much as before on the others (docs/accuracy.md); ten times bring no more.
     """
     found, everywhere = values.astype(np.float64), np.ones(values.shape, bool)
-    for _ in range(_FITS):
+    for _ in range(_BACK_PROJECTIONS):
         missing = np.where(patch.source_valid, patch.source - pool(found, everywhere, patch.scale)[0], 0.0)
         missing -= np.clip(missing, -patch.tolerance, patch.tolerance)
         found = found + interpolate(missing.astype(np.float32), patch.scale)

@@ -112,8 +112,8 @@ class MmsrSettings:
         return 0.5 * (1 + math.cos(math.pi * (epoch - rise) / max(self.epochs - rise, 1)))
 
 
-_ERROR = 0.93
-"""Errors beside the diffusion's: with it 0.76 and 0.90 of the truth lie within one and two standard deviations at x4,
+_ERROR = 0.9
+"""Errors beside the diffusion's: with it 0.75 and 0.90 of the truth lie within one and two standard deviations at x4,
 mean of eighteen pairs (docs/accuracy.md)."""
 
 PRESETS = {
