@@ -2,18 +2,20 @@
 
     python benchmarks/papers.py ../shared/data -o papers           # reduced: a crop of 160 x 160 a pair, 200 steps
     python benchmarks/papers.py samples/ --full -o papers          # as published; days on a CPU
+    python benchmarks/papers.py samples/ --device cuda -o papers   # on a GPU: pairs of one shape are fitted at once
 
 FOLDER is `shared/data`, or one laid out as geosr.datasets has it: `guide/` and `source_hr/` with images of the same
 names (also in folders 2003, 2005, 2014), or DFC2019's Track 1. Sources are the truth's block means; RMSE over all
-pixels, then the mean over the pairs, as answered and made consistent with the source. Every network is MMSR's own (64
-channels) unless it says "default". Writes papers.md and two pictures a scale, and prints every error as it comes.
+pixels, then the mean over the pairs, as answered and made consistent with the source; and that over bicubic's, pair by
+pair, since pairs differ in their units. Every network is MMSR's own (64 channels) unless it says "default". Writes
+papers.md and two pictures a scale, and prints every error as it comes.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,10 @@ from geosr.consistency import project
 from geosr.datasets import middlebury
 from geosr.device import torch_threads
 from geosr.dfc2019 import dfc2019
+from geosr.errors import TileError
 from geosr.figures import draw_comparison, png_of
 from geosr.methods import mmsr_network
-from geosr.methods.base import Patch
+from geosr.methods.base import Method, Patch, State
 from geosr.methods.judgement import exact
 from geosr.methods.mmsr import Mmsr
 from geosr.metrics import score_arrays
@@ -43,6 +46,8 @@ from geosr.tables import Table
 Array = NDArray[np.float64]
 
 PAPER_STEPS = 1000
+_DEPTH = "depth"
+
 NOISE = 50 / 255
 """Standard deviation of the noise on the guide, as a share of the guide's range."""
 
@@ -62,8 +67,9 @@ def paper(**settings: Any) -> Model:
     return Model("mmsr", "paper-depth", settings)
 
 
+_BICUBIC = Model("bicubic")
 MAIN = {
-    "bicubic": Model("bicubic"),
+    "bicubic": _BICUBIC,
     "diffusion": Model("diffusion"),
     "MMSR (paper preset)": paper(),
     "default": Model("mmsr"),
@@ -152,8 +158,9 @@ EXPERIMENTS = (
 class Bench:
     """The pairs of a folder, and what each model makes of them; nothing is run twice."""
 
-    def __init__(self, folder: Path, crop: int, steps: int, only: list[str], seed: int) -> None:
+    def __init__(self, folder: Path, crop: int, steps: int, only: list[str], seed: int, device: str) -> None:
         self._folder, self._crop, self._steps, self._only, self._seed = folder, crop, steps, only, seed
+        self.device = device
         self._pairs: dict[int, list[TruePair]] = {}
         self._answers: dict[tuple[object, ...], Array] = {}
 
@@ -162,29 +169,51 @@ class Bench:
         if scale not in self._pairs:
             kept = (pair for pair in _read(self._folder, scale) if any(part in pair.name for part in self._only))
             self._pairs[scale] = [_cut(pair, self._crop) for pair in kept]
-        return [pair for pair in self._pairs[scale] if heights == ("heights" in pair.name)]
+        return [pair for pair in self._pairs[scale] if heights != pair.name.startswith(_DEPTH)]
 
-    def run(self, true: TruePair, scale: int, model: Model) -> Array:
-        """The answer in the truth's units."""
-        key = true.name, scale, self.method(model), model.noisy
-        if key not in self._answers:
-            start = time.monotonic()
-            self._answers[key] = found = self._run(true, model)
-            errors = f"{rmse(found, true):.4f}, consistent {rmse(consistent(found, true), true):.4f}"
-            seconds = time.monotonic() - start
-            print(f"x{scale} {true.name}: {_describe(model)}: {errors}, {seconds:.0f} s", flush=True)
-        return self._answers[key]
-
-    def _run(self, true: TruePair, model: Model) -> Array:
-        pair = _with_noise(true.pair, self._seed) if model.noisy else true.pair
+    def run(self, pairs: list[TruePair], scale: int, model: Model) -> list[Array]:
+        """The answers in the truths' units."""
         method = self.method(model)
-        stats = Stats.measure([pair], noise=method.statistics == "scene")
-        patch = normalise(pair, stats)
-        values = method.predict(patch, method.fit([patch], self._seed, "cpu"), "cpu").values
-        found = exact(values, patch) if method.consistency == "exact" else values.astype(np.float64)
-        return found * stats.source_spread + stats.source_centre
+        keys = [(true.name, scale, method, model.noisy) for true in pairs]
+        todo = [true for true, key in zip(pairs, keys, strict=True) if key not in self._answers]
+        for together in self._together(method, todo):
+            start = time.monotonic()
+            answers = self._run(together, method, model.noisy)
+            seconds = (time.monotonic() - start) / len(together)
+            for true, found in zip(together, answers, strict=True):
+                self._answers[true.name, scale, method, model.noisy] = found
+                errors = f"{rmse(found, true):.4f}, consistent {rmse(consistent(found, true), true):.4f}"
+                print(f"x{scale} {true.name}: {_describe(model)}: {errors}, {seconds:.1f} s", flush=True)
+        return [self._answers[key] for key in keys]
 
-    def method(self, model: Model) -> Any:
+    def _together(self, method: Method, pairs: list[TruePair]) -> list[list[TruePair]]:
+        """What is fitted at once: on a GPU all pairs of one shape."""
+        if self.device == "cpu" or not method.fits_together:
+            return [[true] for true in pairs]
+        groups: dict[tuple[int, ...], list[TruePair]] = {}
+        for true in pairs:
+            groups.setdefault(true.pair.guide.shape, []).append(true)
+        return [*groups.values()]
+
+    def _run(self, pairs: list[TruePair], method: Method, noisy: bool) -> list[Array]:
+        given = [_with_noise(true.pair, self._seed) if noisy else true.pair for true in pairs]
+        stats = [Stats.measure([pair], noise=method.statistics == "scene") for pair in given]
+        patches = [normalise(pair, measured) for pair, measured in zip(given, stats, strict=True)]
+        fits: Sequence[State | TileError]
+        if len(patches) > 1:
+            fits = method.fit_each(patches, [self._seed] * len(patches), self.device)
+        else:
+            fits = [method.fit(patches, self._seed, self.device)]
+        found = []
+        for patch, state, measured in zip(patches, fits, stats, strict=True):
+            if isinstance(state, TileError):
+                raise state
+            values = method.predict(patch, state, self.device).values
+            answer = exact(values, patch) if method.consistency == "exact" else values.astype(np.float64)
+            found.append(answer * measured.source_spread + measured.source_centre)
+        return found
+
+    def method(self, model: Model) -> Method:
         """The model's method; its optimiser steps are cut as the paper's are."""
         method = methods.create(model.method, model.preset, model.settings)
         if isinstance(method, Mmsr):
@@ -193,16 +222,22 @@ class Bench:
         return method
 
     def table(self, experiment: Experiment) -> tuple[int, Table]:
-        """On how many pairs, and mean RMSE by model beside the paper's."""
+        """On how many pairs, and errors by model beside the paper's."""
         pairs = self.pairs(experiment.scale, experiment.heights)
+        plain = [
+            rmse(found, pair) for found, pair in zip(self.run(pairs, experiment.scale, _BICUBIC), pairs, strict=True)
+        ]
         rows = []
         for label, model in experiment.models.items():
-            answers = [(self.run(pair, experiment.scale, model), pair) for pair in pairs]
-            found = [(rmse(values, pair), rmse(consistent(values, pair), pair)) for values, pair in answers]
-            means = np.mean(found, axis=0).tolist() if found else (None, None)
+            answers = zip(self.run(pairs, experiment.scale, model), pairs, plain, strict=True)
+            found = [
+                (rmse(v, pair), made := rmse(consistent(v, pair), pair), made / least) for v, pair, least in answers
+            ]
+            means = np.mean(found, axis=0).tolist() if found else (None, None, None)
             rows.append((label, *means, experiment.published.get(label)))
-        theirs = ((name, None, None, error) for name, error in _others(experiment).items())
-        return len(pairs), Table(("model", "mean RMSE", "made consistent", "published"), (*rows, *theirs))
+        theirs = ((name, None, None, None, error) for name, error in _others(experiment).items())
+        names = "model", "mean RMSE", "made consistent", "over bicubic", "published"
+        return len(pairs), Table(names, (*rows, *theirs))
 
 
 def _others(experiment: Experiment) -> dict[str, float | None]:
@@ -223,14 +258,18 @@ def rmse(values: Array, true: TruePair) -> float:
 
 
 def _read(folder: Path, scale: int) -> Iterator[TruePair]:
-    """Every pair of the folder; those of heights have the word in their name."""
+    """Every pair of depth or heights in the folder; those of depth have the word before their name."""
     if (folder / "middlebury").is_dir():
-        kinds = ("middlebury", "heights")
-        yield from (pair for pair in real_pairs(folder, scale) if any(kind in pair.name for kind in kinds))
+        for pair in real_pairs(folder, scale):
+            if pair.name.startswith("middlebury"):
+                yield replace(pair, name=f"{_DEPTH} {pair.name}")
+            elif any(kind in pair.name for kind in ("heights", "canopy", "field")):
+                yield pair
     elif next(folder.rglob("*_AGL.tif"), None):
-        yield from (replace(s.read(scale), name=f"heights {s.name}") for s in dfc2019(folder))
+        yield from (s.read(scale) for s in dfc2019(folder))
     else:
-        yield from (sample.read(scale) for sample in middlebury(folder))
+        samples = (sample.read(scale) for sample in middlebury(folder))
+        yield from (replace(pair, name=f"{_DEPTH} {pair.name}") for pair in samples)
 
 
 def _cut(true: TruePair, side: int) -> TruePair:
@@ -259,8 +298,8 @@ def draw_features(bench: Bench, true: TruePair, scale: int) -> bytes:
     """Fig. 9: source and guide features before and after filtering, each as its first principal component."""
     patch = normalise(true.pair, Stats.measure([true.pair]))
     method = bench.method(_MODEL3)
-    state = method.fit([patch], 0, "cpu")
-    features = _features(patch, method, state)
+    assert isinstance(method, Mmsr)
+    features = _features(patch, method, method.fit([patch], 0, bench.device))
     panels = {"guide": patch.guide.mean(axis=0), "truth": true.truth} | features
     figure = Figure(figsize=(3.2 * len(panels), 3.5), layout="constrained")
     for axis, (title, image) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -307,10 +346,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the pairs' names")
     parser.add_argument("--tables", nargs="*", default=[""], help="parts of the tables' titles")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     crop, steps = (1 << 20, PAPER_STEPS) if arguments.full else (arguments.crop, arguments.steps)
-    bench = Bench(arguments.folder, crop, steps, arguments.only, arguments.seed)
+    bench = Bench(arguments.folder, crop, steps, arguments.only, arguments.seed, arguments.device)
     kind = (
         "In full" if arguments.full else f"REDUCED: the middle {crop} x {crop} pixels of a pair, {steps} of 1000 steps"
     )
@@ -329,7 +369,7 @@ def main() -> None:
 def _draw(bench: Bench, experiment: Experiment, folder: Path) -> None:
     """The first pair's results; for Table 2 its features."""
     for true in bench.pairs(experiment.scale, experiment.heights)[:1]:
-        results = {name: bench.run(true, experiment.scale, model) for name, model in experiment.models.items()}
+        results = {name: bench.run([true], experiment.scale, model)[0] for name, model in experiment.models.items()}
         known = np.where(true.pair.source_valid, true.pair.source, np.nan)
         name = "".join(c if c.isalnum() else "_" for c in experiment.title.partition(":")[0])
         path = folder / f"{name}_x{experiment.scale}.png"

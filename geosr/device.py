@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
 from geosr.errors import OutOfMemoryError, UnavailableError
+
+Products = Literal["highest", "high"]
+
+PRODUCTS: Products = "high"
+"""How a GPU multiplies float32, as torch names it: `high` is TF32 (ten bits of fraction), summed in float32."""
 
 
 def pick_device(name: str) -> str:
@@ -89,16 +95,17 @@ def deterministic(device: str) -> Iterator[None]:
     """Ask CUDA for kernels that give the same bits each time, and translate its running out of memory.
 
     cuBLAS gives the same bits only with workspaces of a fixed size, which must be said before its first product;
-    without that torch warns of every product. Convolutions multiply float32 as the caller lets products do
-    (`torch.set_float32_matmul_precision`): by themselves they take TF32.
+    without that torch warns of every product. Products and convolutions of float32 take TF32 (`PRODUCTS`).
     On the CPU nothing is set: what geosr calls there is deterministic for one number of threads. The setting
     is the process's own; tiles that share a GPU all ask for the same, so it is never switched back.
     """
     if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = torch.get_float32_matmul_precision() != "highest"
+        torch.backends.cudnn.allow_tf32 = PRODUCTS != "highest"
+        torch.set_float32_matmul_precision(PRODUCTS)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all is written
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,5 +1,6 @@
 """MMSR: settings, sizes, masks, seeds."""
 
+import gc
 import os
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from geosr.errors import TileError, UnavailableError, UsageError
 from geosr.methods import mmsr_network
 from geosr.methods.base import Patch
 from geosr.methods.mmsr import CHOICES, PRESETS, Mmsr, MmsrSettings, create
+from geosr.methods.recorded import Recorded
 
 SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3, "belief": "full"}
 
@@ -209,18 +211,32 @@ def torchs_flags(monkeypatch):
 
 
 @pytest.mark.usefixtures("torchs_flags")
-def test_a_gpu_is_asked_for_the_same_bits_and_for_no_less_precision_than_the_caller_allows(monkeypatch):
+def test_a_gpu_is_asked_for_the_same_bits_and_for_one_precision_of_products_and_convolutions(monkeypatch):
     """What can be seen of it without one."""
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = False
     with device.deterministic("cuda"):
         assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    torch.set_float32_matmul_precision("high")
+    monkeypatch.setattr(device, "PRODUCTS", "highest")
     with device.deterministic("cuda"):
-        assert torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_a_fit_leaves_no_garbage():
+    """A recorded step that only the collector frees keeps its memory, and spoils what is recorded when it goes."""
+    few = replace(PRESETS["default"], epochs=2, channels=4)
+    gc.collect()
+    gc.disable()
+    try:
+        mmsr_network.fit([make_patch()], few, 0, "cpu")
+        assert not [thing for thing in gc.get_objects() if type(thing) in (Recorded, mmsr_network._Step)]
+    finally:
+        gc.enable()
 
 
 def test_settings_are_the_papers_by_default():

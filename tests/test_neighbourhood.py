@@ -159,7 +159,7 @@ def check_fused(shape, size, dtype=torch.float32, near=1e-4):
     ours = with_gradients(lambda v, t: fused_filter(v, t, size), *inputs)
     exact = with_gradients(lambda v, t: by_unfolding(v, t, size), *(x.double() for x in inputs))
     for mine, other in zip(ours, exact, strict=True):
-        assert (mine - other).abs().max() <= near * other.abs().max() + 1e-6
+        assert (mine - other).abs().max() <= near * max(other.abs().max(), 0.1)  # one has none: what cancels is 1
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11])

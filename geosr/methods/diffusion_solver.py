@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -83,11 +83,11 @@ def _settle(
 ) -> Tensor:
     """All rounds from a start, with conductivities that do not change and those of the current values."""
     blocks = _Blocks(values.shape[0] // source.shape[0])
-    edges = edges * _lesser(1.0 * known, edges.links)
+    fixed = _fastest(edges * _lesser(1.0 * known, edges.links))
     values = _admit(values, source, known, blocks, tolerance)
     for _ in range(settings.rounds):
-        moving = _edges(values, settings.value_contrast, edges.links) ** settings.value_power
-        values = _relax(values, edges * moving, known, blocks, settings.iterations)
+        current = fixed.moved(values, settings.value_contrast, settings.value_power)
+        values = _relax(values, current, known, blocks, settings.iterations)
     return _admit(values, source, known, blocks, tolerance)
 
 
@@ -161,6 +161,48 @@ class _Edges:
             return _Edges(self.links, tuple(a**b for a, b in zip(self.numbers, power.numbers, strict=True)))
         return _Edges(self.links, tuple(a**power for a in self.numbers))
 
+    def moved(self, values: Tensor, contrast: float, power: float) -> _Edges:
+        """Each times a power of the values' own conductivities."""
+        return self * _edges(values, contrast, self.links) ** power
+
+    def flow(self, values: Tensor) -> Tensor:
+        """Half the gradient of the sum of `conductivity * difference^2`."""
+        flow = torch.zeros_like(values)
+        for link, conductivity in zip(self.links, self.numbers, strict=True):
+            along = conductivity * (link.far(values) - link.near(values))
+            link.near(flow).sub_(along)
+            link.far(flow).add_(along)
+        return flow
+
+    def degree(self, like: Tensor) -> Tensor:
+        """Sum of the conductivities around each pixel of an image of that shape."""
+        degree = torch.zeros_like(like)
+        for link, conductivity in zip(self.links, self.numbers, strict=True):
+            link.near(degree).add_(conductivity)
+            link.far(degree).add_(conductivity)
+        return degree
+
+
+class _Conductivities(Protocol):
+    """What the iteration needs of `_Edges`."""
+
+    def moved(self, values: Tensor, contrast: float, power: float) -> _Conductivities: ...
+
+    def flow(self, values: Tensor) -> Tensor: ...
+
+    def degree(self, like: Tensor) -> Tensor: ...
+
+
+def _fastest(edges: _Edges) -> _Conductivities:
+    """The same for the GPU's kernels, where there are any."""
+    if not edges.numbers[0].is_cuda:
+        return edges
+    try:
+        from geosr.methods import diffusion_triton
+    except ImportError:  # torch's CUDA builds for Linux bring Triton along, others do not
+        return edges
+    return diffusion_triton.Edges.of([(link.rows, link.cols) for link in edges.links], edges.numbers)
+
 
 def _edges(image: Tensor, contrast: float, links: tuple[_Link, ...]) -> _Edges:
     """Conductivities `1 / (1 + (d / contrast)^2)`, d the difference of the (H, W) image."""
@@ -209,20 +251,11 @@ class _Blocks:
         return F.avg_pool2d(high[None, None], self.scale)[0, 0]
 
     def up(self, low: Tensor) -> Tensor:
-        return low.repeat_interleave(self.scale, 0).repeat_interleave(self.scale, 1)
+        spread = low[:, None, :, None].expand(-1, self.scale, -1, self.scale)
+        return spread.reshape(low.shape[0] * self.scale, -1)
 
 
-def _flow(values: Tensor, edges: _Edges) -> Tensor:
-    """Half the gradient of the sum of `conductivity * difference^2`."""
-    flow = torch.zeros_like(values)
-    for link, conductivity in zip(edges.links, edges.numbers, strict=True):
-        along = conductivity * (link.far(values) - link.near(values))
-        link.near(flow).sub_(along)
-        link.far(flow).add_(along)
-    return flow
-
-
-def _relax(values: Tensor, edges: _Edges, known: Tensor, blocks: _Blocks, iterations: int) -> Tensor:
+def _relax(values: Tensor, edges: _Conductivities, known: Tensor, blocks: _Blocks, iterations: int) -> Tensor:
     """Chebyshev's semi-iteration towards the least energy, by steps that never change a block's mean.
 
     The preconditioner is the diagonal, followed by the projection along it onto steps whose block means are
@@ -231,7 +264,7 @@ def _relax(values: Tensor, edges: _Edges, known: Tensor, blocks: _Blocks, iterat
     then a pixel depends on all others (measured: 0.01 of a standard deviation at any distance, here 2e-4 at
     four source pixels and nothing beyond six).
     """
-    inverse = 1 / (_degree(edges, values.shape) + 1e-6) * known
+    inverse = 1 / (edges.degree(values) + 1e-6) * known
     inverse_means = blocks.mean(inverse).clamp(min=1e-12)
 
     def precondition(residual: Tensor) -> Tensor:
@@ -240,21 +273,12 @@ def _relax(values: Tensor, edges: _Edges, known: Tensor, blocks: _Blocks, iterat
 
     centre, radius = (_LARGEST + _SMALLEST) / 2, (_LARGEST - _SMALLEST) / 2
     ratio = radius / centre
-    residual = -_flow(values, edges)
+    residual = -edges.flow(values)
     step = precondition(residual) / centre
     for _ in range(iterations):
         values = values + step
-        residual = residual - _flow(step, edges)
+        residual = residual - edges.flow(step)
         following = 1 / (2 * centre / radius - ratio)
         step = following * ratio * step + 2 * following / radius * precondition(residual)
         ratio = following
     return values
-
-
-def _degree(edges: _Edges, shape: torch.Size) -> Tensor:
-    """Sum of the conductivities around each pixel."""
-    degree = torch.zeros(shape, dtype=edges.numbers[0].dtype, device=edges.numbers[0].device)
-    for link, conductivity in zip(edges.links, edges.numbers, strict=True):
-        link.near(degree).add_(conductivity)
-        link.far(degree).add_(conductivity)
-    return degree

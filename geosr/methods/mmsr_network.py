@@ -22,8 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from geosr.device import deterministic, generator, torch_threads
 from geosr.errors import TileError, UsageError
 from geosr.methods.base import FloatArray, Patch, State, tell_share
+from geosr.methods.convolution import convolve
 from geosr.methods.muon import Muon
 from geosr.methods.neighbourhood import neighbourhood_filter
+from geosr.methods.recorded import Recorded
 
 if TYPE_CHECKING:
     from geosr.methods.mmsr import MmsrSettings
@@ -34,8 +36,8 @@ _LEVELS = 8192
 _RIM = 8
 """Pixels along a crop's inner edge that its loss leaves out: half of a neighbourhood and some convolutions."""
 
-_PIXELS = {"cpu": 8192, "cuda": 1 << 20}
-"""Pixels at a time in the pointwise tail of the network: on the CPU its layers of 64 channels stay in the cache."""
+_PIXELS = 8192
+"""Pixels at a time in the pointwise tail of the network on the CPU: its layers of 64 channels stay in the cache."""
 
 _LOOK = 20
 """Epochs between two looks at whether any fit is still sound: a look waits for a GPU to be done."""
@@ -142,16 +144,20 @@ class _Tensors:
     def scale(self) -> int:
         return self.guide.shape[2] // self.source.shape[2]
 
-    def crop(self, places: Sequence[tuple[slice, slice]]) -> _Tensors:
-        """From each patch the part over some of its source pixels; all parts are of one size."""
-        high = [tuple(slice(span.start * self.scale, span.stop * self.scale) for span in place) for place in places]
-        guide, bilinear = (_parts(image, high) for image in (self.guide, self.bilinear))
-        return self._on(guide, bilinear, _parts(self.source, places), _parts(self.valid, places))
+    def crop(self, corners: Tensor, shape: tuple[int, int]) -> _Tensors:
+        """From each patch the part of so many source pixels that begins at its corner (T, 2)."""
+        high = shape[0] * self.scale, shape[1] * self.scale
+        guide, bilinear = (_parts(image, corners * self.scale, high) for image in (self.guide, self.bilinear))
+        return self._on(guide, bilinear, *(_parts(image, corners, shape) for image in (self.source, self.valid)))
 
 
-def _parts(images: Tensor, places: Sequence[tuple[slice, ...]]) -> Tensor:
-    """A part of each image (T, C, H, W), one on another."""
-    return torch.stack([image[:, *place] for image, place in zip(images, places, strict=True)])
+def _parts(images: Tensor, corners: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A part of each image (T, C, H, W); the corners are in a tensor, as a recorded step needs them."""
+    rows, cols = (
+        corners[:, axis, None] + torch.arange(length, device=images.device) for axis, length in enumerate(shape)
+    )
+    tiles = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[tiles, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,7 @@ class _Levels:
         levels = torch.stack((lower, lower + 1), 1).flatten()
         weights = torch.stack((1 - share, share), 1).flatten()
         order = levels.argsort(stable=True)
-        begins = torch.bincount(levels, minlength=tiles * count).cumsum(0).roll(1)
-        begins[0] = 0
+        begins = torch.searchsorted(levels[order], torch.arange(tiles * count, device=images.device))
         each_pixel = _Bags(levels, torch.arange(0, 2 * len(lower), 2, device=images.device), weights)
         each_level = _Bags(order // 2, begins, weights[order])
         values = low + (high - low) * torch.linspace(0, 1, count, device=images.device)
@@ -243,22 +248,15 @@ def _optimise(
     the losses fits each tile as if it were alone.
     """
     draws, optimisers = [generator(seed) for seed in seeds], _optimisers(net, settings)
+    steps = [_Step(net, batch, settings.crop, optimisers) for batch in batches]
     sums = torch.zeros(len(seeds), device=batches[0].guide.device)  # not finite once a loss was not
     sound = torch.zeros_like(sums, dtype=torch.long)  # epochs before that
     for epoch in range(settings.epochs):
         (order, *_) = [torch.randperm(len(batches), generator=draw).tolist() for draw in draws]
         total = torch.zeros_like(sums)
         for place, index in enumerate(order):
-            for optimiser in optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = settings.learning_rate * settings.rate(epoch + place / len(batches))
-                optimiser.zero_grad()
-            batch = batches[index]
-            losses = _crop_loss(net, batch, settings.crop, draws) if settings.crop else _loss(net, batch)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            for optimiser in optimisers:
-                optimiser.step()
-            total += losses.detach()
+            _set_rate(optimisers, settings.learning_rate * settings.rate(epoch + place / len(batches)))
+            total += steps[index](draws)
         sums += total
         sound += sums.isfinite()
         if epoch % _LOOK == 0 and int(sound.max()) <= epoch:
@@ -276,6 +274,32 @@ def _optimise(
         else TileError(f"the fit diverged in epoch {epochs + 1}; use a lower learning_rate")
         for tile, epochs in enumerate(sound.tolist())
     ]
+
+
+class _Step:
+    """A step of the optimisers on one batch: on whole patches, or on a random square of each."""
+
+    def __init__(self, net: _Network, batch: _Tensors, crop: int, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self._net, self._batch, self._optimisers = net, batch, optimisers
+        self._square = _Square.of(batch, crop) if crop else None
+        self._corners = torch.zeros(len(batch.source), 2, dtype=torch.long, device=batch.source.device)
+        self._recorded = Recorded(batch.source.device.type)
+
+    def __call__(self, draws: Sequence[torch.Generator]) -> Tensor:
+        """Each tile's loss before the step, to be read before the next."""
+        if self._square:
+            self._corners.copy_(torch.tensor([self._square.draw(draw) for draw in draws]))
+        return self._recorded(self._compute)
+
+    def _compute(self) -> Tensor:
+        for optimiser in self._optimisers:
+            optimiser.zero_grad()
+        batch = self._square.cut(self._batch, self._corners) if self._square else self._batch
+        losses = _loss(self._net, batch)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        for optimiser in self._optimisers:
+            optimiser.step()
+        return losses.detach()
 
 
 def _threads(settings: MmsrSettings) -> AbstractContextManager[None]:
@@ -305,9 +329,18 @@ def _optimisers(net: _Network, settings: MmsrSettings) -> list[torch.optim.Optim
         guides, others = [p for p in chosen if id(p) in guide], [p for p in chosen if id(p) not in guide]
         return [{"params": guides, "weight_decay": settings.weight_decay}, {"params": others}]
 
-    rate = settings.learning_rate
-    adam = torch.optim.Adam(groups(of_matrices=False), lr=rate, fused=True)
+    on_gpu = next(net.parameters()).is_cuda
+    rate = torch.zeros((), device="cuda") if on_gpu else 0.0  # a step that is recorded reads it from a tensor
+    adam = torch.optim.Adam(groups(of_matrices=False), lr=rate, fused=True, capturable=on_gpu)
     return [adam, Muon(groups(of_matrices=True), rate, net.tiles)] if matrices else [adam]
+
+
+def _set_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _loss(net: _Network, batch: _Tensors) -> Tensor:
@@ -320,28 +353,50 @@ def _loss(net: _Network, batch: _Tensors) -> Tensor:
     return torch.where(batch.valid, difference, 0.0).sum((1, 2, 3)) / batch.valid.sum((1, 2, 3)).clamp(min=1)
 
 
-def _crop_loss(net: _Network, batch: _Tensors, side: int, draws: Sequence[torch.Generator]) -> Tensor:
-    """The same on a random square of each, but for its rim where what the network sees ends and the patch does not."""
-    shape, rim = batch.source.shape[2:], -(-_RIM // batch.scale)
-    size = max(side // batch.scale, 2 * rim + 1)  # something is left between two rims
-    places = [(_draw_span(shape[0], size, draw), _draw_span(shape[1], size, draw)) for draw in draws]
-    part = batch.crop(places)
-    seen = torch.zeros(part.valid.shape, dtype=torch.bool)
-    for inside, place in zip(seen, places, strict=True):
-        rows, cols = (
-            slice(rim if span.start > 0 else 0, span.stop - span.start - (rim if span.stop < length else 0))
-            for span, length in zip(place, shape, strict=True)
-        )
-        inside[:, rows, cols] = True
-    return _loss(net, replace(part, valid=part.valid & seen.to(part.valid.device)))
+@dataclass(frozen=True)
+class _Square:
+    """Squares of patches, all of one size, in source pixels.
+
+    Attributes:
+        patch: shape of what they are cut from.
+        shape: theirs; a patch smaller than the square is taken whole.
+        rim: along a square's inner edge, where what the network sees ends and the patch does not; no loss there.
+    """
+
+    patch: tuple[int, int]
+    shape: tuple[int, int]
+    rim: int
+
+    @classmethod
+    def of(cls, batch: _Tensors, side: int) -> _Square:
+        """`side` in output pixels, or so much more that something is left between two rims."""
+        rim = -(-_RIM // batch.scale)
+        size = max(side // batch.scale, 2 * rim + 1)
+        height, width = batch.source.shape[2:]
+        return cls((height, width), (min(size, height), min(size, width)), rim)
+
+    def draw(self, draw: torch.Generator) -> tuple[int, int]:
+        """A corner; pixels at the patch's ends are drawn as often as those within."""
+        row, col = (_draw_first(*lengths, draw) for lengths in zip(self.patch, self.shape, strict=True))
+        return row, col
+
+    def cut(self, batch: _Tensors, corners: Tensor) -> _Tensors:
+        """The squares with those corners (T, 2), valid where they count."""
+        part = batch.crop(corners, self.shape)
+        rows, cols = (self._inside(axis, corners[:, axis, None]) for axis in (0, 1))
+        return replace(part, valid=part.valid & (rows[:, :, None] & cols[:, None, :])[:, None])
+
+    def _inside(self, axis: int, first: Tensor) -> Tensor:
+        """(T, length): which rows or columns are in no rim, of squares that begin at `first`."""
+        length = self.shape[axis]
+        place = torch.arange(length, device=first.device)
+        after = (place >= self.rim) | (first == 0)
+        return after & ((place < length - self.rim) | (first + length == self.patch[axis]))
 
 
-def _draw_span(length: int, size: int, draw: torch.Generator) -> slice:
-    """`size` of `length` source pixels; those at the ends are drawn as often as those within."""
-    size = min(size, length)
+def _draw_first(length: int, size: int, draw: torch.Generator) -> int:
     first = int(torch.randint(-(size // 2), length - size + size // 2 + 1, (), generator=draw))
-    first = min(max(first, 0), length - size)
-    return slice(first, first + size)
+    return min(max(first, 0), length - size)
 
 
 @torch.no_grad()
@@ -359,30 +414,14 @@ class _Conv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(tiles * outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(tiles * outputs))
-        self.tiles, self.padding, self.relu = tiles, kernel // 2, relu
+        self.tiles, self.relu = tiles, relu
 
     def joins(self, channels: int) -> bool:
         """Whether it leads from so many features to so many, or from and to more."""
         return min(self.weight.shape[0] // self.tiles, self.weight.shape[1]) >= channels
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.padding == 0:
-            return self._product(x)
-        if self.tiles == 1:
-            return self._activate(F.conv2d(x, self.weight, self.bias, padding=self.padding))
-        joined = x.reshape(1, -1, *x.shape[2:])
-        out = F.conv2d(joined, self.weight, self.bias, padding=self.padding, groups=self.tiles)
-        return self._activate(out).reshape(self.tiles, -1, *x.shape[2:])
-
-    def _product(self, x: Tensor) -> Tensor:
-        """A kernel of one pixel: a product of matrices for each tile, channels last."""
-        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        weight = self.weight.reshape(self.tiles, -1, x.shape[1]).transpose(1, 2)
-        out = self._activate(torch.baddbmm(self.bias.reshape(self.tiles, 1, -1), pixels, weight))
-        return out.reshape(self.tiles, *x.shape[2:], -1).permute(0, 3, 1, 2)
-
-    def _activate(self, x: Tensor) -> Tensor:
-        return F.relu_(x) if self.relu else x
+        return convolve(x, self.weight, self.bias, relu=self.relu)
 
 
 class _ResBlock(nn.Module):
@@ -479,9 +518,9 @@ class _Joined(nn.Module):
 
 
 def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    """A pointwise function of images (T, C, H, W), of large ones some rows at a time and again in the backward pass."""
-    rows = max(1, _PIXELS[images[0].device.type] // (images[0].shape[0] * images[0].shape[3]))
-    if rows >= images[0].shape[2]:
+    """A pointwise function of images (T, C, H, W); on the CPU some rows at a time, and again in the backward pass."""
+    rows = max(1, _PIXELS // (images[0].shape[0] * images[0].shape[3]))
+    if images[0].is_cuda or rows >= images[0].shape[2]:
         return pointwise(*images)
     parts = zip(*(torch.split(image, rows, dim=2) for image in images), strict=True)
     return torch.cat([_recomputed(pointwise, *part) for part in parts], 2)

@@ -23,13 +23,13 @@ _POLYNOMIAL, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 class Muon(torch.optim.Optimizer):
     """Each step moves a matrix by its momentum with all singular values near one: no direction is left behind."""
 
-    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float, tiles: int) -> None:
+    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float | Tensor, tiles: int) -> None:
         """An optimiser that treats each tile's part of a weight as a matrix of its own.
 
         Args:
             groups: of weights (tiles * outputs, inputs, ...), each group with `params` and maybe a `weight_decay`
                 (L2 penalty).
-            lr: learning rate; a group's `lr` may be set between steps.
+            lr: learning rate; a group's `lr` may be set between steps, a tensor's value as well.
             tiles: networks whose weights follow each other on the first axis.
         """
         super().__init__([dict(group) for group in groups], {"lr": lr, "weight_decay": 0.0})
@@ -45,16 +45,21 @@ class Muon(torch.optim.Optimizer):
             for weights in alike.values():
                 self._step(weights, group["lr"], group["weight_decay"])
 
-    def _step(self, weights: list[nn.Parameter], lr: float, decay: float) -> None:
+    def _step(self, weights: list[nn.Parameter], lr: float | Tensor, decay: float) -> None:
         gradient = torch.stack([self._matrices(cast(Tensor, weight.grad)) for weight in weights])
         if decay:
             gradient += decay * torch.stack([self._matrices(weight) for weight in weights])
-        momentum = self.state[weights[0]].setdefault("momentum", torch.zeros_like(gradient))
+        momentum = self.state[weights[0]].get("momentum")
+        if momentum is None:
+            momentum = self.state[weights[0]]["momentum"] = torch.zeros_like(gradient)
         momentum.lerp_(gradient, 1 - _MOMENTUM)
         moves = orthogonal(gradient.lerp_(momentum, _MOMENTUM))
         size = lr * _SIZE * max(moves.shape[-2:]) ** 0.5  # the root mean square of an orthogonal one is 1 / sqrt(max)
         for weight, move in zip(weights, moves, strict=True):
-            weight.sub_(move.reshape(weight.shape), alpha=size)
+            if isinstance(size, Tensor):
+                weight.sub_(move.reshape(weight.shape) * size)
+            else:
+                weight.sub_(move.reshape(weight.shape), alpha=size)
 
     def _matrices(self, weight: Tensor) -> Tensor:
         """(tiles, outputs, inputs * pixels)."""
