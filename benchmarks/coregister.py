@@ -1,11 +1,11 @@
-"""How well --coregister finds a known shift of the guide, and what that does to the error of the diffusion.
+"""How well --coregister finds a known shift of the guide, and what that does to the error of a method's answer.
 
     PYTHONPATH=examples python benchmarks/coregister.py --data ../shared/data --shift 1.5 0 --scale 4
 
 The source is the truth's block mean; the guide's GeoTIFF is moved by `--shift` output pixels (right, down) in its
 transform, and everything goes through files. `off` is how far the shift found lies from the one made; for pairs that do
 not lie on each other by themselves, from the one made and the one found as they lie. RMSE over all pixels with a
-truth, in the source's units, of `--method diffusion`. Prints Markdown.
+truth, in the source's units. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -122,17 +122,17 @@ def trial(case: Case, scale: int, folder: Path, shift: Point) -> Inputs:
     return Inputs(source, write(folder / "guide.tif", case.guide, there * case.guide_affine), scale, coregister=True)
 
 
-def rmse(case: Case, inputs: Inputs, coregister: bool) -> float:
-    """Of the diffusion's answer."""
+def rmse(case: Case, inputs: Inputs, method: str, coregister: bool) -> float:
+    """Of the method's answer."""
     answer = geosr.upscale(
-        inputs.source, inputs.guide, inputs.scale, "diffusion", workers=1, coregister=coregister
+        inputs.source, inputs.guide, inputs.scale, method, workers=1, coregister=coregister
     ).to_numpy()
     rows, cols = answer.shape
     known = spread(np.isfinite(pooled(case.truth, inputs.scale)), inputs.scale)
     return float(np.sqrt(np.mean((answer.astype(np.float64) - case.truth[:rows, :cols])[known] ** 2)))
 
 
-def rows(case: Case, scale: int, shifts: list[Point], folder: Path) -> Iterator[list[str]]:
+def rows(case: Case, scale: int, shifts: list[Point], method: str, folder: Path) -> Iterator[list[str]]:
     """Lines of the table: the pair as it lies, then shifted."""
     own = aligned = None
     for shift in [(0.0, 0.0), *shifts]:
@@ -143,9 +143,9 @@ def rows(case: Case, scale: int, shifts: list[Point], folder: Path) -> Iterator[
         assert found is not None
         position = np.array([found.cols, found.rows])
         own = position if own is None else own
-        before = rmse(case, inputs, coregister=False)
+        before = rmse(case, inputs, method, coregister=False)
         aligned = before if aligned is None else aligned
-        after = rmse(case, inputs, coregister=True) if any(found.applied) else before
+        after = rmse(case, inputs, method, coregister=True) if any(found.applied) else before
         yield [
             f"{case.name} x{scale}",
             f"{shift[0]:g}, {shift[1]:g}",
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the real rasters")
     parser.add_argument("--scale", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--shift", type=float, nargs=2, action="append", metavar=("RIGHT", "DOWN"), default=None)
+    parser.add_argument("--method", default="diffusion", help="whose answer is measured; mmsr is the default's")
     parser.add_argument("--only", nargs="*", help="names of pairs")
     arguments = parser.parse_args()
     shifts = [(right, down) for right, down in arguments.shift or [(1.5, 0.0), (1.1, -0.7), (-2.3, 3.1)]]
@@ -176,7 +177,7 @@ def main() -> None:
         for case in cases(arguments.data, Path(folder)):
             for scale in arguments.scale:
                 if not arguments.only or case.name in arguments.only:
-                    for cells in rows(case, scale, shifts, Path(folder)):
+                    for cells in rows(case, scale, shifts, arguments.method, Path(folder)):
                         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -84,7 +84,7 @@ def look(inputs: Inputs) -> tuple[scenes.Scene, Shift]:
 def rmse(case: pairs.Case, inputs: Inputs, shift: Shift) -> float:
     """Of the diffusion's answer with the guide looked for where `shift` says."""
     with patch.object(scenes, "find_shift", lambda *_: shift):
-        return pairs.rmse(case, inputs, coregister=True)
+        return pairs.rmse(case, inputs, "diffusion", coregister=True)
 
 
 def rows(case: pairs.Case, scale: int, size: float, kinds: list[str], folder: Path) -> Iterator[list[str]]:

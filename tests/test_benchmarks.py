@@ -19,14 +19,18 @@ def benchmark(script, *options):
 def test_papers_prints_tables_and_draws(tmp_path):
     write_samples(tmp_path / "data", ["a"])
     options = ("--crop", "32", "--steps", "2", "--threads", "1", "--tables", "Table 1: depth, x4", "Table 2")
-    printed = benchmark("papers.py", tmp_path / "data", "-o", tmp_path / "out", *options)
-    assert len(printed.splitlines()) == 4 + 4  # nothing is run twice
+    models = ("--models", "bicubic", "diffusion", "MMSR", "Model")  # not the default, whose steps stay what they are
+    printed = benchmark("papers.py", tmp_path / "data", "-o", tmp_path / "out", *options, *models)
+    assert len(printed.splitlines()) == 3 + 5  # nothing is run twice; Table 2 needs bicubic as well
     text = (tmp_path / "out" / "papers.md").read_text()
     assert text.startswith("REDUCED: the middle 32 x 32 pixels of a pair, 2 of 1000 steps")
     assert "### Table 1: depth, x4, 1 pair" in text
-    (error,) = re.findall(r"x4 a: bicubic default: ([\d.]+),", printed)
-    assert f"| bicubic | {float(error):.4g} |" in text
-    assert re.search(r"\| Model3: both, 11/11 \| [\d.]+ \| [\d.]+ \| 3.67 \|", text)
+    errors = dict(re.findall(r"x4 depth a: (\w+) default: ([\d.]+),", printed))
+    bicubic, diffusion = (float(errors[name]) for name in ("bicubic", "diffusion"))
+    assert f"| bicubic | {bicubic:.4g} | {bicubic:.4g} | 1 |" in text
+    (ratio,) = re.findall(rf"\| diffusion \| {diffusion:.4g} \| [\d.]+ \| ([\d.]+) \|", text)
+    assert abs(float(ratio) - diffusion / bicubic) < 0.01
+    assert re.search(r"\| Model3: both, 11/11 \| [\d.]+ \| [\d.]+ \| [\d.]+ \| 3.67 \|", text)
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     assert set(pictures) == {"Table_1_x4.png", "Table_2_x8.png", "features.png"}
     assert all(data.startswith(b"\x89PNG") for data in pictures.values())
