@@ -351,10 +351,36 @@ def test_fits_at_once_go_on_for_those_that_need_it_and_each_gets_what_it_has_alo
         np.testing.assert_allclose(method.predict(patch, state, "cpu").values, expected, rtol=0, atol=1e-4)
 
 
-def test_edges_that_are_believed_are_worth_the_whole_fit():
+def squares():
+    """A patch whose edges are in the guide."""
     truth = np.kron(np.random.default_rng(0).normal(size=(8, 8)), np.ones((20, 20)))
     source = truth.reshape(40, 4, 40, 4).mean(axis=(1, 3))
-    patch = make_patch(rows=40, cols=40, guide=np.stack([truth] * 3), source=source)
+    return make_patch(rows=40, cols=40, guide=np.stack([truth] * 3), source=source)
+
+
+def test_edges_that_are_believed_are_worth_the_whole_fit():
+    patch = squares()
     state = create("default", JUDGED).fit([patch], 0, "cpu")
     assert state["belief"] > 0
     assert is_network(state, after(80, patch, 0))
+
+
+def test_a_guide_whose_edges_are_not_believed_gets_the_papers_neighbourhoods_for_heights():
+    few = JUDGED | {"epochs": 3, "source_to_guide": 7, "guide_to_source": 7}
+    method, fixed = create("default", few), create("default", few | {"neighbourhoods": "fixed"})
+    heights = create("default", few | {"neighbourhoods": "fixed", "source_to_guide": 5, "guide_to_source": 3})
+    row, col = np.mgrid[:160, :160]
+    waves = np.sin(row / 9.0) + np.sin(col / 7.0)
+    source = waves.reshape(40, 4, 40, 4).mean(axis=(1, 3))
+    texture = make_patch(rows=40, cols=40, guide=np.stack([waves] * 3), source=source)
+    patches, plain = [squares(), texture, squares()], [fixed, heights, fixed]
+    for patch, other in zip(patches, plain, strict=True):
+        (state, values), (expected, same) = answer(method, patch), answer(other, patch)
+        assert is_network(state, expected)
+        assert np.array_equal(values, same)
+    together = method.fit_each(patches, [0, 0, 0], "cpu")
+    for patch, other, state in zip(patches, plain, together, strict=True):
+        alone = answer(other, patch)[0]
+        assert state["belief"] == alone["belief"]
+        assert all(np.allclose(state[name], alone[name], rtol=0, atol=1e-3) for name in alone)
+    assert together[0]["belief"] >= 0.5 > together[1]["belief"]

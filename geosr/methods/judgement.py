@@ -79,19 +79,38 @@ def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatA
     """
     if patches[0].judged:
         return np.array(patches[0].judged[1], np.float32)
-    along = length = 0.0
-    pixels = 0
-    for patch in patches:
-        for low, truth, known in one_step_down(patch):
-            mild, detail = (values[known] for values in _mild_and_detail(low, predict, device))
-            along += float((detail * (truth[known] - mild)).sum())
-            length += float((detail**2).sum())
-            pixels += detail.size
+    along, length, pixels = _proof(patches, predict, device, (4, 2))
     share = np.clip(along / length, 0, 1) if length else 0.0
     fade = max(4 - patches[0].scale, 0) / 2
     if fade and share:
         share *= min(_detail_square(patches, predict, device) / (length / pixels), 1) ** fade
     return np.array(share, np.float32)
+
+
+def proves_itself(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> bool:
+    """Whether any share at all of a network's detail would help one step down, by 4 or by 2.
+
+    For a network half fitted: with steps of 4 the orchard's heights have -0.81 after a quarter of the fit and 1.11 in
+    the end (0.48 and 1.65 with steps of 2), when the answer's error is 0.85 of the interpolation's.
+    """
+    if patches[0].judged:
+        return patches[0].judged[1] > 0
+    return any(_proof(patches, predict, device, (step,))[0] > 0 for step in (4, 2))
+
+
+def _proof(
+    patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str, steps: tuple[int, ...]
+) -> tuple[float, float, int]:
+    """How far the detail goes along what is missing one step down, its squares, and over how many pixels."""
+    along = length = 0.0
+    pixels = 0
+    for patch in patches:
+        for low, truth, known in one_step_down(patch, steps):
+            mild, detail = (values[known] for values in _mild_and_detail(low, predict, device))
+            along += float((detail * (truth[known] - mild)).sum())
+            length += float((detail**2).sum())
+            pixels += detail.size
+    return along, length, pixels
 
 
 def _mild_and_detail(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "self",  # Model6: filters whose target is the pixel itself
     ),
     "fusion": ("conv", "sum", "attention-sum", "attention-conv"),
+    "neighbourhoods": ("fixed", "judged"),
     "optimiser": ("adam", "muon"),
     "schedule": ("step", "cosine"),
     "refine": ("diffusion", "none"),
@@ -45,6 +47,8 @@ class MmsrSettings:
     Attributes:
         source_to_guide: n, odd side of the neighbourhood that modulates the source's features.
         guide_to_source: m, odd side of the neighbourhood that modulates the guide's features.
+        neighbourhoods: `fixed` takes these two always; `judged` takes the paper's for heights, 5 and 3, where less than
+            half of the guide's edges are believed: there what counts is how each pixel of the guide looks.
         channels: features in every layer.
         variant: the paper's ablation (Tables 2 and 3).
         fusion: how the two modulated features are joined (supplement, Table I).
@@ -70,6 +74,7 @@ class MmsrSettings:
 
     source_to_guide: int = 11
     guide_to_source: int = 5
+    neighbourhoods: str = "fixed"
     channels: int = 64
     variant: str = "mutual"
     fusion: str = "conv"
@@ -102,6 +107,13 @@ class MmsrSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
+    def for_belief(self, belief: float) -> MmsrSettings:
+        """With the neighbourhoods for a guide whose edges are believed so far."""
+        if self.neighbourhoods == "fixed" or belief >= 0.5:
+            return self
+        heights = PRESETS["paper-dem"]
+        return replace(self, source_to_guide=heights.source_to_guide, guide_to_source=heights.guide_to_source)
+
     def rate(self, epoch: float) -> float:
         """The learning rate at `epoch` (from 0, fractional) as a share of `learning_rate`."""
         if self.schedule == "step":
@@ -118,6 +130,7 @@ mean of eighteen pairs (docs/accuracy.md)."""
 
 PRESETS = {
     "default": MmsrSettings(
+        neighbourhoods="judged",
         channels=32,
         epochs=1000,
         crop=64,
@@ -188,11 +201,15 @@ class Mmsr(Method):
 
         if self.settings.refine == "none":
             return mmsr_network.fit(patches, self.settings, seed, device)
-        pays = _Pays(self.settings, [patches], device)
-        return pays.judged(0, mmsr_network.fit(patches, self.settings, seed, device, enough=pays.enough))
+        belief = self._belief(patches, device)
+        settings = self.settings.for_belief(belief)
+        pays = _Pays(settings, [patches], [belief], device)
+        return pays.judged(0, mmsr_network.fit(patches, settings, seed, device, enough=pays.enough))
 
     def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
-        """To each patch a fit of its own, all at once on one device: as `fit` one by one, but for the order of sums.
+        """To each patch a fit of its own, at once on one device: as `fit` one by one, but for the order of sums.
+
+        Those with the same neighbourhoods are fitted together.
 
         Returns:
             States, and where a loss was not finite the error in its state's place.
@@ -205,11 +222,24 @@ class Mmsr(Method):
 
         if self.settings.refine == "none":
             return mmsr_network.fit_each(patches, self.settings, seeds, device)
-        pays = _Pays(self.settings, [[patch] for patch in patches], device)
-        fits = mmsr_network.fit_each(patches, self.settings, seeds, device, enough=pays.enough)
-        return [
-            found if isinstance(found, TileError) else pays.judged(place, found) for place, found in enumerate(fits)
-        ]
+        beliefs = [self._belief([patch], device) for patch in patches]
+        alike: dict[MmsrSettings, list[int]] = {}
+        for place, belief in enumerate(beliefs):
+            alike.setdefault(self.settings.for_belief(belief), []).append(place)
+        fits: dict[int, State | TileError] = {}
+        for settings, places in alike.items():
+            some = [patches[place] for place in places]
+            pays = _Pays(settings, [[patch] for patch in some], [beliefs[place] for place in places], device)
+            found = mmsr_network.fit_each(some, settings, [seeds[p] for p in places], device, enough=pays.enough)
+            for index, place in enumerate(places):
+                state = found[index]
+                fits[place] = state if isinstance(state, TileError) else pays.judged(index, state)
+        return [fits[place] for place in range(len(patches))]
+
+    def _belief(self, patches: Sequence[Patch], device: str) -> float:
+        from geosr.methods.judgement import judge_edges
+
+        return float(judge_edges(patches, DiffusionSettings(belief=self.settings.belief), device))
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The network's answer, refined if the settings say so."""
@@ -222,7 +252,7 @@ class Mmsr(Method):
         hint = None
         if belief > 0 or share > 0:
             network = {name: array for name, array in state.items() if name not in ("belief", "share")}
-            hint = mmsr_network.predict(patch, network, self.settings, device)
+            hint = mmsr_network.predict(patch, network, self.settings.for_belief(belief), device)
         return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR)
 
 
@@ -235,12 +265,10 @@ class _Pays:
     are.
     """
 
-    def __init__(self, settings: MmsrSettings, groups: Sequence[Sequence[Patch]], device: str) -> None:
-        from geosr.methods.judgement import judge_edges
-
-        self._settings, self._groups, self._device = settings, groups, device
-        edges = DiffusionSettings(belief=settings.belief)
-        self._beliefs = [judge_edges(patches, edges, device) for patches in groups]
+    def __init__(
+        self, settings: MmsrSettings, groups: Sequence[Sequence[Patch]], beliefs: Sequence[float], device: str
+    ) -> None:
+        self._settings, self._groups, self._beliefs, self._device = settings, groups, beliefs, device
         self._hopeless = [False] * len(groups)
 
     def enough(self, epoch: int, networks: Callable[[], Sequence[State]]) -> bool:
@@ -248,20 +276,26 @@ class _Pays:
         if epoch != self._settings.epochs // 4 or all(self._beliefs):
             return False
         self._hopeless = [
-            not self._beliefs[place] and not self._share(place, network) for place, network in enumerate(networks())
+            not self._beliefs[place] and not self._hopeful(place, network) for place, network in enumerate(networks())
         ]
         return all(self._hopeless)
 
     def judged(self, place: int, network: State) -> State:
         """A fitted network, and how far its refinement may believe the guide and the network."""
         share = np.array(0, np.float32) if self._hopeless[place] else self._share(place, network)
-        return {"belief": self._beliefs[place], "share": share, **network}
+        return {"belief": np.array(self._beliefs[place], np.float32), "share": share, **network}
+
+    def _hopeful(self, place: int, network: State) -> bool:
+        from geosr.methods.judgement import proves_itself
+
+        return proves_itself(self._groups[place], partial(self._predict, network), self._device)
 
     def _share(self, place: int, network: State) -> FloatArray:
-        from geosr.methods import mmsr_network
         from geosr.methods.judgement import judge_prediction
 
-        def predict(low: Patch) -> FloatArray:
-            return mmsr_network.predict(low, network, self._settings, self._device)
+        return judge_prediction(self._groups[place], partial(self._predict, network), self._device)
 
-        return judge_prediction(self._groups[place], predict, self._device)
+    def _predict(self, network: State, low: Patch) -> FloatArray:
+        from geosr.methods import mmsr_network
+
+        return mmsr_network.predict(low, network, self._settings, self._device)
