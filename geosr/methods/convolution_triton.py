@@ -3,9 +3,9 @@
 Images are (T, H, W, C), channels last. A program of `_convolve` answers for a run of a tile's pixels and adds up one
 product of matrices for each of the kernel's places and each few input features; bias and ReLU go along. The gradient
 of the image is the same with the kernel's places the other way round. `_grad_weight` sums over a run of pixels for one
-place of the kernel; the runs' sums are added afterwards in a fixed order, so the bits are the same each time. There
-float32 is multiplied as two bfloat16 each (three products, to about 2^-16): pixels, over which it sums, are not what
-follows each other in memory, which tensor cores take of 16-bit numbers alone.
+row of the kernel; the runs' sums are added afterwards in a fixed order, so the bits are the same each time. There
+float32 becomes bfloat16 where TF32 is allowed, else two of them (three products, to about 2^-16): pixels, over which
+it sums, are not what follows each other in memory, and tensor cores take such images of 16-bit numbers alone.
 """
 
 from __future__ import annotations
