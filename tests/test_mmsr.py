@@ -12,7 +12,7 @@ from geosr import device
 from geosr.errors import TileError, UnavailableError, UsageError
 from geosr.methods import mmsr_network
 from geosr.methods.base import Patch
-from geosr.methods.mmsr import CHOICES, PRESETS, Mmsr, MmsrSettings, create
+from geosr.methods.mmsr import _BESIDE, CHOICES, PRESETS, Mmsr, MmsrSettings, create
 from geosr.methods.recorded import Recorded
 
 SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3, "belief": "full"}
@@ -336,7 +336,7 @@ def test_a_fit_ends_after_a_quarter_where_nothing_of_it_proves_itself():
         ended.append(is_network(state, after(20, patch, seed)))
         if ended[-1]:
             assert (state["belief"], state["share"]) == (0, 0)
-            without = {name: state[name] * np.nan for name in state if name not in ("belief", "share")}
+            without = {name: state[name] * np.nan for name in state if name not in _BESIDE}
             assert np.array_equal(method.predict(patch, state | without, "cpu").values, values)
         else:
             assert is_network(state, after(80, patch, seed))
@@ -374,7 +374,8 @@ def test_a_guide_whose_edges_are_not_believed_gets_the_papers_neighbourhoods_for
     source = waves.reshape(40, 4, 40, 4).mean(axis=(1, 3))
     texture = make_patch(rows=40, cols=40, guide=np.stack([waves] * 3), source=source)
     patches, plain = [squares(), texture, squares()], [fixed, heights, fixed]
-    for patch, other in zip(patches, plain, strict=True):
+    few_pixels = make_patch(rows=20, cols=20, guide=np.stack([waves[:80, :80]] * 3), source=source[:20, :20])
+    for patch, other in zip([*patches, few_pixels], [*plain, fixed], strict=True):  # 25 pixels one step down by 4
         (state, values), (expected, same) = answer(method, patch), answer(other, patch)
         assert is_network(state, expected)
         assert np.array_equal(values, same)

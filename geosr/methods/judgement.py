@@ -189,6 +189,12 @@ def back_project(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
     return exact(found, patch)
 
 
+def can_tell(patches: Sequence[Patch]) -> bool:
+    """Whether enough is left one step down by 4, or by the scale where that is less."""
+    step = min(patches[0].scale, 4)
+    return all(any(True for _ in one_step_down(patch, (step,))) for patch in patches)
+
+
 def one_step_down(patch: Patch, steps: tuple[int, ...] = (4, 2)) -> Iterator[tuple[Patch, FloatArray, BoolArray]]:
     """The patch pooled, its source as the truth, and where that is known; nothing where too little is left.
 

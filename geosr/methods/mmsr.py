@@ -48,7 +48,8 @@ class MmsrSettings:
         source_to_guide: n, odd side of the neighbourhood that modulates the source's features.
         guide_to_source: m, odd side of the neighbourhood that modulates the guide's features.
         neighbourhoods: `fixed` takes these two always; `judged` takes the paper's for heights, 5 and 3, where less than
-            half of the guide's edges are believed: there what counts is how each pixel of the guide looks.
+            half of the guide's edges are believed: there what counts is how each pixel of the guide looks. Not where
+            the source is too small to tell by steps as large as the scale, or 4.
         channels: features in every layer.
         variant: the paper's ablation (Tables 2 and 3).
         fusion: how the two modulated features are joined (supplement, Table I).
@@ -107,13 +108,6 @@ class MmsrSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
-    def for_belief(self, belief: float) -> MmsrSettings:
-        """With the neighbourhoods for a guide whose edges are believed so far."""
-        if self.neighbourhoods == "fixed" or belief >= 0.5:
-            return self
-        heights = PRESETS["paper-dem"]
-        return replace(self, source_to_guide=heights.source_to_guide, guide_to_source=heights.guide_to_source)
-
     def rate(self, epoch: float) -> float:
         """The learning rate at `epoch` (from 0, fractional) as a share of `learning_rate`."""
         if self.schedule == "step":
@@ -123,6 +117,9 @@ class MmsrSettings:
             return (epoch + 1) / (rise + 1)
         return 0.5 * (1 + math.cos(math.pi * (epoch - rise) / max(self.epochs - rise, 1)))
 
+
+_BESIDE = "belief", "share", "sizes"
+"""What a state holds beside the network's weights."""
 
 _ERROR = 0.9
 """Errors beside the diffusion's: with it 0.75 and 0.90 of the truth lie within one and two standard deviations at x4,
@@ -202,7 +199,7 @@ class Mmsr(Method):
         if self.settings.refine == "none":
             return mmsr_network.fit(patches, self.settings, seed, device)
         belief = self._belief(patches, device)
-        settings = self.settings.for_belief(belief)
+        settings = self._fitting(patches, belief)
         pays = _Pays(settings, [patches], [belief], device)
         return pays.judged(0, mmsr_network.fit(patches, settings, seed, device, enough=pays.enough))
 
@@ -225,7 +222,7 @@ class Mmsr(Method):
         beliefs = [self._belief([patch], device) for patch in patches]
         alike: dict[MmsrSettings, list[int]] = {}
         for place, belief in enumerate(beliefs):
-            alike.setdefault(self.settings.for_belief(belief), []).append(place)
+            alike.setdefault(self._fitting([patches[place]], belief), []).append(place)
         fits: dict[int, State | TileError] = {}
         for settings, places in alike.items():
             some = [patches[place] for place in places]
@@ -235,6 +232,15 @@ class Mmsr(Method):
                 state = found[index]
                 fits[place] = state if isinstance(state, TileError) else pays.judged(index, state)
         return [fits[place] for place in range(len(patches))]
+
+    def _fitting(self, patches: Sequence[Patch], belief: float) -> MmsrSettings:
+        """With the neighbourhoods for patches whose guide's edges are believed so far."""
+        from geosr.methods.judgement import can_tell
+
+        if self.settings.neighbourhoods == "fixed" or belief >= 0.5 or not can_tell(patches):
+            return self.settings
+        sizes = PRESETS["paper-dem"].source_to_guide, PRESETS["paper-dem"].guide_to_source
+        return replace(self.settings, source_to_guide=sizes[0], guide_to_source=sizes[1])
 
     def _belief(self, patches: Sequence[Patch], device: str) -> float:
         from geosr.methods.judgement import judge_edges
@@ -251,8 +257,10 @@ class Mmsr(Method):
         belief, share = float(state["belief"]), float(state["share"])
         hint = None
         if belief > 0 or share > 0:
-            network = {name: array for name, array in state.items() if name not in ("belief", "share")}
-            hint = mmsr_network.predict(patch, network, self.settings.for_belief(belief), device)
+            network = {name: array for name, array in state.items() if name not in _BESIDE}
+            source_to_guide, guide_to_source = (int(size) for size in state["sizes"])
+            settings = replace(self.settings, source_to_guide=source_to_guide, guide_to_source=guide_to_source)
+            hint = mmsr_network.predict(patch, network, settings, device)
         return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR)
 
 
@@ -283,7 +291,8 @@ class _Pays:
     def judged(self, place: int, network: State) -> State:
         """A fitted network, and how far its refinement may believe the guide and the network."""
         share = np.array(0, np.float32) if self._hopeless[place] else self._share(place, network)
-        return {"belief": np.array(self._beliefs[place], np.float32), "share": share, **network}
+        sizes = np.array([self._settings.source_to_guide, self._settings.guide_to_source], np.float32)
+        return {"belief": np.array(self._beliefs[place], np.float32), "share": share, "sizes": sizes, **network}
 
     def _hopeful(self, place: int, network: State) -> bool:
         from geosr.methods.judgement import proves_itself
