@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geosr.methods.neighbourhood_triton import product_precision
+from geosr.methods.neighbourhood_triton import padded, product_precision
 
 _BLOCK = 128
 """Pixels of a program."""
@@ -33,8 +33,6 @@ _HALF = tl.bfloat16
 """Type of 16 bits that float32 is split into; Triton's interpreter can only multiply the other, float16."""
 
 _WARPS, _STAGES = 4, 3
-
-_SMALLEST = 16  # side of a matrix product that Triton takes
 
 _LARGEST = 128
 """Features of either side."""
@@ -93,8 +91,8 @@ def _launch(image: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, 
         width,
         INPUTS=inputs,
         OUTPUTS=outputs,
-        DEPTH=min(_DEPTH, _depth(inputs)),
-        OUT_DEPTH=_depth(outputs),
+        DEPTH=min(_DEPTH, padded(inputs)),
+        OUT_DEPTH=padded(outputs),
         SIZE=size,
         RELU=relu,
         BLOCK=_BLOCK,
@@ -123,8 +121,8 @@ def _sums(image: Tensor, grad: Tensor, size: int) -> tuple[Tensor, Tensor]:
         triton.cdiv(stretches, runs),
         INPUTS=inputs,
         OUTPUTS=outputs,
-        IN_DEPTH=_depth(inputs),
-        OUT_DEPTH=_depth(outputs),
+        IN_DEPTH=padded(inputs),
+        OUT_DEPTH=padded(outputs),
         SIZE=size,
         ROW=row,
         BLOCK=_STRETCH,
@@ -134,10 +132,6 @@ def _sums(image: Tensor, grad: Tensor, size: int) -> tuple[Tensor, Tensor]:
         num_stages=_STAGES,
     )
     return weights.sum(1), biases.sum(1)
-
-
-def _depth(features: int) -> int:
-    return max(_SMALLEST, int(triton.next_power_of_2(features)))
 
 
 @triton.jit

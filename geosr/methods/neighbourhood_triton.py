@@ -85,7 +85,7 @@ def _settings(channels: int, size: int) -> dict[str, Any]:
     rows, chunk = _extent(channels)
     return {
         "CHANNELS": channels,
-        "DEPTH": max(_SMALLEST, triton.next_power_of_2(channels)),
+        "DEPTH": padded(channels),
         "SIZE": size,
         "ROWS": rows,
         "COLS": _COLS,
@@ -106,6 +106,11 @@ def _extent(channels: int) -> tuple[int, int]:
     if channels <= 32:
         return 8, 32
     return 4, 32 if product_precision() == "tf32x3" else 64
+
+
+def padded(features: int) -> int:
+    """As many as a product takes: a power of two, 16 at least."""
+    return max(_SMALLEST, int(triton.next_power_of_2(features)))
 
 
 def product_precision() -> str:
