@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 help:
 	@sed -n 's/^# //p' Makefile
 
-$(VENV)/ready: pyproject.toml constraints.txt geosr/methods/neighbourhood.c
+$(VENV)/ready: pyproject.toml constraints.txt $(wildcard geosr/methods/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "geosr needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -38,7 +38,7 @@ LAYERS = [
         "methods.training_settings",
         "methods.muon",
     ],
-    ["pair", "methods.neighbourhood", "methods.convolution_triton"],
+    ["pair", "methods.neighbourhood", "methods.pointwise", "methods.convolution_triton"],
     ["methods.convolution"],
     [
         "methods.solve",
@@ -82,6 +82,7 @@ HOMES = {
         "denoise",
         "methods.solve",
         "methods.compiled",
+        "methods.pointwise",
         "methods.neighbourhood",
         "methods.neighbourhood_triton",
         "methods.convolution",

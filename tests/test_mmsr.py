@@ -115,7 +115,8 @@ def plainly(net, guide, bilinear):
         return (neighbours * (neighbours * target[:, :, None]).sum(1, keepdim=True).softmax(2)).sum(2)
 
     g, s = net.guide_in(net.guide(guide)), net.source_in(net.source(bilinear))
-    return net.head(net.fuse(filtered(s, g, net.sizes[0]), filtered(g, s, net.sizes[1])))
+    mixed = torch.cat((filtered(s, g, net.sizes[0]), filtered(g, s, net.sizes[1])), 1)
+    return net.head(net.fuse.mix(mixed))
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(26, 24), (9, 7)])

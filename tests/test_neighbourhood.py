@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kernels import EVERY, use_kernels
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geosr.device import torch_threads
@@ -16,14 +17,10 @@ from geosr.methods import compiled, neighbourhood
 from geosr.methods.neighbourhood import neighbourhood_filter
 
 
-@pytest.fixture(params=["compiled", "torch"])
+@pytest.fixture(params=EVERY)
 def kernel(request, monkeypatch):
-    """Both ways of working; what is not float32 always goes through torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(compiled, "library", lambda: None)
-    elif compiled.library() is None:
-        pytest.skip("the kernels were not built: no C compiler at installation")
-    return request.param
+    """Every way of working that this processor can go; what is not float32 always goes through torch."""
+    use_kernels(request.param, monkeypatch)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -1,40 +1,68 @@
-"""The compiled half of `geosr.methods.neighbourhood`: `neighbourhood.c`, built at installation where a C compiler is.
+"""Kernels in C, built at installation where a C compiler is, on x86 once for each kind of processor.
 
-Without it everything works, slower, through torch.
+`neighbourhood.c` is the compiled half of `geosr.methods.neighbourhood`, `pointwise.c` of `geosr.methods.pointwise`.
+Without them everything works, slower, through torch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib.util import find_spec
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 _LARGEST = 31  # neighbourhood, as in the C file
 
+_BUILDS = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
+"""What is built that runs on a processor of such a capability, as torch names it, the fastest first."""
+
+_PIXELS = 2048
+"""At a time in layers of one pixel; what they add to gradients is added in one order, whatever the threads."""
+
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels; None where they were not built."""
-    spec = find_spec("geosr.methods._neighbourhood")
-    return ctypes.CDLL(spec.origin) if spec and spec.origin else None
+    """The kernels for this processor; None where they were not built."""
+    return load(torch.backends.cpu.get_cpu_capability())
+
+
+def load(capability: str) -> ctypes.CDLL | None:
+    """The kernels for a processor that can do so much: `AVX512`, `AVX2` or anything."""
+    specs = (find_spec(f"geosr.methods._kernels{build}") for build in _BUILDS.get(capability, ("",)))
+    return next((ctypes.CDLL(spec.origin) for spec in specs if spec and spec.origin), None)
 
 
 def fits(values: Tensor, size: int) -> bool:
-    """Whether the kernels can treat such a tensor with such a neighbourhood."""
-    plain = values.device.type == "cpu" and values.dtype == torch.float32
-    return plain and size <= _LARGEST and library() is not None
+    """Whether the kernels can filter such a tensor with such a neighbourhood."""
+    return _plain(values) and size <= _LARGEST and library() is not None
+
+
+def fits_chain(images: Sequence[Tensor], widths: Sequence[int]) -> bool:
+    """Whether the kernels can pass such images through layers of such widths, faster than torch.
+
+    With registers of less than 8 numbers they would not be. They give no gradient in an image of a single feature.
+    """
+    kernels = library()
+    lanes = kernels.geosr_lanes() if kernels else 0
+    whole = lanes >= 8 and all(width == 1 or width % lanes == 0 for width in widths)
+    return whole and all(map(_plain, images)) and not (widths[0] == 1 and images[0].requires_grad)
+
+
+def _plain(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.dtype == torch.float32
 
 
 def filter_forward(values: Tensor, target: Tensor, size: int) -> Tensor:
     """The filtered image; all (B, H, W, C) float32, contiguous, on the CPU."""
     out = torch.empty_like(values)
-    _run("geosr_filter", (values, target, out), size, [_bands(values, size)])
+    _filter("geosr_filter", (values, target, out), size, [_bands(values, size)])
     return out
 
 
@@ -43,7 +71,7 @@ def filter_backward(values: Tensor, target: Tensor, grad: Tensor, size: int) -> 
     grad_values, grad_target = torch.zeros_like(values), torch.empty_like(target)
     bands = _bands(values, size)
     images = values, target, grad, grad_values, grad_target
-    _run("geosr_filter_backward", images, size, [bands[::2], bands[1::2]])
+    _filter("geosr_filter_backward", images, size, [bands[::2], bands[1::2]])
     return grad_values, grad_target
 
 
@@ -54,21 +82,92 @@ def _bands(values: Tensor, size: int) -> list[tuple[int, int]]:
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _run(name: str, images: tuple[Tensor, ...], size: int, passes: Iterable[list[tuple[int, int]]]) -> None:
-    """One kernel over all bands on torch's threads; one pass after the other, so that sums have one order."""
-    kernel = getattr(library(), name)
+def _filter(name: str, images: tuple[Tensor, ...], size: int, passes: Iterable[list[tuple[int, int]]]) -> None:
+    """One kernel over all bands; one pass after the other, so that sums have one order."""
     batch, height, width, channels = images[0].shape
-    pointers = [[ctypes.c_void_p(image[index].data_ptr()) for image in images] for index in range(batch)]
-
-    def treat(part: tuple[int, tuple[int, int]]) -> int:
-        index, (first, last) = part
-        return int(kernel(*pointers[index], height, width, channels, size, first, last))
-
-    pool = _helpers.pool(torch.get_num_threads())
+    kernel = getattr(library(), name)
+    kernels = [partial(kernel, *_pointers(*(image[index] for image in images))) for index in range(batch)]
     for bands in passes:
-        work = [(index, band) for index in range(batch) for band in bands]
-        if any(pool.map(treat, work) if pool else map(treat, work)):
-            raise RuntimeError("can't allocate memory for the neighbourhood filter")
+        _share([partial(kernel, height, width, channels, size, *band) for kernel in kernels for band in bands])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers of one pixel after each other, as `pointwise.c` has them.
+
+    Attributes:
+        features: of each of the one or two images that go in.
+        widths: features before the first layer, that is of all images, and after each.
+        kinds: of each layer, a sum of `RECTIFIED` and `RESIDUAL`.
+    """
+
+    features: tuple[int, ...]
+    widths: tuple[int, ...]
+    kinds: tuple[int, ...]
+
+    RECTIFIED: ClassVar[int] = 1
+    RESIDUAL: ClassVar[int] = 2
+
+    def forward(self, images: Sequence[Tensor], parameters: Tensor) -> Tensor:
+        """(T, N, outputs) of images (T, N, features), with parameters (T, weights and biases of all layers)."""
+        out = images[0].new_empty(*images[0].shape[:2], self.widths[-1])
+        calls = [
+            (*_pairs([image[tile, part] for image in images]), parameters[tile], out[tile, part])
+            for tile, part in _parts(images[0])
+        ]
+        self._run("geosr_chain", calls)
+        return out
+
+    def backward(
+        self, images: Sequence[Tensor], parameters: Tensor, grad: Tensor
+    ) -> tuple[list[Tensor | None], Tensor]:
+        """Gradients in images (None in one of a single feature) and parameters; `grad` is that in the answer."""
+        grads, parts = [torch.empty_like(image) for image in images], _parts(images[0])
+        gradients = parameters.new_zeros(len(parts), parameters.shape[1])
+        calls = [
+            (
+                *_pairs([image[tile, part] for image in images]),
+                parameters[tile],
+                grad[tile, part],
+                *_pairs([image[tile, part] for image in grads]),
+                gradients[index],
+            )
+            for index, (tile, part) in enumerate(parts)
+        ]
+        self._run("geosr_chain_backward", calls)
+        total = gradients.view(len(parameters), -1, parameters.shape[1]).sum(1)
+        return [None] if self.widths[0] == 1 else [*grads], total
+
+    def _run(self, name: str, calls: Sequence[tuple[Tensor, *tuple[Tensor | None, ...]]]) -> None:
+        kernel = getattr(library(), name)
+        features, widths = (ctypes.c_int * 2)(*self.features), (ctypes.c_int * len(self.widths))(*self.widths)
+        plan = features, widths, (ctypes.c_int * len(self.kinds))(*self.kinds), len(self.kinds)
+        _share([partial(kernel, *_pointers(*call), *plan, len(call[0])) for call in calls])
+
+
+def _parts(image: Tensor) -> list[tuple[int, slice]]:
+    """Tiles, and pixels of (T, N, C) to treat at a time."""
+    tiles, count, _ = image.shape
+    return [(tile, slice(first, first + _PIXELS)) for tile in range(tiles) for first in range(0, count, _PIXELS)]
+
+
+def _pairs(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    return images[0], images[1] if len(images) > 1 else None
+
+
+def _pointers(*tensors: Tensor | None) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+
+
+def _share(calls: Sequence[Callable[[], int]]) -> None:
+    """Calls of kernels, which may run at once, on torch's threads."""
+    pool = _helpers.pool(torch.get_num_threads())
+    if any(pool.map(_call, calls) if pool else map(_call, calls)):
+        raise RuntimeError("can't allocate memory for a kernel")
+
+
+def _call(kernel: Callable[[], int]) -> int:
+    return kernel()
 
 
 class _Helpers(threading.local):

@@ -25,6 +25,7 @@ from geosr.methods.base import FloatArray, Patch, State, tell_share
 from geosr.methods.convolution import convolve
 from geosr.methods.muon import Muon
 from geosr.methods.neighbourhood import neighbourhood_filter
+from geosr.methods.pointwise import Layer, chain, fits
 from geosr.methods.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -467,18 +468,17 @@ class _Network(nn.Module):
         if settings.variant == "convolution":
             self.source_filter = _Conv(tiles, width, width, self.sizes[0])
             self.guide_filter = _Conv(tiles, width, width, self.sizes[1])
-        self.fuse: nn.Module = _Fusion(tiles, width, settings.fusion)
+        self.fuse: _Fusion | _Joined = _Fusion(tiles, width, settings.fusion)
         if settings.variant == "joint-convolution":
             self.fuse = _Joined(tiles, width, self.sizes[0])
         blocks = [_ResBlock(tiles, width, 1) for _ in range(3)]
         self.head = nn.Sequential(*blocks, _Conv(tiles, width, 1, 1))
 
     def forward(self, guide: Tensor, source: _Levels) -> Tensor:
-        g, s = self.guide_in(self.guide(guide)), source.spread(self.source_in(self.source(source.values)))
-        s, g = self.modulate(s, g)
-        if isinstance(self.fuse, _Fusion) and self.fuse.pointwise:
-            return _by_rows(lambda s, g: self.head(self.fuse(s, g)), s, g)
-        return _by_rows(self.head, self.fuse(s, g))
+        g = _pointwise([self.guide(guide)], self.guide_in)
+        s = source.spread(_pointwise([source.values], self.source, self.source_in))
+        joined = self.fuse(*self.modulate(s, g))
+        return _pointwise(joined, self.head) if self.fuse.mix is None else _pointwise(joined, self.fuse.mix, self.head)
 
     def modulate(self, s: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Source and guide features, each filtered with the other as its target (Eq. 1 to 4)."""
@@ -496,25 +496,54 @@ class _Network(nn.Module):
 
 
 class _Fusion(nn.Module):
+    """Source and guide features as one image or, where they are to be mixed pixel by pixel, as two."""
+
     def __init__(self, tiles: int, width: int, kind: str) -> None:
         super().__init__()
         attended = kind.startswith("attention")
         self.attend = nn.ModuleList(_Attention(tiles, width) if attended else nn.Identity() for _ in range(2))
         self.mix = _Conv(tiles, 2 * width, width, 1) if kind.endswith("conv") else None
-        self.pointwise = not attended
 
-    def forward(self, s: Tensor, g: Tensor) -> Tensor:
+    def forward(self, s: Tensor, g: Tensor) -> list[Tensor]:
         s, g = self.attend[0](s), self.attend[1](g)
-        return s + g if self.mix is None else cast(Tensor, self.mix(torch.cat((s, g), 1)))
+        return [s + g] if self.mix is None else [s, g]
 
 
 class _Joined(nn.Module):
+    """Both as one image, by a convolution of theirs."""
+
+    mix: _Conv | None = None
+
     def __init__(self, tiles: int, width: int, kernel: int) -> None:
         super().__init__()
-        self.mix = _Conv(tiles, 2 * width, width, kernel)
+        self.join = _Conv(tiles, 2 * width, width, kernel)
 
-    def forward(self, s: Tensor, g: Tensor) -> Tensor:
-        return cast(Tensor, self.mix(torch.cat((s, g), 1)))
+    def forward(self, s: Tensor, g: Tensor) -> list[Tensor]:
+        return [self.join(torch.cat((s, g), 1))]
+
+
+def _pointwise(images: Sequence[Tensor], *modules: nn.Module) -> Tensor:
+    """Modules of kernels of one pixel, one after the other, on the features of all images side by side (T, C, H, W)."""
+    layers = [layer for module in modules for layer in _layers(module)]
+    if fits(images, layers):
+        return chain(images, layers)
+
+    def pass_through(*images: Tensor) -> Tensor:
+        x = images[0] if len(images) == 1 else torch.cat(images, 1)
+        for module in modules:
+            x = module(x)
+        return x
+
+    return _by_rows(pass_through, *images)
+
+
+def _layers(module: nn.Module) -> list[Layer]:
+    """What a module does whose kernels are of one pixel."""
+    if isinstance(module, _Conv):
+        return [Layer(module.weight, module.bias, module.relu)]
+    if isinstance(module, _ResBlock):
+        return [*_layers(module.first), *(layer._replace(residual=True) for layer in _layers(module.second))]
+    return [layer for part in module.children() for layer in _layers(part)]
 
 
 def _by_rows(pointwise: Callable[..., Tensor], *images: Tensor) -> Tensor:
