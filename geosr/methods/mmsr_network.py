@@ -38,7 +38,7 @@ _RIM = 8
 """Pixels along a crop's inner edge that its loss leaves out: half of a neighbourhood and some convolutions."""
 
 _PIXELS = 8192
-"""Pixels at a time in the pointwise tail of the network on the CPU: its layers of 64 channels stay in the cache."""
+"""Pixels at a time in layers of one pixel on the CPU, without the compiled kernels: 64 channels stay in the cache."""
 
 _LOOK = 20
 """Epochs between two looks at whether any fit is still sound: a look waits for a GPU to be done."""
@@ -306,7 +306,7 @@ class _Step:
 def _threads(settings: MmsrSettings) -> AbstractContextManager[None]:
     """One thread where steps look at squares: what there is to share is too little.
 
-    A step on 64 x 64 pixels takes 32 ms with one thread and 24 with two where nothing else runs; beside two busy
+    A step on 64 x 64 pixels took 32 ms with one thread and 24 with two where nothing else ran; beside two busy
     processes on two cores 50 with one, and 130 to 2200 with two, which wait for each other a hundred times a step.
     """
     return torch_threads(1) if settings.crop else nullcontext()
