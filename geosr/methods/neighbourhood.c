@@ -10,7 +10,7 @@
  *
  * Neighbours outside the image are zero vectors that stay in the softmax. A vector register holds neighbouring
  * pixels of one channel, so everything is either `compare` (a sum over channels, one logit for each shift) or
- * `gather` (a sum over shifts, for each channel). Logits live for 16 pixels only.
+ * `gather` (a sum over shifts, for each channel). Logits live for LANES pixels only.
  *
  * The work of one call is a band of rows; bands may run at once. Those of `filter_backward` add to rows that their
  * two neighbours also add to: run all even ones, then all odd ones, and the sums have one order whatever the threads.
@@ -139,8 +139,8 @@ INLINE void unpack(
     }
 }
 
-/* Of the rows `near` to ROWS rows of queries, each belongs to the neighbourhoods of some, `first` to `last`: the calls have
- * constants there. What is loaded of it, mostly across two cache lines, serves all. */
+/* Each row that is near `rows` rows of queries; it is in the neighbourhoods of those from `first` to `last`, constants to the
+ * compiler. What is loaded of it, mostly across two cache lines, serves all of them. */
 #define EACH_NEAR_ROW(call) \
     for (int near = 0; near < size + rows - 1; near++, window += (size_t)channels * wide) { \
         if (near == size) call(1, 2); \
