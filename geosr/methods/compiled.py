@@ -35,7 +35,8 @@ def library() -> ctypes.CDLL | None:
 
 def load(capability: str) -> ctypes.CDLL | None:
     """The kernels for a processor that can do so much: `AVX512`, `AVX2` or anything."""
-    specs = (find_spec(f"geosr.methods._kernels{build}") for build in _BUILDS.get(capability, ("",)))
+    builds = next((names for least, names in _BUILDS.items() if capability.startswith(least)), ("",))
+    specs = (find_spec(f"geosr.methods._kernels{name}") for name in builds)
     return next((ctypes.CDLL(spec.origin) for spec in specs if spec and spec.origin), None)
 
 
