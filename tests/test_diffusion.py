@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kernels import EVERY, use_kernels
 
 from geosr.methods import diffusion_solver as solver
 from geosr.methods.base import Patch
@@ -20,6 +21,28 @@ def make_patch(rows=4, cols=3, scale=3, bands=2, seed=0):
         rng.normal(size=(rows, cols)).astype(np.float32),
         np.ones((rows, cols), bool),
     )
+
+
+@pytest.mark.parametrize("build", EVERY)
+@pytest.mark.parametrize("shape", [(41, 37), (5, 4), (4, 70), (33, 5)])
+def test_what_flows_along_links_is_the_sum_over_pairs_of_pixels(shape, build, monkeypatch):
+    use_kernels(build, monkeypatch)
+    draw = torch.Generator().manual_seed(0)
+    links = tuple(solver._Link(*step) for step in DiffusionSettings().steps)
+    values = torch.randn(shape, generator=draw)
+    numbers = tuple(torch.rand(link.near(values).shape, generator=draw) for link in links)
+    expected = np.zeros(shape)
+    for link, number in zip(links, numbers, strict=True):
+        for row, col in np.ndindex(*number.shape):
+            near = row, col + max(-link.cols, 0)
+            far = near[0] + link.rows, near[1] + link.cols
+            along = float(number[row, col]) * (float(values[far]) - float(values[near]))
+            expected[near] -= along
+            expected[far] += along
+    found = solver._Edges(links, numbers).flow(values)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+    double = solver._Edges(links, tuple(number.double() for number in numbers)).flow(values.double())
+    np.testing.assert_allclose(double.numpy(), expected, rtol=0, atol=1e-12)
 
 
 def pooled(values, scale):

@@ -1,7 +1,7 @@
 """Kernels in C, built at installation where a C compiler is, on x86 once for each kind of processor.
 
-`neighbourhood.c` is the compiled half of `geosr.methods.neighbourhood`, `pointwise.c` of `geosr.methods.pointwise`.
-Without them everything works, slower, through torch.
+`neighbourhood.c` is the compiled half of `geosr.methods.neighbourhood`, `pointwise.c` of `geosr.methods.pointwise` and
+`diffusion.c` of `geosr.methods.diffusion_solver`. Without them everything works, slower, through torch.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _bands(values: Tensor, size: int) -> list[tuple[int, int]]:
 def _filter(name: str, images: tuple[Tensor, ...], size: int, passes: Iterable[list[tuple[int, int]]]) -> None:
     """One kernel over all bands; one pass after the other, so that sums have one order."""
     batch, height, width, channels = images[0].shape
-    kernel = getattr(library(), name)
+    kernel = _kernel(name)
     kernels = [partial(kernel, *_pointers(*(image[index] for image in images))) for index in range(batch)]
     for bands in passes:
         _share([partial(kernel, height, width, channels, size, *band) for kernel in kernels for band in bands])
@@ -140,7 +140,7 @@ class Chain:
         return [None] if self.widths[0] == 1 else [*grads], total
 
     def _run(self, name: str, calls: Sequence[tuple[Tensor, *tuple[Tensor | None, ...]]]) -> None:
-        kernel = getattr(library(), name)
+        kernel = _kernel(name)
         features, widths = (ctypes.c_int * 2)(*self.features), (ctypes.c_int * len(self.widths))(*self.widths)
         plan = features, widths, (ctypes.c_int * len(self.kinds))(*self.kinds), len(self.kinds)
         _share([partial(kernel, *_pointers(*call), *plan, len(call[0])) for call in calls])
@@ -154,6 +154,32 @@ def _parts(image: Tensor) -> list[tuple[int, slice]]:
 
 def _pairs(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
     return images[0], images[1] if len(images) > 1 else None
+
+
+def fits_flow(values: Tensor, conductivities: Sequence[Tensor]) -> bool:
+    """Whether the kernels can tell what flows between such pixels."""
+    return all(map(_plain, (values, *conductivities))) and library() is not None
+
+
+def flow(values: Tensor, links: Sequence[tuple[int, int]], conductivities: Sequence[Tensor]) -> Tensor:
+    """For each pixel the sum over its links of conductivity * (its value - the other's), on the calling thread.
+
+    Args:
+        values: (H, W) float32.
+        links: rows and columns from one pixel to the other; rows are never negative.
+        conductivities: of each link, (H - rows, W - |cols|) float32, for the pairs in the order of their first pixel.
+    """
+    values, numbers = values.contiguous(), [each.contiguous() for each in conductivities]
+    out, count = torch.empty_like(values), len(links)
+    steps = ((ctypes.c_int * count)(*step) for step in zip(*links, strict=True))
+    places = (ctypes.c_void_p * count)(*(each.data_ptr() for each in numbers))
+    _kernel("geosr_flow")(*_pointers(values, out), *values.shape, places, *steps, count)
+    return out
+
+
+def _kernel(name: str) -> Callable[..., int]:
+    kernel: Callable[..., int] = getattr(library(), name)
+    return kernel
 
 
 def _pointers(*tensors: Tensor | None) -> list[ctypes.c_void_p]:

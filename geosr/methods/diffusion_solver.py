@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geosr.consistency import spread
 from geosr.device import torch_threads
+from geosr.methods import compiled
 from geosr.methods.base import FloatArray, Patch
 from geosr.methods.solve import interpolate
 
@@ -167,6 +168,8 @@ class _Edges:
 
     def flow(self, values: Tensor) -> Tensor:
         """Half the gradient of the sum of `conductivity * difference^2`."""
+        if compiled.fits_flow(values, self.numbers):
+            return compiled.flow(values, [(link.rows, link.cols) for link in self.links], self.numbers)
         flow = torch.zeros_like(values)
         for link, conductivity in zip(self.links, self.numbers, strict=True):
             along = conductivity * (link.far(values) - link.near(values))
