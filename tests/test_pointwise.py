@@ -51,6 +51,8 @@ def gradients(images, layers, answer):
 CASES = {
     "the tail of the network": (1, (32, 32), [32] * 7 + [1], "-r+r+r+-", (21, 33)),
     "its source branch": (2, (1,), [32] * 7, "rrr+r+-", (64, 1)),
+    "residual blocks alone": (1, (32,), [32] * 6 + [1], "r+r+r+-", (9, 20)),
+    "ends residual": (2, (16,), [32, 48, 32], "-r+", (9, 9)),
     "one layer": (1, (64,), [64], "-", (7, 9)),
     "one pixel": (1, (16,), [48, 16, 16], "rr-", (1, 1)),
     "widths that change": (3, (48, 16), [16, 112, 16, 32], "r-+-", (10, 13)),
@@ -90,7 +92,12 @@ def test_what_is_no_number_stays_so(kernel):
 
 @pytest.mark.parametrize(
     ("features", "widths", "dtype"),
-    [((16,), [10, 1], torch.float32), ((5,), [16], torch.float32), ((16,), [16], torch.float64)],
+    [
+        ((16,), [10, 1], torch.float32),
+        ((16,), [1, 16], torch.float32),
+        ((5,), [16], torch.float32),
+        ((16,), [16], torch.float64),
+    ],
 )
 def test_other_widths_and_types_are_not_for_the_kernels(features, widths, dtype, kernel):
     images = [image.to(dtype) for image in random_images(1, features, (3, 3))]

@@ -48,11 +48,13 @@ def fits(values: Tensor, size: int) -> bool:
 def fits_chain(images: Sequence[Tensor], widths: Sequence[int]) -> bool:
     """Whether the kernels can pass such images through layers of such widths, faster than torch.
 
-    With registers of less than 8 numbers they would not be. They give no gradient in an image of a single feature.
+    With registers of less than 8 numbers they would not be. Widths are whole registers, the first and last may be 1;
+    there is no gradient in an image of a single feature.
     """
     kernels = library()
     lanes = kernels.geosr_lanes() if kernels else 0
-    whole = lanes >= 8 and all(width == 1 or width % lanes == 0 for width in widths)
+    ends = (width for width in (widths[0], widths[-1]) if width != 1)
+    whole = lanes >= 8 and all(width % lanes == 0 for width in (*ends, *widths[1:-1]))
     return whole and all(map(_plain, images)) and not (widths[0] == 1 and images[0].requires_grad)
 
 

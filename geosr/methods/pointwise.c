@@ -1,13 +1,13 @@
 /* Layers of one pixel after each other on the CPU, and their gradients: y_l = W_l y_(l-1) + b_l, where a layer may be
  * RECTIFIED (what is negative becomes zero) or RESIDUAL (y_(l-2) is added).
  *
- * Neither the first or last layer is RESIDUAL, nor are two that follow each other; where a layer is either, its features
- * are as many as those of the layer before the one before, and a multiple of LANES.
+ * Of features there is a multiple of LANES; before the first and after the last layer there may be one. No two RESIDUAL
+ * layers follow each other, none is the first, and what is added has as many features.
  *
- * BLOCK pixels at a time pass through all layers in the cache; the backward pass does that again. Numbers are float32,
- * a pixel's features after each other; their count is 1 or a multiple of LANES. The weights and biases of all layers
- * follow each other: W_1 (outputs, inputs), b_1, W_2, ... A call treats pixels that follow each other; calls may run at
- * once. Plain C with GCC's vector types: no Python, no OpenMP.
+ * BLOCK pixels at a time pass through all layers in the cache; the backward pass does that again. Numbers are float32, a
+ * pixel's features after each other. The weights and biases of all layers follow each other: W_1 (outputs, inputs), b_1,
+ * W_2, ... A call treats pixels that follow each other; calls may run at once. Plain C with GCC's vector types: no Python,
+ * no OpenMP.
  */
 #include <stddef.h>
 #include <stdlib.h>
