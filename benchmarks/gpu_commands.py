@@ -1,6 +1,6 @@
 """What `geosr upscale` promises of GPUs and batches, by the command itself, and whether it holds.
 
-    python benchmarks/gpu_commands.py dsm.tif ortho.tif -o FOLDER --truth truth_dsm.tif
+    PYTHONPATH=examples python benchmarks/gpu_commands.py dsm.tif ortho.tif -o FOLDER --truth truth_dsm.tif
 
 For tiles of 256 x 256 output pixels, one line a run: its exit code, seconds, error and notes, and where it is
 promised whether its output has the bytes of another:
@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import read, rmse
+from scale import upscale
 
-TILE = ("--tile", "256", "--fit", "tile", "--consistency", "exact", "--overwrite", "--quiet")
+TILE = ("--tile", "256", "--fit", "tile")
 HOLD = """
 import sys, torch
 held = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device="cuda")
@@ -47,10 +48,10 @@ class Scene:
     truth: Path | None
     folder: Path
 
-    def command(self, name: str, options: Sequence[str]) -> list[str]:
+    def command(self, name: str, options: Sequence[str]) -> list[str | Path]:
         """Of the run of that name."""
-        files = ("--source", str(self.source), "--guide", str(self.guide), "--scale", "4", "-o", str(self.output(name)))
-        return [sys.executable, "-m", "geosr", "upscale", *files, *TILE, "--report", str(self.report(name)), *options]
+        report = "--report", str(self.report(name))
+        return upscale(self.source, self.guide, self.output(name), *TILE, *report, *options)
 
     def output(self, name: str) -> Path:
         """Of the run of that name."""

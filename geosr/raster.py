@@ -51,7 +51,7 @@ MAX_LOOKS = 4096
 SMALL = 1 << 24
 """Samples up to which a file is read through to see whether it can be."""
 
-CACHE_BYTES = 128 << 20  # rasterio hands the number to GDAL as bytes, whatever its size
+_CACHE_BYTES = 128 << 20  # rasterio hands the number to GDAL as bytes, whatever its size
 _STALE_TAGS = ("AREA_OR_POINT", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 _SENTINELS = (
     -9999.0,
@@ -156,7 +156,7 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def gdal_environment(cache: int = CACHE_BYTES) -> Iterator[None]:
+def gdal_environment(cache: int = _CACHE_BYTES) -> Iterator[None]:
     """GDAL settings for all reading and writing: no sidecar metadata, no network, a bounded block cache (bytes)."""
     guard.check_environment()
     with rasterio.Env(

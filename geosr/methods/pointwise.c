@@ -161,8 +161,7 @@ static void add_gradients(Chain *chain, float *gradients, int count) {
         /* What was added to a RESIDUAL layer gets its gradient as it is, and more from the layer between them. */
         int both = layer < chain->layers + chain->count && layer[1].kind & RESIDUAL;
         float *into = both ? chain->kept : chain->before;
-        if (both) product(into, inputs, grad, outputs, 1, layer->weight, 0, count, outputs, 1);
-        else product(into, inputs, grad, outputs, 1, layer->weight, 0, count, outputs, 0);
+        product(into, inputs, grad, outputs, 1, layer->weight, 0, count, outputs, both);
         if (!both) chain->before = layer->kind & RESIDUAL ? chain->kept : grad;
         if (both || layer->kind & RESIDUAL) chain->kept = grad;
         chain->grad = into;
