@@ -180,14 +180,19 @@ def test_items_are_worked_on_and_lost_ones_told(tmp_path):
         assert (tmp_path / "workers").stat().st_mode & 0o022 == 0
 
 
-def make_reading(fifo):
+def make_reading(folder):
     """Travels as code: a worker of this test imports nothing but what it needs."""
 
     def read(item):
         import os
+        import signal
 
+        if item == "stops once" and not os.path.exists(once := f"{folder}/stopped"):
+            with open(once, "w") as file:
+                file.write(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
         if item == "endless":
-            with open(fifo) as file:  # nobody ever writes into it
+            with open(f"{folder}/fifo") as file:  # nobody ever writes into it
                 file.read()
         return item, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -196,28 +201,26 @@ def make_reading(fifo):
 
 def test_a_worker_that_hangs_is_ended_and_its_item_tried_once_more(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    lost, stopped, ended = [], [], []
-
-    def stop_the_first(result):
-        if not stopped:
-            stopped.append(result[1])
-            os.kill(result[1], signal.SIGSTOP)
+    lost, ended = [], []
 
     def note(item, why):
         lost.append((item, why))
         return item, None, None
 
     with start_processes(2, tmp_path / "workers", timeout=4) as pool:
-        read = make_reading(str(tmp_path / "fifo"))
-        items = [0, 1, 2, 3, 4, 5]
-        results = pool.run(read, items, on_done=stop_the_first, on_lost=note, tell=ended.append)
-        assert [result[0] for result in results] == items
+
+        def work(items):
+            results = pool.run(
+                make_reading(str(tmp_path)), items, on_done=lambda result: None, on_lost=note, tell=ended.append
+            )
+            assert [result[0] for result in results] == items
+
+        work([0, 1, "stops once", 3, 4, 5])
         assert lost == []  # the second attempt went well
         assert len(ended) == 1
         assert ended[0].endswith("made no progress for 4 s and is ended")
-        wait_for(lambda: not psutil.pid_exists(stopped[0]))
-        results = pool.run(read, ["endless", 7, 8], on_done=lambda result: None, on_lost=note, tell=ended.append)
-        assert [result[0] for result in results] == ["endless", 7, 8]
+        wait_for(lambda: not psutil.pid_exists(int((tmp_path / "stopped").read_text())))
+        work(["endless", 7, 8])
         assert [item for item, _ in lost] == ["endless"]
         assert "hung or died, twice: no progress for 4 s; --tile-timeout gives it longer" in lost[0][1]
         assert len(ended) == 3
