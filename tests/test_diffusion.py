@@ -151,6 +151,17 @@ def test_the_result_pools_to_the_source_where_that_is_valid(hinted):
     np.testing.assert_allclose(pooled(values, 3)[patch.source_valid], patch.source[patch.source_valid], atol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 40), (2, 33), (3, 40), (40, 2), (2, 2)])
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("hinted", [False, True])
+def test_links_longer_than_a_narrow_patch_are_left_out(rows, cols, scale, hinted):
+    patch = make_patch(rows, cols, scale)
+    hint = patch.guide[0] if hinted else None
+    for reach in (3, 16):
+        found = solver.diffuse(patch, DiffusionSettings(reach=reach), "cpu", hint)
+        np.testing.assert_allclose(pooled(found, scale), patch.source, atol=1e-5)
+
+
 def test_a_hint_counts_where_it_explains_the_source():
     """Left a step that only the hint shows, right a hint of another scene."""
     rng = np.random.default_rng(0)

@@ -61,7 +61,8 @@ def diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatA
 def _diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatArray | None) -> FloatArray:
     known = torch.from_numpy(spread(patch.source_valid, patch.scale)).to(device)
     source = torch.from_numpy(patch.source.copy()).to(device)
-    links = tuple(_Link(*step) for step in settings.steps)
+    rows, cols = known.shape
+    links = tuple(_Link(*step) for step in settings.steps if step[0] < rows and abs(step[1]) < cols)
     guide = _guide_edges(patch, settings.guide_contrast, links, device)
     values = torch.from_numpy(interpolate(patch.source, patch.scale)).to(device)
     values = _settle(values, source, known, guide**settings.guide_power, patch.tolerance, settings)
