@@ -382,6 +382,8 @@ def connect(
             _await_workers(client, address)
             _check(client, files, folder)
             there = sum(client.nthreads().values())
+            if not there:
+                raise UnavailableError(f"the workers of the Dask scheduler {address} left; start some")
             with _opened(client, address, workers or there, workers or 2 * there, timeout) as pool:
                 yield pool
         finally:

@@ -16,6 +16,10 @@ Products = Literal["highest", "high"]
 PRODUCTS: Products = "high"
 """How a GPU multiplies float32, as torch names it: `high` is TF32 (ten bits of fraction), summed in float32."""
 
+_GPU_FULL = "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
+_FULL = "can't allocate memory", "could not create a primitive"
+"""What torch says, too, where memory runs out; the last is oneDNN's, where there is no room for its code."""
+
 
 def pick_device(name: str) -> str:
     """'cpu' or 'cuda' for one of `options.DEVICES`; `UnavailableError` where it does not exist here."""
@@ -91,8 +95,28 @@ def generator(seed: int) -> torch.Generator:
 
 
 @contextmanager
+def memory_told(device: str) -> Iterator[None]:
+    """Translate what torch raises where memory runs out.
+
+    Raises:
+        OutOfMemoryError: in the block memory ran out, of the processor or of `device`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _GPU_FULL):
+            raise OutOfMemoryError(
+                f"the {device} ran out of memory on one tile; use fewer workers, a smaller tile or --device cpu"
+            ) from error
+        if not any(words in text for words in _FULL):
+            raise
+        raise OutOfMemoryError("out of memory on one tile; use fewer workers or a smaller tile") from error
+
+
+@contextmanager
 def deterministic(device: str) -> Iterator[None]:
-    """Ask CUDA for kernels that give the same bits each time, and translate its running out of memory.
+    """Ask CUDA for kernels that give the same bits each time, and tell of memory as `memory_told`.
 
     cuBLAS gives the same bits only with workspaces of a fixed size, which must be said before its first product;
     without that torch warns of every product. Products and convolutions of float32 take TF32 (`PRODUCTS`).
@@ -106,14 +130,5 @@ def deterministic(device: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(PRODUCTS)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all is written
-    try:
+    with memory_told(device):
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"the {device} ran out of memory on one tile; use fewer workers, a smaller tile or --device cpu"
-        ) from error
-    except RuntimeError as error:
-        # the second is oneDNN's, where there is no room for its code
-        if not any(words in str(error) for words in ("can't allocate memory", "could not create a primitive")):
-            raise
-        raise OutOfMemoryError("out of memory on one tile; use fewer workers or a smaller tile") from error

@@ -66,12 +66,12 @@ def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:
     Raises:
         TileError: the fit failed.
     """
-    from geosr.device import torch_threads
+    from geosr.device import memory_told, torch_threads
 
     patches = draw_patches(plan, stats, FIT_TILES)
     if not patches:
         return {}
-    with torch_threads(placement.fit_threads):
+    with torch_threads(placement.fit_threads), memory_told(placement.device):
         return plan.method.fit(patches, plan.recipe.seed, placement.device)
 
 

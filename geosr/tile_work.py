@@ -74,8 +74,9 @@ def fit_group(
                 for tile, pair in zip(group, pairs, strict=True)
                 if isinstance(pair, Pair)
             }
-        except MemoryError:
-            return {tile.index: Fit(OutOfMemoryError("out of memory")) for tile in group}
+        except (OutOfMemoryError, MemoryError) as error:
+            found = OutOfMemoryError(str(error) or "out of memory")
+            return {tile.index: Fit(found) for tile in group}
         asking = {tile: patch for tile, patch in patches.items() if asks(patch, plan.method)}
         seeds = [_seed(plan, tile) for tile in asking]
         fits = fit_together([*asking.values()], plan.method, seeds, placement.device)

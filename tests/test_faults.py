@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasters
-from outputs import check_means, physical, run
+from outputs import SMALL_NETWORK, check_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr.errors import TileError
@@ -164,19 +164,19 @@ def test_a_file_that_is_gone_for_a_while_costs_nothing(tmp_path):
 NO_MEMORY = """
 import resource, sys
 sys.path.insert(0, {tests!r})
-from outputs import SMALL_NETWORK, run
+from outputs import run
 from geosr.errors import TileError
 from geosr.options import TileFailed
 failures = []
 def note(event):
     if isinstance(event, TileFailed):
         failures.append(event.retry)
-run({source!r}, {guide!r}, {warm!r}, 4, method="mmsr", settings=SMALL_NETWORK["settings"])
+run({small[0]!r}, {small[1]!r}, {warm!r}, 4, method={method!r}, settings={settings!r})
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + ({room} << 20), -1))
 try:
-    large = SMALL_NETWORK["settings"] | {{"channels": 256}}
-    run({source!r}, {guide!r}, {output!r}, 4, method="mmsr", settings=large, on_event=note)
+    large = {settings!r} | {large!r}
+    run({source!r}, {guide!r}, {output!r}, 4, method={method!r}, settings=large, tile=512, on_event=note)
 except TileError as error:
     print(failures, error)
     sys.exit(error.exit_code)
@@ -184,12 +184,19 @@ except TileError as error:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures the process as Linux does")
-def test_a_tile_that_needs_more_memory_than_there_is_fails_by_name(tmp_path):
-    source, guide = make_pair(tmp_path, size=72)
-    values = {"tests": Path(__file__).parent, "source": source, "guide": guide, "warm": tmp_path / "w.tif"}
-    code = NO_MEMORY.format(**{k: str(v) for k, v in values.items()}, output=str(tmp_path / "out.tif"))
+@pytest.mark.parametrize(
+    ("method", "settings", "large", "room"),
+    [("mmsr", SMALL_NETWORK["settings"], {"channels": 256}, 100), ("diffusion", {}, {}, 40)],
+)
+def test_a_tile_that_needs_more_memory_than_there_is_fails_by_name(method, settings, large, room, tmp_path):
+    (tmp_path / "small").mkdir()
+    small = [str(path) for path in make_pair(tmp_path / "small", size=24)]
+    source, guide = make_pair(tmp_path, size=112)
+    values = {"tests": Path(__file__).parent, "source": source, "guide": guide, "warm": tmp_path / "small/w.tif"}
+    texts = {name: str(value) for name, value in values.items()} | {"output": str(tmp_path / "out.tif")}
+    code = NO_MEMORY.format(**texts, small=small, method=method, settings=settings, large=large, room=room)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 5, done.stderr
     assert done.stdout.startswith("[True, False] 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): ")
     assert "out of memory" in done.stdout
-    assert set(contents(tmp_path)) == {"source.tif", "guide.tif", "w.tif"}
+    assert [name for name in contents(tmp_path) if not name.startswith("small")] == ["guide.tif", "source.tif"]

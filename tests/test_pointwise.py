@@ -1,5 +1,7 @@
 """Layers of one pixel after each other, by the compiled kernels, against the formula in float64."""
 
+import time
+
 import pytest
 import torch
 from kernels import use_kernels
@@ -108,6 +110,29 @@ def test_no_gradient_is_left_out_silently(kernel):
     image, layers = torch.ones(1, 1, 3, 3), random_layers(1, 1, [16], "r")
     assert fits([image], layers)
     assert not fits([image.requires_grad_()], layers)
+
+
+def test_a_single_feature_at_the_end_is_not_rectified(kernel):
+    images = random_images(1, (16,), (3, 3))
+    assert fits(images, random_layers(1, 16, [16, 1], "r-"))
+    assert not fits(images, random_layers(1, 16, [16, 1], "-r"))
+
+
+def test_no_kernel_is_at_work_after_an_error():
+    ended = []
+
+    def slow():
+        time.sleep(0.3)
+        ended.append(True)
+        return 0
+
+    with torch_threads(2):
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            compiled._share([lambda: 1, slow])
+        assert ended == [True]
+        with pytest.raises(ZeroDivisionError):
+            compiled._share([lambda: 1 // 0, slow])
+        assert ended == [True, True]
 
 
 def test_without_kernels_nothing_fits(monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -191,12 +191,17 @@ def _pointers(*tensors: Tensor | None) -> list[ctypes.c_void_p]:
 def _share(calls: Sequence[Callable[[], int]]) -> None:
     """Calls of kernels, which may run at once, on torch's threads."""
     pool = _helpers.pool(torch.get_num_threads())
-    if any(pool.map(_call, calls) if pool else map(_call, calls)):
+    if any(_at_once(pool, calls) if pool else [call() for call in calls]):
         raise RuntimeError("can't allocate memory for a kernel")
 
 
-def _call(kernel: Callable[[], int]) -> int:
-    return kernel()
+def _at_once(pool: ThreadPoolExecutor, calls: Sequence[Callable[[], int]]) -> list[int]:
+    """What they return; none is at work any more when this ends, however it does: they know addresses only."""
+    futures = [pool.submit(call) for call in calls]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        wait(futures)
 
 
 class _Helpers(threading.local):

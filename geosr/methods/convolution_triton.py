@@ -37,6 +37,9 @@ _WARPS, _STAGES = 4, 3
 _LARGEST = 128
 """Features of either side."""
 
+_NUMBERS = 2**31
+"""In an image, its kernels count no further."""
+
 _STRETCHES = 8
 """At least so many to a run: of fewer, adding up the runs takes longer than making them."""
 
@@ -47,7 +50,8 @@ _PROGRAMS = 1024
 def fits(image: Tensor, weight: Tensor, tiles: int) -> bool:
     """Whether the kernels can treat such images (T, C, H, W) with such weights (T * outputs, inputs, k, k)."""
     kinds = torch.float32, torch.bfloat16, torch.float16
-    return image.dtype in kinds and max(weight.shape[0] // tiles, weight.shape[1]) <= _LARGEST
+    features = max(weight.shape[0] // tiles, weight.shape[1])
+    return image.dtype in kinds and features <= _LARGEST and features * image[0, 0].numel() < _NUMBERS
 
 
 class Convolution(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 
 _FIRST = 3
 """Times that the work is done as it is: kernels are compiled, optimisers make their states, memory is found."""
+
+
+_recording = threading.Lock()
+"""CUDA allows one recording at a time in a process."""
 
 
 class Recorded:
@@ -55,13 +60,14 @@ class Recorded:
 
     def _record(self, work: Callable[[], Tensor], stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         """Other threads may go on using the GPU meanwhile."""
-        gc.collect()  # graphs of fits that failed
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                self._result = work()
-        except RuntimeError as error:  # what ends the recording covers what broke it
-            if isinstance(error.__context__, torch.OutOfMemoryError):
-                raise error.__context__ from None
-            raise
-        return graph
+        with _recording:
+            gc.collect()  # graphs of fits that failed
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    self._result = work()
+            except RuntimeError as error:  # what ends the recording covers what broke it
+                if isinstance(error.__context__, torch.OutOfMemoryError):
+                    raise error.__context__ from None
+                raise
+            return graph

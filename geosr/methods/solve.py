@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from geosr.consistency import Consistency, project, spread
+from geosr.device import memory_told
 from geosr.errors import OutOfMemoryError, TileError
 from geosr.methods.base import BoolArray, FloatArray, Method, Patch, Prediction, State
 from geosr.pair import Pair, Stats, normalise
@@ -85,8 +86,13 @@ def solve(
 
 
 def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
-    """What a method sees of a pair."""
-    return replace(normalise(pair, stats), tolerance=consistency.tolerance / stats.source_spread)
+    """What a method sees of a pair.
+
+    Raises:
+        OutOfMemoryError: the memory does not suffice.
+    """
+    with memory_told("cpu"):
+        return replace(normalise(pair, stats), tolerance=consistency.tolerance / stats.source_spread)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,8 @@ def _fit_each(
 ) -> Sequence[State | TileError]:
     """`Method.fit_each`, what it raises in every patch's place."""
     try:
-        return method.fit_each(patches, seeds, device)
+        with memory_told(device):
+            return method.fit_each(patches, seeds, device)
     except (TileError, MemoryError) as error:  # made anew: this one's traceback would keep the batch's tensors
         kind = type(error) if isinstance(error, TileError) else OutOfMemoryError
         return [kind(str(error) or "out of memory")] * len(patches)
@@ -161,8 +168,9 @@ def predict(
     """
     if not asks(patch, method):
         return 0.0, Prediction(interpolate(patch.source, patch.scale))
-    state = method.fit([patch], seed, device) if state is None else state
-    prediction = method.predict(patch, state, device)
+    with memory_told(device):
+        state = method.fit([patch], seed, device) if state is None else state
+        prediction = method.predict(patch, state, device)
     values = prediction.values
     if values.shape != patch.guide_valid.shape or not np.isfinite(values).all():
         raise TileError(f"{method.name} returned {values.shape} values, some of them not finite")
