@@ -108,7 +108,7 @@ missing_options = _together(
         "--source-nodata",
         type=float,
         metavar="VALUE",
-        help="The stored value that means 'no data' in the source.",
+        help="A stored value that means 'no data' in the source, beside what the file declares.",
     ),
     option(
         _MISSING,

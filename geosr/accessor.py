@@ -77,7 +77,7 @@ def upscale(
             preset's own: exact, but off in the paper presets.
         band: which band of a multi-band source file, counted from 1, its wavelength as in `8.2um` and `865nm`, or
             `all`: the result is (band, y, x) then.
-        source_nodata: nodata of the source where its file does not say it.
+        source_nodata: a value to be taken as nodata in the source, beside what it declares.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none, in any form that pyproj reads.
         allow_ballpark: accept a datum shift of unknown accuracy between the two CRS.

@@ -35,7 +35,7 @@ class Inputs:
         scale: high pixels to one source pixel along a side, 2 to 32.
         band: which band of a multi-band source, counted from 1, its wavelength as in `8.2um` and `865nm`, or
             `all` for a run that makes each of them.
-        source_nodata: value to be taken as nodata in the source, over what the file says.
+        source_nodata: a value to be taken as nodata in the source, beside what the file declares.
         guide_nodata: the same for the guide.
         assume_crs: CRS of the raster that has none.
         allow_ballpark: accept a transformation of unknown accuracy between the two CRS.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.raster import Raster
 from geosr.report import Report, check_report
-from geosr.store import TileStore
+from geosr.store import TileStore, published_before, reported
 from geosr.style import check_style
 from geosr.version import __version__
 from geosr.writer import Encoding, Mosaic, check_output
@@ -34,8 +35,11 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
     Raises:
         UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
     """
-    asked = {OUTPUT: output, **execution.layers}
-    outputs = {name: check_output(path, inputs, overwrite=execution.overwrite) for name, path in asked.items()}
+    outputs = {OUTPUT: check_output(output, inputs, overwrite=execution.overwrite)}
+    left = published_before(outputs[OUTPUT])
+    for name, path in execution.layers.items():
+        free = execution.overwrite or Path(os.path.realpath(path)) in left
+        outputs[name] = check_output(path, inputs, overwrite=free)
     if len({*outputs.values()}) < len(outputs):
         raise UsageError("the output and what is written beside it need different names")
     if execution.report:
@@ -43,6 +47,26 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
     if execution.style:
         check_style(outputs[OUTPUT], overwrite=execution.overwrite)
     return outputs
+
+
+def withdraw(files: frozenset[Path], output: Path, execution: Execution) -> None:
+    """Take back what an ended run published without its output: this one will publish it anew.
+
+    Args:
+        files: as they were found before this run had the run folder to itself.
+        output: where the output will lie.
+        execution: of this run.
+
+    Raises:
+        UsageError: the output is there by now.
+        OutputError: there is no right.
+    """
+    if execution.overwrite or not files:
+        return
+    check_output(output, [], overwrite=False)
+    for file in files:
+        with reported(f"cannot take back {file}"):
+            file.unlink(missing_ok=True)
 
 
 def mosaics(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +69,11 @@ def fingerprint(
 
 
 def identity(file: Raster) -> str:
-    """Path, size, modification time and a digest of parts of a file."""
+    """Path, size, modification time and a digest of parts of a file, and of what it or files beside it say of it."""
     size, nanoseconds, _ = file.fingerprint
     modified = f"{datetime.fromtimestamp(nanoseconds // 10**9, UTC):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09} UTC"
-    return f"{file.path}, {size} bytes, modified {modified}, digest {digest_of_parts(file.path)}"
+    said = repr((tuple(file.geobox.affine), file.crs_wkt, file.nodatas)).encode()
+    digests = (
+        f"digest {digest_of_parts(file.path)}, of georeference and nodata {blake2b(said, digest_size=4).hexdigest()}"
+    )
+    return f"{file.path}, {size} bytes, modified {modified}, {digests}"

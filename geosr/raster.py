@@ -10,8 +10,8 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from geosr.displacement import Displacement
 from geosr.errors import GeosrError, InputError, UsageError
 from geosr.grid import Window
 from geosr.raster_guard import Fingerprint, show
+from geosr.sidecar import Sidecar, read_sidecar
 
 GDAL_ERRORS: tuple[type[Exception], ...] = (RasterioError, CPLE_BaseError)
 """What rasterio raises: its own tree, and GDAL's private one that it lets through (at close, for instance)."""
@@ -83,8 +84,9 @@ class Raster:
         georeferenced: False where the file places itself nowhere (identity affine, no CRS).
         bands: 1-based bands that are read, alpha excluded; exactly one for a source.
         dtype: data type of the first of them.
-        nodata: the value that means "no data" in the first band: the user's, else the file's.
-        nodatas: the same for each of `bands`.
+        nodata: the value that means "no data" in the first band: the file's, else its sidecar's, else the user's.
+        nodatas: what the file or its sidecar declares for each of `bands`.
+        further_nodata: the user's.
         scale, offset: physical value = stored value * scale + offset, of the first band.
         units, description: of the first band, None where the file says nothing.
         tags, band_tags: metadata of the file and of its first band, without statistics.
@@ -127,6 +129,7 @@ class Raster:
     fingerprint: Fingerprint
     options: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    further_nodata: float | None = None
     pooled: int = 1
     displacement: Displacement | None = None
 
@@ -227,7 +230,7 @@ def describe_source(
     Args:
         path: a local raster file.
         band: 1-based band to read, or its wavelength; needed where there are several besides alpha.
-        nodata: the value that means "no data", in stored units, instead of the file's.
+        nodata: a value that means "no data", in stored units, beside what the file declares.
         assume_crs: the CRS of a file that names none.
         native_resolution: metres that the sensor resolves, where the file's pixels are smaller: its pixels are then
             means over the nearest whole number of the file's, see `consistency.pool_measured`; rows and columns
@@ -291,7 +294,7 @@ def describe_guide(
 
     Args:
         path: a local raster file.
-        nodata: the value that means "no data" in every band, instead of the file's.
+        nodata: a value that means "no data" in every band, beside what the file declares.
         assume_crs: the CRS of a file that names none.
 
     Raises:
@@ -313,7 +316,8 @@ def _describe(
 ) -> Raster:
     file = guard.local_file(path)
     driver = guard.find_driver(file)
-    world, notes = guard.sidecars(file, driver)
+    world, sidecar = guard.world_file(file, driver), read_sidecar(file) or Sidecar(file)
+    notes: tuple[str, ...] = ()
     identity = guard.fingerprint(file)
     options = {"GEOREF_SOURCES": "INTERNAL"} if driver == "GTiff" else {}
     if world and driver == "GTiff":
@@ -330,11 +334,11 @@ def _describe(
         notes += chosen
         if source and ColorInterp.palette == dataset.colorinterp[bands[0] - 1]:
             notes += (f"{show(file.name)} has a palette: its numbers are taken as values, not as colours",)
-        wkt, crs = _find_crs(file, dataset, assume_crs)
-        geobox, placed = _find_grid(file, dataset, crs)
-        nodatas = tuple(dataset.nodatavals[b - 1] if nodata is None else float(nodata) for b in bands)
+        wkt, crs = _find_crs(file, dataset, sidecar.crs, assume_crs)
+        geobox, placed = _find_grid(file, dataset, sidecar.affine, crs)
+        nodatas = tuple(_declared(dataset, sidecar, band) for band in bands)
         dtype = dataset.dtypes[bands[0] - 1]
-        notes += _nodata_notes(file, nodatas[0], dtype)
+        notes += (*_sidecar_notes(file, dataset, sidecar, bands), *_nodata_notes(file, {nodatas[0], nodata}, dtype))
         tags, band_tags, tag_notes = _read_tags(file, dataset, bands[0])
         scale, offset = float(dataset.scales[bands[0] - 1]), float(dataset.offsets[bands[0] - 1])
         if source and not (math.isfinite(scale) and math.isfinite(offset) and scale != 0):
@@ -349,7 +353,7 @@ def _describe(
             georeferenced=placed,
             bands=bands,
             dtype=dtype,
-            nodata=nodatas[0],
+            nodata=nodata if nodatas[0] is None else nodatas[0],
             nodatas=nodatas,
             scale=scale,
             offset=offset,
@@ -367,6 +371,7 @@ def _describe(
             fingerprint=identity,
             options=options,
             warnings=notes + tag_notes,
+            further_nodata=nodata,
         )
 
 
@@ -429,18 +434,28 @@ def _choose_bands(
     raise UsageError(f"band {band} was asked for, but {show(file)} has {dataset.count} ({listed}{more})")
 
 
-def _find_crs(file: Path, dataset: Any, assume_crs: str | None) -> tuple[str | None, str | None]:
-    """The whole CRS and its horizontal part as WKT 2, the file's own or the assumed one; Nones without."""
-    if dataset.crs:
-        wkt = dataset.crs.to_wkt(version="WKT2_2019")
-    elif assume_crs is not None:
-        wkt = parse_crs(assume_crs).to_wkt()
-    else:
-        return None, None
+def _find_crs(file: Path, dataset: Any, beside: str | None, assume_crs: str | None) -> tuple[str | None, str | None]:
+    """The whole CRS and its horizontal part as WKT 2: the file's own, its sidecar's or the assumed one; else Nones."""
     try:
+        if dataset.crs:
+            wkt = dataset.crs.to_wkt(version="WKT2_2019")
+        elif beside is not None:
+            wkt = _crs_in_file(beside).to_wkt()
+        elif assume_crs is not None:
+            wkt = parse_crs(assume_crs).to_wkt()
+        else:
+            return None, None
         return wkt, warp.horizontal(pyproj.CRS.from_wkt(wkt)).to_wkt()
     except (CRSError, ProjError) as error:
         raise InputError(f"{show(file)}: its CRS is not understood: {show(error)}") from error
+
+
+def _crs_in_file(text: str) -> pyproj.CRS:
+    """A CRS that a sidecar names; as with one that a person typed, neither files nor URLs are opened."""
+    try:
+        return parse_crs(text)
+    except UsageError as error:
+        raise CRSError(str(error)) from error
 
 
 def parse_crs(text: str) -> pyproj.CRS:
@@ -458,9 +473,9 @@ def parse_crs(text: str) -> pyproj.CRS:
         raise UsageError(hint) from error
 
 
-def _find_grid(file: Path, dataset: Any, crs: str | None) -> tuple[GeoBox, bool]:
-    """The grid, and whether the file places itself at all."""
-    affine = dataset.transform
+def _find_grid(file: Path, dataset: Any, beside: Affine | None, crs: str | None) -> tuple[GeoBox, bool]:
+    """The grid, the file's own or its sidecar's, and whether the file is placed at all."""
+    affine = dataset.transform if _placed(dataset) else beside or dataset.transform
     if affine == Affine.identity():
         if dataset.gcps[0] or dataset.tags(ns="RPC"):
             kind = "ground control points" if dataset.gcps[0] else "RPCs"
@@ -477,14 +492,56 @@ def _find_grid(file: Path, dataset: Any, crs: str | None) -> tuple[GeoBox, bool]
     return GeoBox((rows, cols), affine, crs), bool(crs or affine != Affine.identity())
 
 
-def _nodata_notes(file: Path, nodata: float | None, dtype: str) -> tuple[str, ...]:
-    """A warning where the nodata value cannot occur."""
-    if nodata is None or math.isnan(nodata) or np.dtype(dtype).kind == "f":
-        return ()
+def _placed(dataset: Any) -> bool:
+    return bool(dataset.transform != Affine.identity() or dataset.gcps[0])
+
+
+def _declared(dataset: Any, sidecar: Sidecar, band: int) -> float | None:
+    """A band's nodata value, the file's or else its sidecar's."""
+    own: float | None = dataset.nodatavals[band - 1]
+    return sidecar.nodata.get(band) if own is None else own
+
+
+def _sidecar_notes(file: Path, dataset: Any, sidecar: Sidecar, bands: Sequence[int]) -> Iterator[str]:
+    """What is taken from the sidecar, and what is not for the file says otherwise."""
+    name, there = show(file.name), show(sidecar.path.name)
+    first = sidecar.nodata.get(bands[0])
+    parts = [
+        ("nodata value", first, dataset.nodatavals[bands[0] - 1], first is None or f"{first:g}"),
+        ("position", sidecar.affine, dataset.transform if _placed(dataset) else None, "it"),
+        ("CRS", sidecar.crs, dataset.crs or None, "it"),
+    ]
+    ignored = [*sidecar.others]
+    for what, beside, own, shown in parts:
+        if beside is not None and own is None:
+            yield f"{name} has no {what} of its own: {shown} is taken from {there}"
+        elif beside is not None and not _agree(beside, own):
+            ignored.append(what)
+    if ignored:
+        yield f"{', '.join(ignored)} in {there} {'is' if len(ignored) == 1 else 'are'} not read: {name} itself holds"
+
+
+def _agree(beside: Any, own: Any) -> bool:
+    """Whether a sidecar says what the file says itself."""
+    if isinstance(beside, str):
+        with suppress(CRSError, ProjError):
+            return bool(_crs_in_file(beside).equals(pyproj.CRS.from_wkt(own.to_wkt()), ignore_axis_order=True))
+        return False
+    if isinstance(beside, Affine):
+        return bool(beside.almost_equals(own))
+    return bool(beside == own or (math.isnan(beside) and math.isnan(own)))
+
+
+def _nodata_notes(file: Path, nodatas: set[float | None], dtype: str) -> Iterator[str]:
+    """A warning where a nodata value cannot occur."""
+    if np.dtype(dtype).kind == "f":
+        return
     info = np.iinfo(dtype)
-    if info.min <= nodata <= info.max and float(nodata).is_integer():
-        return ()
-    return (f"{show(file.name)}: the nodata value {nodata:g} cannot occur in {dtype}; no pixel is nodata by it",)
+    for nodata in nodatas:
+        if nodata is None or math.isnan(nodata):
+            continue
+        if not (info.min <= nodata <= info.max and float(nodata).is_integer()):
+            yield f"{show(file.name)}: the nodata value {nodata:g} cannot occur in {dtype}; no pixel is nodata by it"
 
 
 def _short(text: str | None) -> str | None:
@@ -716,9 +773,11 @@ def _valid(raster: Raster, stored: Array) -> Mask:
     A nodata value that ordinary pixels can have in one band (0, or any in 8-bit data) makes a pixel invalid where
     all bands have theirs: black in red alone is a colour. A sentinel (-9999, 65535) does so in any band.
     """
-    missing = np.stack([_equals(band, nodata) for band, nodata in zip(stored, raster.nodatas, strict=True)])
-    ordinary = raster.nodata == 0 or stored.dtype.itemsize == 1
-    valid: Mask = np.logical_not(missing.all(axis=0) if ordinary else missing.any(axis=0))
+    valid = np.ones(stored.shape[1:], bool)
+    for nodatas in (raster.nodatas, (raster.further_nodata,) * len(raster.bands)):
+        missing = np.stack([_equals(band, nodata) for band, nodata in zip(stored, nodatas, strict=True)])
+        ordinary = nodatas[0] == 0 or stored.dtype.itemsize == 1
+        valid &= ~(missing.all(axis=0) if ordinary else missing.any(axis=0))
     if stored.dtype.kind == "f":
         valid &= np.isfinite(stored).all(axis=0)
     return valid

@@ -184,19 +184,9 @@ def _find_by_text(path: Path, head: bytes) -> str | None:
     return None
 
 
-def sidecars(path: Path, driver: str) -> tuple[Path | None, tuple[str, ...]]:
-    """The world file beside `path` (or None), and one warning for each sidecar that says more than statistics."""
-    world = next((p for s in _WORLD_FILES.get(driver, ()) if _is_file(p := path.with_suffix(s))), None)
-    ignored = path.with_name(path.name + ".aux.xml")
-    if not _is_file(ignored):
-        return world, ()
-    with ignored.open("rb") as file:
-        text = file.read(1 << 16)
-    if not any(
-        word in text for word in (b"<SRS", b"<GeoTransform", b"<NoDataValue", b"<GCPList", b"<Scale", b"<Offset")
-    ):
-        return world, ()
-    return world, (f"{show(ignored.name)} is not read: what {show(path.name)} itself says holds",)
+def world_file(path: Path, driver: str) -> Path | None:
+    """The world file beside `path`, if there is one."""
+    return next((p for s in _WORLD_FILES.get(driver, ()) if _is_file(p := path.with_suffix(s))), None)
 
 
 def _is_file(path: Path) -> bool:

@@ -138,7 +138,8 @@ def suspicions(scene: Scene) -> Iterator[str]:
         with suppress(InputError):  # what cannot be read will be named by its tile
             constant = raster.suspicious_constant(file)
             if constant is not None:
-                yield f"the {role} holds {constant:g} as if for nodata; if it is, say --{role}-nodata {constant:g}"
+                value = f"{constant:.17g}"  # whole, as it will be typed
+                yield f"the {role} holds {value} as if for nodata; if it is, say --{role}-nodata {value}"
 
 
 def find_valid(scene: Scene, tiles: list[Tile], *, with_guide: bool = True) -> tuple[Tile, Pair]:

@@ -7,6 +7,7 @@ Its name follows from the output's, so that the same command finds it again:
     state.npz   what a fit on the scene left behind, its digest in the manifest
     checkpoint.safetensors   what a training has come to, with a digest of its own
     tiles/      one file a tile, there and complete or not there at all, each with a digest
+    published.json   files beside the output that are about to get their names, and how to know them again
     bands/      of a run for all bands of a source: finished ones, and the run folder of the next
 
 Everything else in it is being made and of no use to a later run. The digest of the manifest is the key that every
@@ -45,6 +46,7 @@ CHECKPOINT = "checkpoint.safetensors"
 """Name of a training's own record in the run folder."""
 
 _KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, "tiles", "influence", "uncertainty", "bands"}
+_PUBLISHED = "published.json"
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -303,7 +305,7 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
     Raises:
         OutputError: the folder of `output` is missing or cannot be written to, or another run is at work.
     """
-    path = output.with_name(f".{output.name[:_NAME]}-{_digest(os.fsencode(output.name))[:8]}.geosr")
+    path = _folder_of(output)
     with _locked(path, output):
         with suppress(OSError):  # a run that was killed while it removed its folder may have left a part
             _erase(_gone(path))
@@ -318,6 +320,42 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
                 _remove(path)
             raise
         _remove(path)
+
+
+def _folder_of(output: Path) -> Path:
+    return output.with_name(f".{output.name[:_NAME]}-{_digest(os.fsencode(output.name))[:8]}.geosr")
+
+
+def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
+    """Write down in the run folder which files are about to get names, one after the other, the output's own last.
+
+    Args:
+        folder: the run folder.
+        files: by the name that each will get.
+
+    Raises:
+        OutputError: there is no room or no right.
+    """
+    known = {str(name): _identity(file) for name, file in files.items()}
+    write_whole(folder / _PUBLISHED, json.dumps(known).encode())
+
+
+def published_before(output: Path) -> frozenset[Path]:
+    """The files beside `output` that a run had given their names when it ended, before it could name the output."""
+    try:
+        known = json.loads((_folder_of(output) / _PUBLISHED).read_text("utf-8"))
+        return frozenset(Path(name) for name, identity in known.items() if _identity(Path(name)) == identity)
+    except (OSError, ValueError, AttributeError):
+        return frozenset()
+
+
+def _identity(file: Path) -> list[int] | None:
+    """Device, inode, size and modification time, which naming does not change."""
+    try:
+        found = file.lstat()
+    except FileNotFoundError:
+        return None
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
 
 
 @contextmanager

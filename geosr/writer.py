@@ -26,7 +26,7 @@ from geosr.grid import GridPair, Window
 from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
 from geosr.raster_guard import show
 from geosr.seams import SeamMeter
-from geosr.store import TileResult, TileStore, scratch_folder
+from geosr.store import TileResult, TileStore, note_published, scratch_folder
 from geosr.tiling import Span, core_edges
 
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB
@@ -183,20 +183,19 @@ def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[
         OutputError: no room, no right, or a finished file is not what was written.
     """
     written = []
-    for number, mosaic in enumerate(mosaics):
-        staging, finished = mosaic.folder / "mosaic.tif", _finished(mosaic, number)
+    files = [(mosaic, mosaic.folder / f"output{number}.tif") for number, mosaic in enumerate(mosaics)]
+    for mosaic, finished in files:
+        staging = mosaic.folder / "mosaic.tif"
         with _reported(mosaic.output), gdal_environment(_cache_bytes(mosaic)):
             written.append(_stage(mosaic, staging))
             _copy_to_cog(staging, finished, compress)
             _check(finished, staging, mosaic)
-    for number, mosaic in enumerate(mosaics):
+    if len(files) > 1:
+        note_published(mosaics[0].folder, {mosaic.output: finished for mosaic, finished in files})
+    for mosaic, finished in files:
         with _reported(mosaic.output):
-            _publish(_finished(mosaic, number), mosaic.output, overwrite=overwrite)
+            _publish(finished, mosaic.output, overwrite=overwrite)
     return written
-
-
-def _finished(mosaic: Mosaic, number: int) -> Path:
-    return mosaic.folder / f"output{number}.tif"
 
 
 def _cache_bytes(mosaic: Mosaic) -> int:
@@ -467,9 +466,21 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
         raise
     except (OSError, ValueError) as error:  # too long a name, a NUL in it, no right to look
         raise OutputError(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    if exists and not overwrite:
+    if overwrite:
+        return path
+    if exists:
         raise UsageError(f"{name} exists; use --overwrite to replace it")
+    if form == "GeoTIFF" and (beside := next((file for file in _beside(path) if os.path.lexists(file)), None)):
+        raise UsageError(
+            f"{show(beside)} is left from an earlier {show(path.name)}, and GDAL would read it for the new one; "
+            "remove it, or use --overwrite"
+        )
     return path
+
+
+def _beside(path: Path) -> list[Path]:
+    """Files that GDAL reads with a GeoTIFF of that name, if they are there."""
+    return [path.with_name(path.name + suffix) for suffix in (".aux.xml", ".msk", ".ovr")]
 
 
 def _publish(finished: Path, output: Path, *, overwrite: bool) -> None:
@@ -477,8 +488,8 @@ def _publish(finished: Path, output: Path, *, overwrite: bool) -> None:
     _sync(finished)
     if overwrite:
         finished.replace(output)
-        for suffix in (".aux.xml", ".msk", ".ovr"):  # of the file that was replaced; GDAL would read them for this one
-            output.with_name(output.name + suffix).unlink(missing_ok=True)
+        for file in _beside(output):  # of the file that was replaced
+            file.unlink(missing_ok=True)
     else:
         try:
             _name(finished, output)

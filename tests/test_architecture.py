@@ -19,6 +19,7 @@ LAYERS = [
         "consistency",
         "methods.entry",
         "raster_guard",
+        "sidecar",
         "uncertainty",
         "noise",
         "denoise",

@@ -226,6 +226,17 @@ def test_overwriting_replaces_the_file_and_what_gdal_kept_beside_it(tmp_path, pa
     assert not (tmp_path / "out.tif.aux.xml").exists()
 
 
+@pytest.mark.parametrize("suffix", [".aux.xml", ".msk", ".ovr"])
+def test_what_would_be_read_with_a_new_output_is_named_before_work(suffix, tmp_path, pair):
+    left = tmp_path / f"out.tif{suffix}"
+    left.write_text("of a file that is gone")
+    with pytest.raises(UsageError, match=rf"out.tif{suffix} is left from an earlier out.tif"):
+        run(*pair, tmp_path / "out.tif", 4)
+    assert names(tmp_path) == ["in", left.name]
+    run(*pair, tmp_path / "out.tif", 4, overwrite=True)
+    assert names(tmp_path) == ["in", "out.tif"]
+
+
 def test_a_link_is_followed_and_kept(tmp_path, pair):
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "real.tif"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import os
 import pickle
 import shutil
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
@@ -217,7 +219,13 @@ def test_flipped_header_bytes_are_read_or_refused(tmp_path, flips):
 # --- sidecars ------------------------------------------------------------------------------------------------
 
 
+PAM = """<PAMDataset><SRS>{crs}</SRS><GeoTransform> 5.0e+1, 2,0, 1e2,0,-2</GeoTransform>
+<PAMRasterBand band="1"><NoDataValue>{nodata}</NoDataValue></PAMRasterBand></PAMDataset>"""
+
+
 def test_a_contradicting_sidecar_is_not_read(plain):
+    with rasterio.open(plain, "r+") as dataset:
+        dataset.nodata = -9999
     before = describe_source(plain)
     plain.with_name("plain.tif.aux.xml").write_text(
         "<PAMDataset><SRS>EPSG:4326</SRS><GeoTransform>0,1,0,0,0,-1</GeoTransform>"
@@ -226,8 +234,64 @@ def test_a_contradicting_sidecar_is_not_read(plain):
     plain.with_suffix(".tfw").write_text("2\n0\n0\n-2\n7\n7\n")
     after = describe_source(plain)
     assert (after.geobox, after.nodata) == (before.geobox, before.nodata)
-    assert any("aux.xml" in text for text in after.warnings)
+    said = "nodata value, position, CRS in plain.tif.aux.xml are not read: plain.tif itself holds"
+    assert said in after.warnings
     assert any(".tfw is not read" in text for text in after.warnings)
+
+
+@pytest.mark.parametrize(("name", "driver"), [("a.tif", "GTiff"), ("a.png", "PNG")])
+@pytest.mark.parametrize("as_wkt", [False, True])
+def test_what_a_file_leaves_open_is_taken_from_its_sidecar_as_gdal_does(name, driver, as_wkt, tmp_path):
+    values = np.arange(1, 31, dtype=np.uint8).reshape(5, 6)
+    path = write(tmp_path / name, values, rasterio.Affine.identity(), crs=None, driver=driver)
+    crs = pyproj.CRS("EPSG:32632").to_wkt("WKT1_ESRI") if as_wkt else "EPSG:32632"
+    path.with_name(name + ".aux.xml").write_text(PAM.format(crs=html.escape(crs), nodata="7.0"))
+    raster = describe_source(path, assume_crs="EPSG:32633")  # it names one
+    with rasterio.open(path) as dataset:
+        assert raster.geobox.affine == dataset.transform == rasterio.Affine(2, 0, 50, 0, -2, 100)
+        assert dataset.nodata == 7
+    assert pyproj.CRS.from_wkt(raster.geobox.crs.to_wkt()).equals("EPSG:32632", ignore_axis_order=True)
+    assert raster.georeferenced
+    np.testing.assert_array_equal(read_source(raster)[1], values != 7)
+    np.testing.assert_array_equal(read_guide(describe_guide(path), raster.geobox)[1], values != 7)
+    for what in ("nodata value of its own: 7 is", "position of its own: it is", "CRS of its own: it is"):
+        assert f"{name} has no {what} taken from {name}.aux.xml" in raster.warnings
+
+
+def test_a_sidecar_that_agrees_is_not_worth_a_word(plain):
+    with rasterio.open(plain, "r+") as dataset:
+        dataset.nodata = -9999
+        crs, affine = dataset.crs.to_wkt(), dataset.transform.to_gdal()
+    text = f"<PAMDataset><SRS>{html.escape(crs)}</SRS><GeoTransform>{','.join(map(repr, affine))}</GeoTransform>"
+    band = '<PAMRasterBand band="1"><NoDataValue>-9999</NoDataValue></PAMRasterBand></PAMDataset>'
+    plain.with_name("plain.tif.aux.xml").write_text(text + band)
+    assert describe_source(plain).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<PAMDataset><SRS>EPSG",
+        "<PAMDataset><GeoTransform>1,2</GeoTransform></PAMDataset>",
+        '<PAMDataset><PAMRasterBand band="x"><NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>',
+        '<!DOCTYPE a [<!ENTITY b "EPSG:32632">]><PAMDataset><SRS>&b;</SRS></PAMDataset>',
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><PAMDataset><SRS>&b;</SRS></PAMDataset>',
+    ],
+)
+def test_a_damaged_or_hostile_sidecar_is_left_alone(text, plain):
+    before = describe_source(plain)
+    plain.with_name("plain.tif.aux.xml").write_text(text)
+    after = describe_source(plain)
+    assert (after.geobox, after.nodatas) == (before.geobox, before.nodatas)
+    assert any("cannot be made out in plain.tif.aux.xml is not read" in text for text in after.warnings)
+
+
+@pytest.mark.parametrize("crs", ["https://example.org/crs", "/etc/passwd", "+proj=utm +zone=32 +nadgrids=/etc/passwd"])
+def test_a_sidecars_crs_opens_nothing(crs, tmp_path):
+    path = write(tmp_path / "a.tif", np.ones((4, 4), np.uint8), crs=None)
+    path.with_name("a.tif.aux.xml").write_text(f"<PAMDataset><SRS>{crs}</SRS></PAMDataset>")
+    with pytest.raises(InputError, match="its CRS is not understood"):
+        describe_source(path)
 
 
 def test_a_world_file_places_a_tiff_that_has_no_position(tmp_path):
@@ -323,13 +387,17 @@ def test_nodata(tmp_path, dtype, nodata, holes):
     assert read.dtype == np.float64
 
 
-def test_a_declared_value_replaces_the_files(tmp_path):
+def test_a_further_value_holds_beside_the_files(tmp_path):
     values = np.array([[1, 2, 3], [4, -1, 6]], np.int16)
     path = write(tmp_path / "a.tif", values, nodata=-1)
     assert read_source(describe_source(path))[1].sum() == 5
-    np.testing.assert_array_equal(read_source(describe_source(path, nodata=3))[1], values != 3)
+    both = describe_source(path, nodata=3)
+    assert (both.nodata, both.further_nodata) == (-1, 3)
+    np.testing.assert_array_equal(read_source(both)[1], (values != 3) & (values != -1))
+    seen = read_guide(describe_guide(path, nodata=3), both.geobox)[1]
+    np.testing.assert_array_equal(seen, (values != 3) & (values != -1))
     impossible = describe_source(path, nodata=-99999)
-    assert read_source(impossible)[1].all()
+    np.testing.assert_array_equal(read_source(impossible)[1], values != -1)
     assert any("cannot occur in int16" in text for text in impossible.warnings)
 
 

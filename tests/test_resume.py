@@ -28,8 +28,9 @@ FAST = ["--method", "bicubic", "--tile", "64"]
 COMMAND = [sys.executable, "-m", "geosr", "upscale", "--source", "source.tif", "--guide", "guide.tif"]
 
 
-def begin(folder, output, *more):
-    return subprocess.Popen([*COMMAND, "-o", output, *more], cwd=folder, stderr=subprocess.PIPE, text=True)
+def begin(folder, output, *more, **environment):
+    command = [*COMMAND, "-o", output, *more]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
 def finish(folder, output, *more):
@@ -109,6 +110,59 @@ def test_what_is_written_beside_the_output_is_the_same_byte_for_byte_too(folder)
     for name, whole in zip(names, uninterrupted, strict=True):
         assert (folder / name).read_bytes() == whole.read_bytes()
     assert not [*folder.glob(".beside*")]
+
+
+BETWEEN = """
+import os, signal
+from geosr import writer
+publish, named = writer._publish, []
+def kill_at_the_last(finished, output, **options):
+    if len(named) == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    publish(finished, output, **options)
+    named.append(output)
+writer._publish = kill_at_the_last
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(("after", "more"), [(1, ()), (2, ()), (2, ("--seed", "3")), (2, ("--overwrite",))])
+def test_killed_between_two_names_the_same_command_goes_on(after, more, links, folder, tmp_path):
+    hook = BETWEEN.format(after=after) + (
+        "" if links else "def refuse(*names): raise PermissionError(1)\nos.link = refuse"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    output, names = f"between-{after}-{links}-{len(more)}.tif", ["std.tif", "change.tif"]
+    names = [f"{output}-{name}" for name in names]
+    options = (*FAST, "--uncertainty", names[0], "--guide-influence", names[1])
+    run = begin(folder, output, *options, PYTHONPATH=str(tmp_path))
+    assert run.communicate(timeout=600)[0] is None
+    assert run.returncode == -signal.SIGKILL
+    assert sum((folder / name).exists() for name in names) == after
+    assert not (folder / output).exists()
+
+    assert finish(folder, output, *options, *more)
+    assert (folder / output).exists()
+    assert not [*folder.glob(f".{output}*")]
+    if not more:
+        again = [f"again-{name}" for name in names]
+        finish(folder, f"again-{output}", *FAST, "--uncertainty", again[0], "--guide-influence", again[1])
+        for name in (output, *names):
+            assert (folder / name).read_bytes() == (folder / f"again-{name}").read_bytes()
+
+
+@pytest.mark.chaos
+def test_a_file_that_took_the_name_after_a_kill_is_left_alone(folder, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(BETWEEN.format(after=1))
+    options = (*FAST, "--uncertainty", "taken.tif")
+    begin(folder, "alone.tif", *options, PYTHONPATH=str(tmp_path)).communicate(timeout=600)
+    (folder / "taken.tif").unlink()
+    (folder / "taken.tif").write_text("somebody else's")
+    run = begin(folder, "alone.tif", *options)
+    assert "taken.tif exists; use --overwrite" in run.communicate(timeout=600)[1]
+    assert run.returncode == 2
+    assert (folder / "taken.tif").read_text() == "somebody else's"
 
 
 @pytest.mark.chaos
@@ -218,6 +272,14 @@ def test_another_source_starts_afresh(stopped):
     outcome = upscale(folder, *options)
     assert "started afresh: source\n" in outcome.err
     assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
+
+
+def test_another_sidecar_starts_afresh(stopped):
+    folder, options, _ = stopped
+    (folder / "guide.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>'
+    )
+    assert "started afresh: guide\n" in upscale(folder, *options).err
 
 
 def test_a_source_with_its_old_time_and_size_is_still_another_one(stopped):
