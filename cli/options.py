@@ -205,10 +205,9 @@ recipe_options = _together(
         _RESULT,
         "--tile",
         type=int,
-        default=320,
-        show_default=True,
         metavar="PIXELS",
-        help="Work on tiles of at most this many output pixels a side.",
+        help="Work on tiles of at most this many output pixels a side.  [default: 320, or the least that method and "
+        "scale allow]",
     ),
     fit_option,
     option(

@@ -41,7 +41,7 @@ def upscale(
     bounds: Bounds | None = None,
     coregister: bool = False,
     native_resolution: float | None = None,
-    tile: int = 320,
+    tile: int | None = None,
     fit: str | None = None,
     seed: int = 0,
     dtype: str = "float32",
@@ -86,7 +86,7 @@ def upscale(
             and move the guide by it.
         native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
             averaged to that, to the nearest whole number of them, and `scale` counts from there.
-        tile: side of a tile in output pixels at most, halo included.
+        tile: side of a tile in output pixels at most, halo included; 320, or the least for method and scale, when None.
         fit: the method once on some tiles of the `scene`, or on each `tile`; None takes what suits the preset.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.

@@ -76,7 +76,7 @@ class Load:
         """Output pixels to the side of the largest tile that one worker has memory for; None where there is none."""
         scale, (rows, cols) = self.plan.scene.grids.scale, self.plan.scene.grids.low.shape
         smallest = smallest_tile(scale, self.plan.method.halo(scale))
-        for side in range(self.plan.recipe.tile // scale, smallest // scale - 1, -1):
+        for side in range(max(self.plan.tiles[0].window.shape), smallest // scale - 1, -1):
             if PROCESS + self._worker((min(side, rows), min(side, cols))) <= limit:
                 return side * scale
         return None

@@ -68,7 +68,8 @@ class Recipe:
         preset: one of the method's sets of settings.
         settings: single settings on top of the preset.
         consistency: how near the pooled output must come to the source; the preset's own when None.
-        tile: side of a tile in output pixels at most, halo included.
+        tile: side of a tile in output pixels at most, halo included; None takes 320, or the least that method and scale
+            allow.
         fit: `tile` fits the method on each tile alone, `scene` once on some tiles drawn from the scene; None takes
             `scene` for a method that normalises by the scene's statistics.
         seed: of all random numbers.
@@ -81,7 +82,7 @@ class Recipe:
     preset: str = "default"
     settings: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
-    tile: int = 320
+    tile: int | None = None
     fit: str | None = None
     seed: int = 0
     dtype: str = "float32"
@@ -95,7 +96,7 @@ class Recipe:
             raise UsageError(f"compress is {self.compress!r}; use one of {', '.join(COMPRESSIONS)}")
         if self.fit not in (None, *FITS):
             raise UsageError(f"fit is {self.fit!r}; use one of {', '.join(FITS)}")
-        if self.tile < 1:
+        if self.tile is not None and self.tile < 1:
             raise UsageError(f"tile is {self.tile}; it must be positive")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")

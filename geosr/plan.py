@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from geosr import methods
@@ -12,10 +12,13 @@ from geosr.options import Inputs, Recipe
 from geosr.pair import Pair
 from geosr.raster_guard import show
 from geosr.scene import Scene, open_scene
-from geosr.tiling import Tile, cut
+from geosr.tiling import Tile, cut, smallest_tile
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method, State
+
+_TILE = 320
+"""High pixels to a tile's side where nobody asks for others and the method can do with them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,10 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
             f"{_named(method)} takes a guide of {method.bands} bands; {show(scene.guide.path.name)} has "
             f"{scene.guide.channels}"
         )
-    tiles = cut(scene.grids.low.shape, inputs.scale, size=recipe.tile, halo=method.halo(inputs.scale))
+    halo = method.halo(inputs.scale)
+    size = recipe.tile or max(_TILE, smallest_tile(inputs.scale, halo))
+    tiles = cut(scene.grids.low.shape, inputs.scale, size=size, halo=halo)
+    recipe = replace(recipe, tile=size)
     consistency = recipe.consistency or Consistency.parse(method.consistency)
     return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)
 

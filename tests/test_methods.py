@@ -1,6 +1,7 @@
 """Every registered method keeps what methods promise; names and settings that do not exist say what there is."""
 
 import numpy as np
+import pairs
 import pytest
 from conformance import Conformance, make_pair, run
 
@@ -9,6 +10,9 @@ from geosr.consistency import Consistency, pool
 from geosr.errors import TileError, UnavailableError, UsageError
 from geosr.methods.base import Method, Prediction
 from geosr.methods.entry import Entry
+from geosr.options import Inputs, Recipe
+from geosr.plan import make_plan
+from geosr.tiling import smallest_tile
 
 QUICK = {
     "mmsr": {"epochs": 2, "channels": 16, "source_to_guide": 5, "guide_to_source": 3},
@@ -55,6 +59,16 @@ def test_what_is_not_exact_makes_a_difference(method, mode):
         np.abs(pool(exact, np.ones(exact.shape, bool), 4)[0] - pool(other, np.ones(exact.shape, bool), 4)[0]).max()
         > 0.01
     )
+
+
+@pytest.mark.parametrize("scale", [2, 7, 14, 15, 16, 32])
+def test_tiles_that_nobody_asks_for_do_at_every_scale(method, scale, tmp_path):
+    source, guide = pairs.make_pair(tmp_path, size=70)
+    if scale in method.scales:
+        plan = make_plan(Inputs(source, guide, scale), Recipe(method.name))
+        assert plan.recipe.tile == max(320, smallest_tile(scale, plan.method.halo(scale)))
+        assert max(plan.tiles[0].window.times(scale).shape) <= plan.recipe.tile
+        assert sum(np.prod(tile.core.shape) for tile in plan.tiles) == 70 * 70
 
 
 def test_unknown_names_say_what_there_is():
