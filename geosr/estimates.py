@@ -69,9 +69,10 @@ def run_seconds(plan: Plan, execution: Execution) -> float:
     seconds(trial.less)  # not counted: loading and first allocations
     less, more = seconds(trial.less), seconds(trial.more)
     fit = trial.times * max(more - less, 0)
-    turns = -(-len(plan.tiles) // (len(group) * placement.workers))
+    turns, on_cpu = -(-len(plan.tiles) // (len(group) * placement.workers)), placement.device == "cpu"
     if plan.fits_scene:
-        return fit * (1 if trial.together else min(FIT_TILES, len(plan.tiles))) + less * turns
+        at_once = FIT_TILES if trial.together else placement.fit_threads if trial.threaded and on_cpu else 1
+        return fit * -(-min(FIT_TILES, len(plan.tiles)) // at_once) + less * turns
     return (less + fit) * turns
 
 

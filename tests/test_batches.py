@@ -265,6 +265,7 @@ class Clocked(Method):
     clock: list[float]
     epochs: int = 1
     together: bool = False
+    threaded: bool = False
     settings: None = None
     name: str = "clocked"
     needs_fit: bool = True
@@ -274,7 +275,7 @@ class Clocked(Method):
         return 1
 
     def trial(self):
-        return Trial(self, replace(self, epochs=3), 50, self.together)
+        return Trial(self, replace(self, epochs=3), 50, self.together, self.threaded)
 
     def fit(self, patches, seed, device):
         return self.fit_each(patches, [seed], device)[0]
@@ -297,13 +298,16 @@ def test_the_time_that_is_estimated_is_that_of_the_batches(batch, workers, turns
     assert found == turns * (1 + 50 * 2 + min(batch, 25))  # the first epoch, the rest, the predictions
 
 
-@pytest.mark.parametrize(("together", "fits"), [(False, 4), (True, 1)])
-def test_the_time_of_a_scenes_fit_is_that_of_its_four_tiles_or_of_one(together, fits, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("how", "threads", "fits"),
+    [({}, 4, 4), ({"together": True}, 1, 1), ({"threaded": True}, 1, 4), ({"threaded": True}, 3, 2)],
+)
+def test_the_time_of_a_scenes_fit_is_that_of_its_four_tiles_or_of_fewer(how, threads, fits, tmp_path, monkeypatch):
     plan = make_plan(Inputs(*make_pair(tmp_path, size=60)), Recipe(**SMALL_NETWORK, tile=112, fit="scene"))
     clock = [0.0]
     monkeypatch.setattr(estimates, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    found = estimates.run_seconds(replace(plan, method=Clocked(clock, together=together)), Execution("cpu", 1))
-    assert found == fits * 50 * 2 + 25 * (1 + 1)
+    execution = Execution("cpu", 1, threads=threads)
+    assert estimates.run_seconds(replace(plan, method=Clocked(clock, **how)), execution) == fits * 50 * 2 + 25 * (1 + 1)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,13 @@ def test_any_scale_and_size(preset, scale, rows, cols):
     assert answer(create(preset, SMALL), patch)[1].shape == (rows * scale, cols * scale)
 
 
+@pytest.mark.parametrize(("scale", "rows", "cols"), [(2, 2, 70), (2, 3, 64), (4, 70, 2), (4, 1, 65), (2, 5, 5)])
+@pytest.mark.parametrize("belief", ["judged", "full"])
+def test_a_strip_is_judged_and_answered(scale, rows, cols, belief):
+    method = create("default", SMALL | {"belief": belief})
+    assert answer(method, make_patch(scale, rows, cols))[1].shape == (rows * scale, cols * scale)
+
+
 def test_fits_several_patches_of_different_sizes():
     patches = [make_patch(seed=1), make_patch(rows=4, cols=5, seed=2)]
     method = create("default", SMALL)
@@ -136,6 +143,42 @@ def test_the_fast_network_is_the_papers(rows, cols):
         assert (mine.grad - other.grad).abs().max() <= near * other.grad.abs().max() + 1e-6, name
 
 
+def test_a_step_on_squares_follows_the_mean_loss_of_all_patches():
+    settings = replace(PRESETS["default"], channels=16)
+    net, exact = (mmsr_network._build(3, settings, seeds=[3]) for _ in range(2))
+    sizes = [(6, 7), (12, 5), (9, 11)]
+    patches = [make_patch(rows=rows, cols=cols, seed=rows) for rows, cols in sizes]
+    patches[1].source_valid[2:4] = False
+    batches = [mmsr_network._Tensors.of([patch], "cpu") for patch in patches]
+    step = mmsr_network._Step(net, batches, 32, [], map)
+    (loss,) = step([device.generator(1)]).tolist()
+    assert step.rate == 3
+    expected = 0
+    for look in step._looks:
+        seen = look.seen()
+        values = plainly(exact.double(), seen.guide.double(), seen.bilinear.double())
+        low = values.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).mean((3, 5))
+        expected += (low - seen.source).abs()[seen.valid].mean() / 3
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for (name, mine), other in zip(net.named_parameters(), exact.parameters(), strict=True):
+        assert (mine.grad - other.grad).abs().max() <= 1e-4 * other.grad.abs().max() + 1e-6, name
+
+
+def test_threads_share_the_squares_and_change_no_bit():
+    settings = create("default", SMALL | {"epochs": 5, "crop": 16}).settings
+    patches = [make_patch(rows=rows, seed=rows) for rows in (5, 6, 7, 8, 9)]
+
+    def fit(threads):
+        with device.torch_threads(threads):
+            return mmsr_network.fit(patches, settings, 0, "cpu")
+
+    alone = fit(1)
+    for threads in (2, 3, 8):
+        found = fit(threads)
+        assert all(found[name].tobytes() == values.tobytes() for name, values in alone.items())
+
+
 def test_the_loss_falls():
     losses = []
     settings = create("paper-dem", SMALL | {"epochs": 40}).settings
@@ -145,7 +188,7 @@ def test_the_loss_falls():
 
 
 @pytest.mark.parametrize(("crop", "threads"), [(16, 1), (0, 2)])
-def test_steps_on_squares_take_one_thread_and_those_on_whole_patches_all(crop, threads):
+def test_a_square_takes_one_thread_and_a_whole_patch_all(crop, threads):
     seen, settings = set(), create("default", SMALL | {"crop": crop}).settings
     with device.torch_threads(2):
         for fit in (

@@ -90,13 +90,15 @@ def told_to(listener: Callable[[float], None]) -> Iterator[None]:
 class Trial:
     """The whole takes as long as `less`, and `times` as long as the difference between `more` and `less`.
 
-    `together`: several patches that one fit is for take no longer than one.
+    `together`: several patches that one fit is for take no longer than one. `threaded`: on the CPU they are worked on
+    at once, by a thread each.
     """
 
     less: Method
     more: Method
     times: float
     together: bool = False
+    threaded: bool = False
 
 
 class Method(Protocol):

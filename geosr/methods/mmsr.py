@@ -54,8 +54,8 @@ class MmsrSettings:
         variant: the paper's ablation (Tables 2 and 3).
         fusion: how the two modulated features are joined (supplement, Table I).
         epochs: optimiser steps for each patch.
-        crop: side, in output pixels, of the random square of the patch that a step looks at; 0 is the whole
-            patch, as in the paper.
+        crop: side, in output pixels, of the random square of each patch that a step looks at; 0 is one whole
+            patch, as in the paper. A step on squares of n patches is n times as long.
         optimiser: `adam` as in the paper; `muon` makes the steps of the matrices between features orthogonal
             (`geosr.methods.muon`) and leaves the rest to Adam: as good after 1000 steps as Adam after 2000.
         learning_rate: of both.
@@ -185,10 +185,13 @@ class Mmsr(Method):
         """
         first, few = (4, 32) if self.settings.crop else (1, 2)
         less, more = (Mmsr(replace(self.settings, epochs=epochs)) for epochs in (first, first + few))
-        return Trial(less, more, (self.settings.epochs - first) / few)
+        return Trial(less, more, (self.settings.epochs - first) / few, threaded=bool(self.settings.crop))
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a network to the patches, each seen once an epoch, for as long as it pays (`_Pays`).
+
+        Whole patches make a step each. Squares of all patches make one step together, on the CPU worked on by a thread
+        each, as far as there are threads: however many, the bits are the same.
 
         Raises:
             UsageError: the patches differ in their number of guide bands.

@@ -7,9 +7,11 @@ for on a GPU, whose time a single tile's small layers would not fill.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -67,10 +69,11 @@ def fit(
     bands = {len(patch.guide) for patch in patches}
     if len(bands) != 1:
         raise UsageError(f"patches to fit have {sorted(bands)} guide bands; they must all have as many")
-    with deterministic(device), _threads(settings):
+    on_cpu = device == "cpu"
+    with deterministic(device), _threads(settings, len(patches) if on_cpu else 1) as at_once:
         net = _build(bands.pop(), settings, [seed]).to(device)
         batches = [_Tensors.of([patch], device) for patch in patches]
-        (state,) = _optimise(net, batches, settings, [seed], on_epoch, enough)
+        (state,) = _optimise(net, batches, settings, [seed], on_epoch, enough, at_once)
     if isinstance(state, TileError):
         raise state
     return state
@@ -104,9 +107,9 @@ def fit_each(
     shapes = {(patch.guide.shape, patch.source.shape) for patch in patches}
     if len(shapes) != 1:
         raise UsageError(f"patches to fit at once have {len(shapes)} different shapes; they must all have one")
-    with deterministic(device), _threads(settings):
+    with deterministic(device), _threads(settings, 1) as at_once:
         net = _build(len(patches[0].guide), settings, seeds).to(device)
-        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch, enough)
+        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch, enough, at_once)
 
 
 def predict(patch: Patch, state: State, settings: MmsrSettings, device: str) -> FloatArray:
@@ -242,21 +245,25 @@ def _optimise(
     seeds: Sequence[int],
     on_epoch: OnEpoch | None,
     enough: Enough | None,
+    at_once: AtOnce,
 ) -> list[State | TileError]:
-    """The pooled L1 loss (Eq. 5) made small, one step a batch and epoch: one batch, or batches of one patch each.
+    """The pooled L1 loss (Eq. 5) made small, in an epoch by one step on each patch, or by one on a square of each.
 
-    A tile's gradients are those of its own loss, and the optimisers treat each tile's weights by themselves: the sum of
-    the losses fits each tile as if it were alone.
+    There is one batch, or there are batches of one patch each. A tile's gradients are those of its own loss, and the
+    optimisers treat each tile's weights by themselves: the sum of the losses fits each tile as if it were alone.
     """
     draws, optimisers = [generator(seed) for seed in seeds], _optimisers(net, settings)
-    steps = [_Step(net, batch, settings.crop, optimisers) for batch in batches]
+    groups = [batches] if settings.crop else [[batch] for batch in batches]
+    steps = [_Step(net, group, settings.crop, optimisers, at_once) for group in groups]
     sums = torch.zeros(len(seeds), device=batches[0].guide.device)  # not finite once a loss was not
     sound = torch.zeros_like(sums, dtype=torch.long)  # epochs before that
     for epoch in range(settings.epochs):
-        (order, *_) = [torch.randperm(len(batches), generator=draw).tolist() for draw in draws]
+        (order, *_) = [torch.randperm(len(steps), generator=draw).tolist() for draw in draws]
         total = torch.zeros_like(sums)
         for place, index in enumerate(order):
-            _set_rate(optimisers, settings.learning_rate * settings.rate(epoch + place / len(batches)))
+            _set_rate(
+                optimisers, settings.learning_rate * steps[index].rate * settings.rate(epoch + place / len(steps))
+            )
             total += steps[index](draws)
         sums += total
         sound += sums.isfinite()
@@ -264,9 +271,7 @@ def _optimise(
             break
         tell_share((epoch + 1) / settings.epochs)
         if on_epoch:
-            on_epoch(
-                epoch + 1, float(total.mean()) / len(batches), lambda: [a for b in batches for a in _answer(net, b)]
-            )
+            on_epoch(epoch + 1, float(total.mean()) / len(steps), lambda: [a for b in batches for a in _answer(net, b)])
         if enough and enough(epoch + 1, lambda: [_state(net, tile, len(seeds)) for tile in range(len(seeds))]):
             break
     return [
@@ -278,38 +283,88 @@ def _optimise(
 
 
 class _Step:
-    """A step of the optimisers on one batch: on whole patches, or on a random square of each."""
+    """A step of the optimisers on the mean loss of some batches: on whole patches, or on a random square of each.
 
-    def __init__(self, net: _Network, batch: _Tensors, crop: int, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-        self._net, self._batch, self._optimisers = net, batch, optimisers
-        self._square = _Square.of(batch, crop) if crop else None
-        self._corners = torch.zeros(len(batch.source), 2, dtype=torch.long, device=batch.source.device)
-        self._recorded = Recorded(batch.source.device.type)
+    Attributes:
+        rate: how many times as long it is as one on a single batch: as long as those that it stands for.
+    """
+
+    def __init__(
+        self,
+        net: _Network,
+        batches: Sequence[_Tensors],
+        crop: int,
+        optimisers: Sequence[torch.optim.Optimizer],
+        at_once: AtOnce,
+    ) -> None:
+        self._net, self._optimisers, self._at_once = net, optimisers, at_once
+        self._parameters = [*net.parameters()]
+        self._looks = [_Look(batch, crop) for batch in batches]
+        self._recorded = Recorded(batches[0].source.device.type)
+        self.rate = len(batches)
 
     def __call__(self, draws: Sequence[torch.Generator]) -> Tensor:
         """Each tile's loss before the step, to be read before the next."""
-        if self._square:
-            self._corners.copy_(torch.tensor([self._square.draw(draw) for draw in draws]))
+        for look in self._looks:
+            look.draw(draws)
         return self._recorded(self._compute)
 
     def _compute(self) -> Tensor:
-        for optimiser in self._optimisers:
-            optimiser.zero_grad()
-        batch = self._square.cut(self._batch, self._corners) if self._square else self._batch
-        losses = _loss(self._net, batch)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses, gradients = zip(*self._at_once(self._gradients, self._looks), strict=True)
+        for parameter, *parts in zip(self._parameters, *gradients, strict=True):
+            parameter.grad = _alike(parameter, reduce(torch.add, parts))
         for optimiser in self._optimisers:
             optimiser.step()
-        return losses.detach()
+        return cast(Tensor, reduce(torch.add, losses))
+
+    def _gradients(self, look: _Look) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A batch's share of the mean loss, by tile, and its gradients."""
+        losses = _loss(self._net, look.seen()) / len(self._looks)
+        return losses.detach(), torch.autograd.grad(losses.sum(), self._parameters)
 
 
-def _threads(settings: MmsrSettings) -> AbstractContextManager[None]:
-    """One thread where steps look at squares: what there is to share is too little.
+def _alike(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in the order in which the parameter lies in memory, as the optimisers' kernels expect it."""
+    images = parameter.dim() == 4
+    return gradient.contiguous(memory_format=torch.channels_last if images else torch.contiguous_format)
+
+
+class _Look:
+    """What a step sees of a batch: all of it, or a random square of each patch."""
+
+    def __init__(self, batch: _Tensors, crop: int) -> None:
+        self._batch = batch
+        self._square = _Square.of(batch, crop) if crop else None
+        self._corners = torch.zeros(len(batch.source), 2, dtype=torch.long, device=batch.source.device)
+
+    def draw(self, draws: Sequence[torch.Generator]) -> None:
+        """Other squares from now on."""
+        if self._square:
+            self._corners.copy_(torch.tensor([self._square.draw(draw) for draw in draws]))
+
+    def seen(self) -> _Tensors:
+        return self._square.cut(self._batch, self._corners) if self._square else self._batch
+
+
+AtOnce = Callable[[Callable[[_Look], Any], Sequence[_Look]], Iterable[Any]]
+"""A function's results for some looks, in their order, some worked on at once."""
+
+
+@contextmanager
+def _threads(settings: MmsrSettings, squares: int) -> Iterator[AtOnce]:
+    """The calling thread's for the block; where steps look at squares, one for each square at most.
 
     A step on 64 x 64 pixels took 32 ms with one thread and 24 with two where nothing else ran; beside two busy
     processes on two cores 50 with one, and 130 to 2200 with two, which wait for each other a hundred times a step.
+    Threads with a square each meet once a step.
     """
-    return torch_threads(1) if settings.crop else nullcontext()
+    count = min(torch.get_num_threads(), squares)
+    with torch_threads(1) if settings.crop else nullcontext():
+        if not settings.crop or count == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
 
 
 def _state(net: _Network, tile: int, tiles: int) -> State:
