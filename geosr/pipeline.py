@@ -18,7 +18,7 @@ from typing import Any
 from geosr.assess import decide
 from geosr.estimates import scratch_bytes
 from geosr.methods.base import told_to
-from geosr.options import Execution, Fitting, Inputs, Note, Recipe, Stage
+from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, mosaics, withdraw
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
@@ -46,6 +46,7 @@ def upscale_file(
         TileError: tiles failed; the others are kept for the next run, and nothing was written.
         OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
+    execution, notes = _noted(execution)
     stages = _Stages(execution)
     outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
     output = outputs.pop(OUTPUT)
@@ -70,7 +71,7 @@ def upscale_file(
         stages.begin("tiles")
         store = folder.tiles(plan.layers)
         made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
-        report = Report(output, made.results, made.resumed, stages.seconds)
+        report = Report(output, made.results, made.resumed, stages.seconds, notes=notes)
         _tell(execution, _notes_on_tiles(plan, placement, report))
         if report.failed:
             write_report(report, plan, placement, execution, depends_on)
@@ -102,6 +103,18 @@ class _Stages:
         """By stage."""
         ends = [*(start for _, start in self._began[1:]), time.monotonic()]
         return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
+
+
+def _noted(execution: Execution) -> tuple[Execution, list[str]]:
+    """The same, and what will be noted during it, as it comes."""
+    notes: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+        execution.on_event(event)
+
+    return replace(execution, on_event=hear), notes
 
 
 def _tell(execution: Execution, texts: Iterator[str]) -> None:

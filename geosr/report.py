@@ -32,6 +32,7 @@ class Report:
         resumed: how many of them an earlier run had done.
         seconds: by stage.
         written: consistency and seams, as measured on the output; None where none was written.
+        notes: what the run had to say of the pair, the work and the result.
     """
 
     output: Path
@@ -39,6 +40,7 @@ class Report:
     resumed: int
     seconds: Mapping[str, float]
     written: Written | None = None
+    notes: Sequence[str] = ()
 
     @property
     def tiles(self) -> int:
@@ -136,6 +138,7 @@ def _content(
         "tiles": _tiles(report, plan.scene.grids.scale),
         "batches": _batches(report.results, plan.scene.grids.scale, placement.batch),
         "output": str(report.output) if found else None,
+        "notes": [*report.notes],
         "exit_code": TileError.exit_code if report.failed or report.interpolated else 0,
         "scheduler": execution.scheduler,
         "workers": placement.workers,

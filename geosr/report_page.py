@@ -246,7 +246,9 @@ def _tables(content: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if smaller := content.get("batches", {}).get("smaller"):
         run |= {"smaller batches": f"{len(smaller)} tiles, for want of memory: another run may differ in last bits"}
     inputs, settings, versions = (content[name] for name in ("inputs", "settings", "versions"))
+    notes = [(str(number), text) for number, text in enumerate(content.get("notes", ()), 1)]
     return [
+        *([("Notes", notes, True)] if notes else []),
         ("Inputs", _rows(inputs), True),
         ("Run", _rows(run | seconds), True),
         ("Settings", _rows(settings), False),

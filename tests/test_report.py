@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,6 +52,22 @@ def test_a_report_says_what_was_done(folder):
     assert report["deviation"]["largest"] < 1e-5
     assert (report["guided_percent"], report["scheduler"]) == (0, "threads")
     assert set(contents(folder)) == {"source.tif", "guide.tif", "out.tif", "report.json"}
+
+
+def test_a_report_holds_every_note_that_was_printed(tmp_path):
+    make_pair(tmp_path, shift=30)
+    band = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>-7</NoDataValue></PAMRasterBand></PAMDataset>'
+    (tmp_path / "source.tif.aux.xml").write_text(band)
+    for name, read_notes in (
+        ("report.json", lambda text: json.loads(text)["notes"]),
+        ("report.html", lambda text: re.findall(r'<tr><th scope="row">\d+</th><td>(.*?)</td></tr>', text)),
+    ):
+        outcome = upscale(tmp_path, "--report", tmp_path / name, "--overwrite", method="diffusion")
+        printed = [line.removeprefix("note: ") for line in outcome.err.splitlines() if line.startswith("note: ")]
+        assert [html.unescape(note) for note in read_notes((tmp_path / name).read_text())] == printed
+        assert len(printed) == 3
+        assert "nodata value" in printed[0] + printed[1]
+        assert printed[-1].startswith("no guide on ")
 
 
 def test_a_report_names_tiles_that_failed_and_those_of_an_earlier_run(folder):
