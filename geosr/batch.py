@@ -12,10 +12,12 @@ from pathlib import Path
 
 from geosr import methods, raster
 from geosr.bands import ALL
+from geosr.consistency import Consistency
 from geosr.errors import GeosrError, OutputError, TileError, UnavailableError
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
+from geosr.outputs import bounds_text, settings_text
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
@@ -261,15 +263,9 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
         tags = raster.describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
-    asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name, "SCALE": str(inputs.scale), "SEED": str(recipe.seed)}
-    if recipe.method != AUTO:
-        asked |= {"METHOD": recipe.method, "PRESET": recipe.preset}
-    if recipe.weights:
-        asked["WEIGHTS_DIGEST"] = open_weights(recipe.weights).digest
-    band, native = inputs.band, inputs.native_resolution
-    asked |= {"BAND": "" if band is None else str(band)}
-    asked |= {"NATIVE_RESOLUTION": "" if native is None else f"{native:g}"}
+    asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name} | _asked(inputs, recipe)
     other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
+    other += ["coregister"] if inputs.coregister != ("GEOSR_COREGISTER_SHIFT" in tags) else []
     if job.sample:
         made = {"source": origin_of(job.source), "guide": origin_of(job.guide)}
         other += [name for name, origin in made.items() if origin not in (None, job.sample.origin)]
@@ -283,6 +279,28 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     tiles = tags.get("GEOSR_INTERPOLATED_TILES")
     why = f"tiles hold the interpolated source: {tiles}" if tiles else None
     return _of(job, SKIPPED, why, expected=float(expected) if expected else None, complete=not tiles)
+
+
+def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
+    """What an output's tags must say if it was made as is asked for, without the names of its files."""
+    band, native = inputs.band, inputs.native_resolution
+    asked = {
+        "SCALE": str(inputs.scale),
+        "SEED": str(recipe.seed),
+        "BOUNDS": bounds_text(inputs.bounds),
+        "BAND": "" if band is None else str(band),
+        "NATIVE_RESOLUTION": "" if native is None else f"{native:g}",
+    }
+    if recipe.weights:
+        asked["WEIGHTS_DIGEST"] = open_weights(recipe.weights).digest
+    if recipe.consistency:
+        asked["CONSISTENCY"] = str(recipe.consistency)
+    if recipe.method == AUTO:
+        return asked
+    method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
+    consistency = str(recipe.consistency or Consistency.parse(method.consistency))
+    settings = {"SETTINGS": settings_text(method), "CONSISTENCY": consistency}
+    return asked | {"METHOD": recipe.method, "PRESET": recipe.preset} | settings
 
 
 def _of(

@@ -13,7 +13,8 @@ import numpy as np
 from geosr import methods
 from geosr.consistency import Consistency
 from geosr.errors import UsageError
-from geosr.options import Execution, Inputs
+from geosr.methods.base import Method
+from geosr.options import Bounds, Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.raster import Raster
@@ -114,6 +115,16 @@ def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
     )
 
 
+def bounds_text(bounds: Bounds | None) -> str:
+    """As in the tag, and empty where there are none."""
+    return " ".join(map(str, bounds or ()))
+
+
+def settings_text(method: Method) -> str:
+    """As in the tag: JSON."""
+    return json.dumps(asdict(method.settings), sort_keys=True)
+
+
 def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
     scene, recipe = plan.scene, plan.recipe
     names = "; ".join(result.tile.name(scene.grids.scale) for result in report.interpolated)
@@ -132,7 +143,7 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         "GEOSR_VERSION": __version__,
         "GEOSR_METHOD": plan.method.name,
         "GEOSR_PRESET": recipe.preset,
-        "GEOSR_SETTINGS": json.dumps(asdict(plan.method.settings), sort_keys=True),
+        "GEOSR_SETTINGS": settings_text(plan.method),
         "GEOSR_SCALE": str(scene.grids.scale),
         "GEOSR_CONSISTENCY": str(plan.consistency),
         "GEOSR_TILE": str(recipe.tile),
@@ -148,11 +159,12 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
 
 
 def _source_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
-    """What was taken of the source's file: the band asked for, and that it was averaged first."""
-    band = {} if inputs.band is None else {"GEOSR_BAND": str(inputs.band)}
+    """What was taken of the source's file: the part and the band asked for, and that it was averaged first."""
+    part = {} if inputs.bounds is None else {"GEOSR_BOUNDS": bounds_text(inputs.bounds)}
+    part |= {} if inputs.band is None else {"GEOSR_BAND": str(inputs.band)}
     if inputs.native_resolution is None:
-        return band
-    return band | {
+        return part
+    return part | {
         "GEOSR_NATIVE_RESOLUTION": f"{inputs.native_resolution:g}",
         "GEOSR_POOLED": f"{source.pooled} x {source.pooled}",
     }

@@ -110,10 +110,23 @@ def test_an_output_made_otherwise_is_left_alone_and_said(tmp_path):
     assert other.code == 5
     assert "b_x4.tif exists, made otherwise (source, guide)" in other.out
     assert "(method" in batch(tmp_path, method="diffusion").out
+    for options, said in (
+        (("--bounds", 500000, 4999950, 500040, 5000000), "bounds"),
+        (("--consistency", "off"), "consistency"),
+        (("--coregister",), "coregister"),
+    ):
+        assert f"a_x4.tif exists, made otherwise ({said})" in batch(tmp_path, *options).out
     (tmp_path / "out/a_x4.tif").write_text("no raster")
     assert "is there and cannot be read" in batch(tmp_path).out
     assert batch(tmp_path, "--overwrite").code == 0
     assert contents(tmp_path / "out") == first
+
+
+def test_an_output_of_other_settings_is_not_taken_for_done(tmp_path):
+    fill(tmp_path, ["a"])
+    assert batch(tmp_path, "--set", "rounds=1", method="diffusion").code == 0
+    assert "a_x4.tif exists, made otherwise (settings)" in batch(tmp_path, method="diffusion").out
+    assert "1 skipped" in batch(tmp_path, "--set", "rounds=1", method="diffusion").out
 
 
 def test_the_same_bytes_however_many_at_once(tmp_path):
