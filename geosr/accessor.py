@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from geosr.bands import ALL, Band
 from geosr.consistency import Consistency
-from geosr.errors import InputError, OutputError
+from geosr.errors import InputError, OutputError, UsageError
 from geosr.options import Bounds, Event, Execution, Inputs, Recipe
 
 Rasterlike = str | os.PathLike[str] | xr.DataArray
@@ -36,7 +38,7 @@ def upscale(
     band: Band | None = None,
     source_nodata: float | None = None,
     guide_nodata: float | None = None,
-    assume_crs: str | None = None,
+    assume_crs: object = None,
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
     coregister: bool = False,
@@ -44,7 +46,7 @@ def upscale(
     tile: int | None = None,
     fit: str | None = None,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: npt.DTypeLike = "float32",
     compress: str = "deflate",
     device: str = "auto",
     workers: int | None = None,
@@ -55,6 +57,9 @@ def upscale(
     overwrite: bool = False,
     on_tile_error: str = "fail",
     report: str | os.PathLike[str] | None = None,
+    uncertainty: str | os.PathLike[str] | None = None,
+    guide_influence: str | os.PathLike[str] | None = None,
+    style: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> xr.DataArray:
     """The source at `scale` times its resolution, sharpened with the guide.
@@ -101,7 +106,10 @@ def upscale(
         overwrite: replace an existing `output`.
         on_tile_error: `fail`, or `interpolate` for tiles that fail to hold the interpolated source; the attribute
             GEOSR_INTERPOLATED_TILES names them then.
-        report: a JSON file to write that says what was done; one that exists is replaced.
+        report: a JSON file or a page (`.html`) to write that says what was done; one that exists is replaced.
+        uncertainty: a GeoTIFF to write of the output's standard deviation, in its units.
+        guide_influence: a GeoTIFF to write of what the guide changed against the interpolated source.
+        style: write a QGIS style beside `output`.
         on_event: called with notes and progress (`geosr.options.Event`).
 
     Returns:
@@ -110,7 +118,7 @@ def upscale(
         value in an integer one.
 
     Raises:
-        UsageError: an argument out of range, an output that exists or is an input.
+        UsageError: an argument of the wrong kind or out of range, an output that exists or is an input.
         InputError: a raster is refused, or the two do not fit.
         UnavailableError: no such method or device.
         TileError: tiles failed; nothing was written. With an `output`, the others are kept for the same call again.
@@ -118,41 +126,46 @@ def upscale(
     """
     from geosr import multiband, pipeline  # with rasterio: not before there is something to do
 
+    if style and output is None:
+        raise UsageError("a style lies beside its output; give an output as well")
     recipe = Recipe(
         method=method,
         preset=preset,
         settings=dict(settings or {}),
-        consistency=None if consistency is None else Consistency.parse(consistency),
-        tile=tile,
+        consistency=None if consistency is None else Consistency.parse(str(consistency)),
+        tile=_whole("tile", tile),
         fit=fit,
-        seed=seed,
-        dtype=dtype,
+        seed=_whole("seed", seed) or 0,
+        dtype=_type_name(dtype),
         compress=compress,
         weights=None if weights is None else Path(weights),
     )
     execution = Execution(
         device,
-        workers,
+        _whole("workers", workers),
         scheduler,
         overwrite,
         on_tile_error,
-        None if report is None else Path(report),
+        report=None if report is None else Path(report),
+        influence=None if guide_influence is None else Path(guide_influence),
+        uncertainty=None if uncertainty is None else Path(uncertainty),
         on_event=on_event,
         tile_timeout=tile_timeout,
         gpus=gpus,
-        batch=batch,
+        style=style,
+        batch=_whole("batch", batch),
     )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),
             _on_disk(guide, Path(folder) / "guide.tif"),
-            scale,
-            band,
+            _whole("scale", scale) or 0,
+            band if isinstance(band, str) else _whole("band", band),
             source_nodata,
             guide_nodata,
-            assume_crs,
+            _crs_text(assume_crs),
             allow_ballpark,
-            bounds,
+            _four(bounds),
             coregister,
             native_resolution,
         )
@@ -162,6 +175,46 @@ def upscale(
         else:
             pipeline.upscale_file(inputs, recipe, execution, path)
         return _load(path, masked=np.dtype(dtype).kind == "f")
+
+
+def _whole(name: str, value: object) -> int | None:
+    """A whole number of any type, or None."""
+    if value is None:
+        return None
+    whole = isinstance(value, Integral) or (isinstance(value, float | np.floating) and float(value).is_integer())
+    if isinstance(value, bool) or not whole:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number")
+    return int(cast(int, value))
+
+
+def _type_name(dtype: npt.DTypeLike) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError as error:
+        raise UsageError(f"dtype is {dtype!r}; that is no type of numbers") from error
+
+
+def _crs_text(crs: object) -> str | None:
+    """What pyproj makes of it, as WKT; text is read later, where what a person types is."""
+    if crs is None or isinstance(crs, str):
+        return crs
+    import pyproj
+    from pyproj.exceptions import CRSError
+
+    try:
+        return str(pyproj.CRS.from_user_input(crs).to_wkt())
+    except CRSError as error:
+        raise UsageError(f"assume_crs is {crs!r}, which names no CRS; give one like EPSG:32632, or WKT") from error
+
+
+def _four(bounds: Bounds | None) -> Bounds | None:
+    if bounds is None:
+        return None
+    try:
+        left, bottom, right, top = map(float, bounds)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"bounds are {bounds!r}; they must be (left, bottom, right, top)") from error
+    return left, bottom, right, top
 
 
 def _load(path: Path, *, masked: bool) -> xr.DataArray:

@@ -8,6 +8,7 @@ import tempfile
 
 import dask
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import rioxarray
@@ -202,6 +203,55 @@ def test_errors_are_those_of_the_file_route(source, guide, tmp_path):
         upscale(array, guide, output=source)
     with pytest.raises(OutputError, match="does not exist"):
         upscale(array, guide, output=tmp_path / "nowhere" / "out.tif")
+
+
+def test_arguments_of_any_sensible_kind_are_the_same_call(source, guide):
+    plain = geosr.upscale(source, guide, 4, "bicubic", tile=64, seed=3)
+    other = geosr.upscale(
+        source,
+        guide,
+        np.int64(4),
+        "bicubic",
+        tile=64.0,
+        seed=np.uint8(3),
+        dtype=np.float32,
+        assume_crs=pyproj.CRS(32633),
+        bounds=np.array([461_200, 5_211_352, 461_260, 5_211_400]),
+    )
+    np.testing.assert_array_equal(plain, other)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ({"scale": "4"}, "scale is '4'; it must be a whole number"),
+        ({"scale": 2.5}, "scale is 2.5; it must be a whole number"),
+        ({"seed": True}, "seed is True; it must be a whole number"),
+        ({"band": 1.5}, "band is 1.5; it must be a whole number"),
+        ({"tile": float("nan")}, "tile is nan; it must be a whole number"),
+        ({"bounds": (1, 2, 3)}, r"bounds are \(1, 2, 3\); they must be \(left, bottom, right, top\)"),
+        ({"bounds": ("a", 2, 3, 4)}, "they must be"),
+        ({"consistency": 0.5}, "consistency is '0.5'; use exact, off, or soft:SIGMA"),
+        ({"assume_crs": 999_999}, "assume_crs is 999999, which names no CRS"),
+        ({"assume_crs": object()}, "which names no CRS"),
+        ({"dtype": "floaty"}, "dtype is 'floaty'"),
+        ({"dtype": np.complex64}, "dtype is 'complex64'; use one of"),
+        ({"style": True}, "a style lies beside its output"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(source, guide, argument, said):
+    with pytest.raises(UsageError, match=said):
+        geosr.upscale(source, guide, **{"method": "bicubic", **argument})
+
+
+def test_what_the_command_can_write_beside_the_output(source, guide, tmp_path):
+    names = {"uncertainty": "std.tif", "guide_influence": "change.tif", "report": "r.html", "output": "out.tif"}
+    paths = {argument: tmp_path / name for argument, name in names.items()}
+    made = geosr.upscale(source, guide, 4, "diffusion", settings={"rounds": 1}, style=True, **paths)
+    assert {path.name for path in tmp_path.iterdir()} >= {*names.values(), "out.qml"}
+    with rasterio.open(tmp_path / "std.tif") as dataset:
+        assert dataset.shape == made.shape
+        assert float(dataset.read(1, masked=True).min()) > 0
 
 
 @pytest.mark.parametrize("order", ["import geosr, xarray as xr", "import xarray as xr, geosr"])
