@@ -254,7 +254,7 @@ scheduler_options = _together(
         metavar="SECONDS",
         help="End a worker process that has a tile and gets no further for so long; the tile gets one more try. Also "
         "how long a cluster may be without workers. Not for threads, which cannot be ended.  [default: 10 times the "
-        "slowest tile so far, at least 600]",
+        "slowest tile so far, at least 600; a day until the first one is done]",
     ),
 )
 """What the tiles are worked on by."""

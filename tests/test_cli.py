@@ -124,7 +124,7 @@ def test_methods_lists_each_with_source_cost_use_and_presets():
     assert names == [*methods.names()]
     assert lines[1:5] == [
         "  source    Dong et al., ECCV 2022",
-        "  cost      a minute or more a tile",
+        "  cost      half a minute or more a tile",
         "  use       the best result on most pairs, where there is time for it",
         "  presets   default, paper-depth, paper-dem",
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 COSTS = {
     "instant": "less than a second a tile",
     "seconds": "seconds a tile",
-    "minutes": "a minute or more a tile",
+    "minutes": "half a minute or more a tile",
 }
 """Classes of cost, for a tile of 320 x 320 pixels on a processor."""
 
