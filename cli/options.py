@@ -185,6 +185,15 @@ recipe_options = _together(
     ),
     option(
         _RESULT,
+        "--min",
+        "minimum",
+        type=float,
+        metavar="VALUE",
+        help="Smallest value that the output may have, e.g. 0 for canopy heights; means over source pixels stay.",
+    ),
+    option(_RESULT, "--max", "maximum", type=float, metavar="VALUE", help="Largest one."),
+    option(
+        _RESULT,
         "--dtype",
         type=click.Choice(DTYPES),
         default="float32",

@@ -46,6 +46,8 @@ def upscale(
     tile: int | None = None,
     fit: str | None = None,
     seed: int = 0,
+    minimum: float | None = None,
+    maximum: float | None = None,
     dtype: npt.DTypeLike = "float32",
     compress: str = "deflate",
     device: str = "auto",
@@ -94,6 +96,8 @@ def upscale(
         tile: side of a tile in output pixels at most, halo included; 320, or the least for method and scale, when None.
         fit: the method once on some tiles of the `scene`, or on each `tile`; None takes what suits the preset.
         seed: of all random numbers; the same call twice gives the same bytes on one CPU.
+        minimum: smallest value that the output may have, in the source's units; means over source pixels stay.
+        maximum: largest one.
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
         compress: of `output`: deflate or zstd.
         device: `auto`, `cpu` or `cuda`.
@@ -139,6 +143,8 @@ def upscale(
         dtype=_type_name(dtype),
         compress=compress,
         weights=None if weights is None else Path(weights),
+        minimum=minimum,
+        maximum=maximum,
     )
     execution = Execution(
         device,

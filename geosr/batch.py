@@ -17,7 +17,7 @@ from geosr.errors import GeosrError, OutputError, TileError, UnavailableError
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
-from geosr.outputs import bounds_text, settings_text
+from geosr.outputs import bounds_text, limits_text, settings_text
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
@@ -288,6 +288,7 @@ def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
         "SCALE": str(inputs.scale),
         "SEED": str(recipe.seed),
         "BOUNDS": bounds_text(inputs.bounds),
+        "LIMITS": limits_text(recipe.limits),
         "BAND": "" if band is None else str(band),
         "NATIVE_RESOLUTION": "" if native is None else f"{native:g}",
     }

@@ -94,3 +94,39 @@ def project(
     residual = np.where(known & source_valid, source - pooled, 0.0)
     step = residual - np.clip(residual, -consistency.tolerance, consistency.tolerance)
     return np.where(valid, values + spread(step, scale), values)
+
+
+def confine(values: Array, valid: Mask, scale: int, limits: tuple[float, float]) -> Array:
+    """The nearest values (in the mean square) within limits whose block means are the same.
+
+    In each block that goes beyond a limit a constant is added before what is still beyond is cut off: the projection
+    onto a hyperplane and a box at once. A block whose mean lies beyond a limit is that limit all over. Invalid
+    pixels are left as they are.
+    """
+    low, high = limits
+    rows, cols = np.nonzero(blocks_of(valid & ((values < low) | (values > high)), scale).any(axis=(1, 3)))
+    if not len(rows):
+        return values
+    out = values.astype(np.float64)
+    view = blocks_of(out, scale)
+    block, inside = view[rows, :, cols, :], blocks_of(valid, scale)[rows, :, cols, :]
+    view[rows, :, cols, :] = np.where(inside, _shifted(block, inside, limits), block)
+    return out
+
+
+def _shifted(block: Array, inside: Mask, limits: tuple[float, float]) -> Array:
+    """Blocks (n, s, s), each with its constant and cut off; the constant is found by halving."""
+
+    def mean(of: Array) -> Array:
+        return np.asarray(np.mean(of, axis=(1, 2), where=inside, keepdims=True))
+
+    target = np.clip(mean(block), *limits)
+    cut: Array = np.clip(block, *limits)
+    reach = np.where(inside, np.abs(block - target), 0.0).max(axis=(1, 2), keepdims=True)
+    below, above = -reach, reach  # by so much no pixel, or every one, is past the mean
+    for _ in range(64):  # halvings: to the last bit
+        middle = (below + above) / 2
+        cut = np.clip(block + middle, *limits)
+        small = mean(cut) < target
+        below, above = np.where(small, middle, below), np.where(small, above, middle)
+    return cut

@@ -76,6 +76,8 @@ class Recipe:
         dtype: of the output; an integer one keeps the source's scale and offset.
         compress: `deflate` or `zstd`.
         weights: file of a trained network's, for a method that is one.
+        minimum: smallest value that the output may have, in the source's units.
+        maximum: largest one.
     """
 
     method: str = "mmsr"
@@ -88,8 +90,13 @@ class Recipe:
     dtype: str = "float32"
     compress: str = "deflate"
     weights: Path | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     def __post_init__(self) -> None:
+        low, high = self.limits
+        if not low < high:  # nor if one of them is no number
+            raise UsageError(f"the output's limits are {low:g} and {high:g}; the first must be smaller than the second")
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}")
         if self.compress not in COMPRESSIONS:
@@ -100,6 +107,12 @@ class Recipe:
             raise UsageError(f"tile is {self.tile}; it must be positive")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest value that the output may have; infinite where nothing was said."""
+        low = -math.inf if self.minimum is None else self.minimum
+        return low, math.inf if self.maximum is None else self.maximum
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -95,6 +95,7 @@ def mosaics(
         encoding=Encoding.choose(scene.source, plan.recipe.dtype),
         output=report.output,
         tags=_tags(plan, placement, report),
+        limits=plan.recipe.limits,
     )
     return [*(_further(output, name, path) for name, path in further.items()), output]
 
@@ -112,12 +113,18 @@ def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
         output=output,
         tags={**mosaic.tags, "GEOSR_LAYER": name},
         pools=False,
+        limits=(-np.inf, np.inf),
     )
 
 
 def bounds_text(bounds: Bounds | None) -> str:
     """As in the tag, and empty where there are none."""
     return " ".join(map(str, bounds or ()))
+
+
+def limits_text(limits: tuple[float, float]) -> str:
+    """As in the tag, and empty where there are none."""
+    return " ".join(map(str, limits)) if np.isfinite(limits).any() else ""
 
 
 def settings_text(method: Method) -> str:
@@ -136,6 +143,7 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
         | ({"GEOSR_WEIGHTS": weights.path.name, "GEOSR_WEIGHTS_DIGEST": weights.digest} if weights else {})
         | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
+        | ({"GEOSR_LIMITS": limits_text(recipe.limits)} if limits_text(recipe.limits) else {})
         | _source_tags(plan.inputs, scene.source)
         | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
     )

@@ -20,7 +20,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
-from geosr.consistency import Consistency, pool, project, spread
+from geosr.consistency import Consistency, confine, pool, project, spread
 from geosr.errors import GeosrError, OutputError, UsageError
 from geosr.grid import GridPair, Window
 from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
@@ -147,6 +147,7 @@ class Mosaic:
         output: its final name, absolute and free of links.
         tags: provenance to add to the source's own tags.
         pools: whether it should pool to the source at all.
+        limits: smallest and largest value that it may have; means over source pixels are kept within them.
     """
 
     source: Raster
@@ -160,6 +161,7 @@ class Mosaic:
     output: Path
     tags: Mapping[str, str]
     pools: bool = True
+    limits: tuple[float, float] = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             source, source_valid = mosaic.read_source(window)
             valid = spread(source_valid, scale)
             blended = project(_blend(mosaic, tile_rows, window), valid, source, source_valid, mosaic.consistency)
-            stored = mosaic.encoding.encode(blended, valid)
+            stored = mosaic.encoding.encode(confine(blended, valid, scale, mosaic.limits), valid)
             top = window.row * scale
             dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
             final = mosaic.encoding.decode(stored)

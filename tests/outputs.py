@@ -20,7 +20,7 @@ SMALL_NETWORK = {
 }
 """The guided method in a second or two: far from good, but every part of it has its say."""
 
-RECIPE = ("method", "preset", "settings", "tile", "seed", "dtype", "compress")
+RECIPE = ("method", "preset", "settings", "tile", "seed", "dtype", "compress", "minimum", "maximum")
 
 
 def run(

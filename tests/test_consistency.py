@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geosr.consistency import Consistency, pool, project, spread
+from geosr.consistency import Consistency, confine, pool, project, spread
 from geosr.errors import UsageError
 
 
@@ -70,6 +70,28 @@ def test_what_lies_under_the_masks_has_no_influence(case):
     out = project(values, valid, source, source_valid)
     other = project(np.where(valid, values, 1e30), valid, np.where(source_valid, source, -9999), source_valid)
     np.testing.assert_array_equal(out[valid], other[valid])
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases(), st.sampled_from([(0.3, np.inf), (-np.inf, 1.2), (0.5, 1.5), (1.0, 1.000001), (-9, 9)]))
+def test_confined_values_are_the_nearest_ones_within_the_limits(case, relative):
+    values, valid, _, _, scale = case
+    size = np.abs(values).max()
+    low, high = sorted(limit * abs(np.median(values)) if np.isfinite(limit) else limit for limit in relative)
+    found = confine(values, valid, scale, (low, high))
+    assert (found[~valid] == values[~valid]).all()
+    assert ((low <= found[valid]) & (found[valid] <= high)).all()
+    before, after = (plain_pool(each, valid, scale) for each in (values, found))
+    np.testing.assert_allclose(after, np.clip(before, low, high), rtol=0, atol=1e-12 * size, equal_nan=True)
+    for i, j in np.ndindex(before.shape):  # Karush, Kuhn and Tucker: one constant, but for what would pass a limit
+        block = np.s_[i * scale : (i + 1) * scale, j * scale : (j + 1) * scale]
+        inside = valid[block]
+        x, moved = found[block][inside], (found - values)[block][inside]
+        free = moved[(x > low) & (x < high)]
+        if len(free):
+            assert np.ptp(free) <= 1e-9 * size
+            assert (moved[x == low] >= free.max() - 1e-9 * size).all()
+            assert (moved[x == high] <= free.min() + 1e-9 * size).all()
 
 
 @pytest.mark.parametrize("text", ["", "soft", "soft:", "soft:-1", "soft:nan", "soft:0", "hard", "exact:1"])

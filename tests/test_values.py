@@ -12,7 +12,7 @@ from outputs import SMALL_NETWORK, block_means, check_means, physical, run
 from rasters import grid, plain_read, write
 
 from geosr.errors import InputError, UsageError
-from geosr.options import Note
+from geosr.options import Note, Recipe
 from geosr.raster import describe_source
 from geosr.writer import Encoding
 
@@ -190,6 +190,33 @@ def test_no_consistency_is_the_method_as_it_is(tmp_path):
     deviation = np.abs(block_means(physical(tmp_path / "out.tif"), 4) - physical(source)).max()
     assert deviation > 0.5
     check_deviation_tags(source, tmp_path / "out.tif", 4)
+
+
+@pytest.mark.parametrize("consistency", ["exact", "soft:0.5"])
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_limits_hold_and_the_means_stay(tmp_path, dtype, consistency):
+    canopy = np.random.default_rng(5).exponential(6, (40, 44)).round(1)
+    canopy[canopy < 4] = 0  # bare ground between crowns
+    canopy[7, 8] = -2
+    scaled = {"scale": 0.1} if dtype == "int16" else {}
+    stored = canopy / 0.1 if scaled else canopy
+    source = make_source(tmp_path / "s.tif", stored, np.ones(canopy.shape, bool), dtype, None, **scaled)
+    guide, free, kept = make_guide(tmp_path / "g.tif", canopy.shape), tmp_path / "free.tif", tmp_path / "kept.tif"
+    run(source, guide, free, tile=96, dtype=dtype, consistency=consistency)
+    run(source, guide, kept, tile=96, dtype=dtype, consistency=consistency, minimum=0.0, maximum=20.0)
+    assert physical(free).min() < -0.5
+    found, read = physical(kept), physical(source)
+    assert ((found >= 0) & (found <= 20)).all()
+    near = (0.5 if consistency != "exact" else 0) + (0.05 if scaled else 1e-5)
+    np.testing.assert_allclose(block_means(found, 4), np.clip(read, 0, 20), rtol=0, atol=near)
+    with rasterio.open(kept) as dataset:
+        assert dataset.tags()["GEOSR_LIMITS"] == "0.0 20.0"
+
+
+@pytest.mark.parametrize("limits", [(3, 3), (5, 1), (float("nan"), 2)])
+def test_limits_that_leave_nothing_are_refused(limits):
+    with pytest.raises(UsageError, match="the first must be smaller"):
+        Recipe(minimum=limits[0], maximum=limits[1])
 
 
 def test_where_the_guide_is_missing_the_source_is_interpolated(tmp_path):
