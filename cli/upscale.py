@@ -33,11 +33,23 @@ _PAIR = "What the job is"
 _RUN = "How it runs"
 
 
+def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> Path:
+    """The file of an option that may be given once: click would take the last without a word."""
+    if len(files) > 1:
+        raise UsageError(
+            f"{option.opts[0]} is given {len(files)} times, and one file is read; make one of several first: "
+            "gdalbuildvrt all.vrt ... and gdal_translate all.vrt all.tif"
+        )
+    return files[0]
+
+
 @click.command(cls=Command)
 @option(
     _PAIR,
     "--source",
     type=PATH,
+    multiple=True,
+    callback=_only_one,
     required=True,
     metavar="FILE",
     help="The coarse raster: elevations, canopy heights, temperatures, ...",
@@ -46,6 +58,8 @@ _RUN = "How it runs"
     _PAIR,
     "--guide",
     type=PATH,
+    multiple=True,
+    callback=_only_one,
     required=True,
     metavar="FILE",
     help="The sharp image of the same ground, in any CRS, extent and pixel grid.",

@@ -183,9 +183,16 @@ def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, sta
 
 
 def check_folder(folder: Path) -> None:
-    """See before any work that the folder for `write_folder` is not there yet; `UsageError` if it is."""
+    """See before any work that the folder for `write_folder` can be made.
+
+    Raises:
+        UsageError: it is there.
+        OutputError: the folder that it will lie in is not.
+    """
     if folder.exists():
         raise UsageError(f"{show(folder)} exists; give a folder that does not")
+    if not folder.absolute().parent.is_dir():
+        raise OutputError(f"{show(folder.absolute().parent)} does not exist; make the folder first")
 
 
 def write_folder(found: Comparison, folder: Path) -> None:

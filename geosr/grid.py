@@ -109,6 +109,8 @@ def plan_grids(
     check_scale(scale)
     guide, notes = reconcile(source, guide)
     origin = _window(source, bounds)
+    if bounds is not None and not _inside(source, bounds):
+        notes += ("the bounds reach beyond the source: only its part of them is worked on",)
     grids = GridPair(crop(source, origin), scale)
     return grids, guide, origin, notes
 
@@ -167,13 +169,25 @@ def _window(source: GeoBox, bounds: tuple[float, float, float, float] | None) ->
     left, bottom, right, top = bounds
     if not (-math.inf < left < right < math.inf and -math.inf < bottom < top < math.inf):
         raise UsageError(f"bounds {bounds} are empty or not finite; give LEFT BOTTOM RIGHT TOP in the source's CRS")
-    corners = [~source.affine * corner for corner in ((left, bottom), (left, top), (right, bottom), (right, top))]
-    slack = 1e-6  # of a pixel: bounds that lie on pixel edges must not take in one more row
-    first_col, first_row = (math.floor(min(c[i] for c in corners) + slack) for i in (0, 1))
-    last_col, last_row = (math.ceil(max(c[i] for c in corners) - slack) for i in (0, 1))
+    first_row, first_col, last_row, last_col = _touched(source, bounds)
     first_col, first_row = max(first_col, 0), max(first_row, 0)
     last_col, last_row = min(last_col, cols), min(last_row, rows)
     if first_col >= last_col or first_row >= last_row:
         extent = tuple(round(x, 6) for x in source.extent.boundingbox) if source.crs else f"{cols} x {rows} pixels"
         raise UsageError(f"bounds {bounds} lie outside the source, whose extent is {extent}")
     return Window(first_row, first_col, last_row - first_row, last_col - first_col)
+
+
+def _touched(source: GeoBox, bounds: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """First row and column of the source's pixels that the bounds touch, and those after the last, also beyond it."""
+    left, bottom, right, top = bounds
+    corners = [~source.affine * corner for corner in ((left, bottom), (left, top), (right, bottom), (right, top))]
+    slack = 1e-6  # of a pixel: bounds that lie on pixel edges must not take in one more row
+    first = (math.floor(min(c[i] for c in corners) + slack) for i in (1, 0))
+    last = (math.ceil(max(c[i] for c in corners) - slack) for i in (1, 0))
+    return (*first, *last)
+
+
+def _inside(source: GeoBox, bounds: tuple[float, float, float, float]) -> bool:
+    first_row, first_col, last_row, last_col = _touched(source, bounds)
+    return min(first_row, first_col) >= 0 and last_row <= source.shape[0] and last_col <= source.shape[1]

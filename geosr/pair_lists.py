@@ -98,7 +98,7 @@ def pairs_by_pattern(
 
     Args:
         source: a path with one `*`, which is the stem; it matches no folder's separator and no hidden file.
-        guide: a path with {stem} in its place.
+        guide: a path with {stem} in its place; without it, the one guide of all.
         template: of the outputs.
         scale: for the template, and of sources that are made.
         truth: the files are truths on the guides' pixels, and sources are made from them as for a data set.
@@ -112,8 +112,10 @@ def pairs_by_pattern(
     option = "--truth" if truth else "--source"
     if source.count("*") != 1:
         raise UsageError(f"{option} {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
-    if "{stem}" not in guide:
-        raise UsageError(f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif'")
+    if "{stem}" not in guide and not Path(guide).is_file():
+        raise UsageError(
+            f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif', or is the one guide of all sources"
+        )
     sources = _matches(source)
     if not sources:
         raise InputError(f"no file matches {option} {show(source)}")
@@ -145,8 +147,8 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
     """The pairs that a CSV file lists.
 
     Args:
-        manifest: with the columns `source`, `guide` and, if it is to name outputs, `output`; relative paths start at
-            its folder.
+        manifest: with the columns `source`, `guide` and, if it is to name outputs, `output`, with commas or semicolons
+            between; relative paths start at its folder.
         template: of the outputs that it does not name, by the stem of the source's name.
         scale: for the template.
 
@@ -245,7 +247,10 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     """Each row with its line's number."""
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            first = file.readline()
+            file.seek(0)
+            between = ";" if ";" in first and "," not in first else ","  # as spreadsheets write it in much of Europe
+            reader = csv.DictReader(file, delimiter=between)
             if missing := {"source", "guide"} - {*(reader.fieldnames or ())}:
                 raise InputError(
                     f"{show(manifest)}: its first line must name the columns source, guide and, if wanted, output; "

@@ -269,8 +269,8 @@ def pixels_of(raster: Raster, resolution: float) -> int:
     times = round(resolution / step) if 0 < resolution < 1e7 else 0
     if not 2 <= times <= min(raster.shape) // 2:
         raise UsageError(
-            f"--native-resolution {resolution:g}: pixels are {step:.3g} m; give metres from twice that on, to less "
-            "than half the raster"
+            f"--native-resolution {resolution:g}: pixels are {step:.3g} m; give metres from one and a half times that "
+            "on, to half the raster"
         )
     return times
 
@@ -866,7 +866,7 @@ def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = Fal
             ) from error
     names = f"from {_crs_name(guide.geobox)} to {_crs_name(source.geobox)}"
     if not group.transformers:
-        raise InputError(f"no way {names}; reproject the {name} with gdalwarp first")
+        raise InputError(f"no way {names}; {_without_database() or f'reproject the {name} with gdalwarp first'}")
     best = group.transformers[0]
     ballpark = "ballpark" in best.description.lower() or best.accuracy < 0
     limit = max(ground_resolution(source.geobox)) / 2
@@ -878,6 +878,15 @@ def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = Fal
     if not allow_ballpark and (ballpark or (best.accuracy > limit and not group.best_available)):
         raise InputError(f"{message}; reproject it yourself, or accept that with --allow-ballpark")
     return message
+
+
+def _without_database() -> str:
+    """What to do where PROJ was sent to a folder without its database; empty where it was not."""
+    for variable in ("PROJ_DATA", "PROJ_LIB"):
+        folders = [folder for folder in os.environ.get(variable, "").split(os.pathsep) if folder]
+        if folders and not any(Path(folder, "proj.db").is_file() for folder in folders):
+            return f"{variable} is {show(os.environ[variable])}, where PROJ's database proj.db is not: unset it"
+    return ""
 
 
 def _crs_name(geobox: GeoBox) -> str:

@@ -319,6 +319,29 @@ def test_processes_give_the_same_bytes(tmp_path):
     assert contents(tmp_path / "out") == first
 
 
+def test_one_guide_for_all_sources(tmp_path):
+    fill(tmp_path, ["a", "b"])
+    shutil.copy(tmp_path / "rgb/a_RGB.tif", tmp_path / "ortho.tif")
+    source, out = tmp_path / "dsm/*_DSM.tif", tmp_path / OUTPUT
+    done = geosr("batch", "--source", source, "--guide", tmp_path / "ortho.tif", "-o", out, "--method", "diffusion")
+    assert done.code == 0, done.err
+    for name in "ab":
+        with rasterio.open(tmp_path / f"out/{name}_x4.tif") as dataset:
+            assert dataset.tags()["GEOSR_GUIDE"] == "ortho.tif"
+
+
+@pytest.mark.parametrize("between", [",", ";"])
+def test_a_list_as_spreadsheets_write_it(tmp_path, between):
+    rows = [("source", "guide", "output"), ("a 1.tif", "b.tif", "c.tif"), ("d.tif", "b.tif", "")]
+    text = "\r\n".join(between.join(f'"{name}"' for name in row) for row in rows)
+    (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    jobs = pairs_by_manifest(tmp_path / "pairs.csv", "{stem}.tif", 4).jobs
+    assert [(job.source.name, job.guide.name, job.output.name) for job in jobs] == [
+        ("a 1.tif", "b.tif", "c.tif"),
+        ("d.tif", "b.tif", "d.tif"),
+    ]
+
+
 def test_refusals(tmp_path):
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("source,image\na.tif,b.tif\n")

@@ -93,6 +93,8 @@ OPTIONS = [
     (["--gpus", "0,0", "--scheduler", "processes"], USAGE, ["gpus is '0,0'", "different numbers"]),
     (["--gpus", "0,", "--scheduler", "processes"], USAGE, ["gpus is '0,'", "0,1"]),
     (["--gpus", "-1", "--scheduler", "processes"], USAGE, ["gpus is '-1'"]),
+    (["--guide", "other.tif"], USAGE, ["--guide is given 2 times", "gdalbuildvrt"]),
+    (["--min", "5", "--max", "1"], USAGE, ["limits are 5 and 1"]),
     (["--device", "gpu"], UNAVAILABLE, ["'gpu'", "auto, cpu, cuda"]),
 ]
 
@@ -197,6 +199,36 @@ def test_pairs(build, phrases, folder):
     before = contents(folder)
     check_refused(upscale(folder), INPUT, *phrases)
     assert contents(folder) == before
+
+
+def test_bounds_beyond_the_source_are_said(tmp_path):
+    make_pair(tmp_path)
+    inside = upscale(tmp_path, "--bounds", 500000, 4999960, 500096, 5000000)
+    beyond = upscale(tmp_path, "--bounds", 499990, 4999960, 500096, 5000000, "--overwrite")
+    assert (inside.code, beyond.code) == (0, 0)
+    note = "note: the bounds reach beyond the source: only its part of them is worked on\n"
+    assert (note in inside.err, note in beyond.err) == (False, True)
+
+
+@pytest.mark.parametrize("variable", ["PROJ_DATA", "PROJ_LIB"])
+def test_a_database_of_projections_that_is_not_there_is_named(variable, tmp_path):
+    make_pair(tmp_path, guide_crs="EPSG:3857")
+    command = [
+        sys.executable,
+        "-m",
+        "geosr",
+        "upscale",
+        "--source",
+        "source.tif",
+        "--guide",
+        "guide.tif",
+        "-o",
+        "o.tif",
+    ]
+    without = os.environ | {variable: str(tmp_path / "nowhere")}
+    done = subprocess.run(command, cwd=tmp_path, env=without, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == INPUT, done.stderr
+    assert f"{variable} is {tmp_path / 'nowhere'}, where PROJ's database proj.db is not: unset it" in done.stderr
 
 
 def test_bounds_without_a_valid_pixel(tmp_path):
@@ -440,12 +472,14 @@ def test_tile_leaves_an_existing_folder_alone(folder):
     ("options", "code", "phrase"),
     [
         (["--scale", "2.5"], USAGE, "whole number"),
-        (["--guide", "nothing.tif"], INPUT, "nothing.tif"),
+        (["--scale", "4"], INPUT, "guide.tif: not a supported raster"),
         (["--method", "magic"], UNAVAILABLE, "'magic'"),
         (["-o", "no/out.tif"], OUTPUT, "make the folder first"),
     ],
 )
 def test_exit_codes_of_the_real_command(options, code, phrase, folder):
+    if code == INPUT:
+        (folder / "guide.tif").write_text("no raster")
     before = contents(folder)
     pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif", "--method", "bicubic"]
     done = subprocess.run(

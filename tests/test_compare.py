@@ -84,6 +84,9 @@ def test_refusals(tmp_path, town):
     small = geosr("compare", source, guide, "--methods", "bicubic")
     assert small.code == 3
     assert "cannot tell" in small.err
+    nowhere = geosr("compare", source, guide, "--methods", "magic,bicubic", "-o", tmp_path / "not/there")
+    assert nowhere.code == 6  # before anything else
+    assert "not does not exist; make the folder first" in nowhere.err
     far = geosr("compare", source, guide, "--truth", write(tmp_path / "far.tif", np.ones((9, 9)), grid(0, 0, 1)))
     assert far.code == 3
     assert "no valid pixel" in far.err

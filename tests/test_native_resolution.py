@@ -127,7 +127,7 @@ def test_refusals(tmp_path):
     for metres in (0, 4, 5.9, 1e6, "nan"):
         refused = upscale(tmp_path, "--native-resolution", metres)
         assert refused.code == 2, refused.err
-        assert "pixels are 4 m; give metres from twice that on" in refused.err
+        assert "pixels are 4 m; give metres from one and a half times that on" in refused.err
     with pytest.raises(UsageError):
         run(source, guide, tmp_path / "out.tif", native_resolution=-12.0)
     bare = write(tmp_path / "bare.tif", physical(source), crs=None, nodata=np.nan)
