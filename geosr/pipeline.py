@@ -31,7 +31,7 @@ from geosr.store import RunFolder, TileResult, TileStore, check_room, published_
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_work import interpolate_tile, upscale_group
-from geosr.writer import write
+from geosr.writer import Written, write
 
 
 def upscale_file(
@@ -79,6 +79,7 @@ def upscale_file(
         stages.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)
+        _tell(execution, _notes_on_output(plan, written))
     report = replace(report, written=written, seconds=stages.seconds)
     if execution.style:
         write_style(output, inputs.source)
@@ -166,6 +167,14 @@ def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterato
         )
     if plan.reads_guide and report.guided < 1 and not report.failed:
         yield f"no guide on {1 - report.guided:.1%} of the area: the source is interpolated there"
+
+
+def _notes_on_output(plan: Plan, written: Written) -> Iterator[str]:
+    if written.cut:
+        yield (
+            f"{written.cut} output pixels lie beyond what {plan.recipe.dtype} holds and were cut off, which moves "
+            "means over source pixels: use another --dtype, or --min and --max"
+        )
 
 
 def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, str]:

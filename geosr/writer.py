@@ -61,6 +61,13 @@ class Encoding:
         free = float(info.min if info.min < 0 else info.max)
         return cls(dtype, declared if fits and declared.is_integer() else free, source.scale, source.offset)
 
+    def beyond(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> int:
+        """How many valid values an integer type cannot hold: they become the end of its range."""
+        if np.dtype(self.dtype).kind == "f":
+            return 0
+        info, stored = np.iinfo(self.dtype), np.rint((values[valid] - self.offset) / self.scale)
+        return int(((stored < info.min) | (stored > info.max)).sum())
+
     def encode(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.generic]:
         """As stored. A valid value that would read as nodata is moved just clear of it, towards zero."""
         stored = (values - self.offset) / self.scale
@@ -166,11 +173,12 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class Written:
-    """What was found while writing; `deviations` is the `DeviationMap`'s."""
+    """What was found while writing; `deviations` is the `DeviationMap`'s, `cut` counts pixels beyond the type."""
 
     deviation: Deviation
     seam_ratio: float | None
     deviations: NDArray[np.float64]
+    cut: int
 
 
 def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[Written]:
@@ -228,14 +236,15 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
     rows, cols = core_edges([result.tile for result in mosaic.results])
     seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
     tile_rows = _tile_rows(mosaic.results)
-    distances, squares, count = DeviationMap(mosaic.grids.low.shape), 0.0, 0
+    distances, squares, count, cut = DeviationMap(mosaic.grids.low.shape), 0.0, 0, 0
     with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
         _describe(dataset, mosaic)
         for window in _strips(mosaic.grids):
             source, source_valid = mosaic.read_source(window)
             valid = spread(source_valid, scale)
             blended = project(_blend(mosaic, tile_rows, window), valid, source, source_valid, mosaic.consistency)
-            stored = mosaic.encoding.encode(confine(blended, valid, scale, mosaic.limits), valid)
+            values = confine(blended, valid, scale, mosaic.limits)
+            stored, cut = mosaic.encoding.encode(values, valid), cut + mosaic.encoding.beyond(values, valid)
             top = window.row * scale
             dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
             final = mosaic.encoding.decode(stored)
@@ -244,7 +253,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             squares, count = squares + float((difference**2).sum()), count + int(source_valid.sum())
             seams.add(top, np.where(valid, final, np.nan))
         deviation = Deviation(float(distances.cells.max()), (squares / max(count, 1)) ** 0.5)
-        written = Written(deviation, seams.ratio, distances.cells)
+        written = Written(deviation, seams.ratio, distances.cells, cut)
         dataset.update_tags(**mosaic.tags, **(_findings(written) if mosaic.pools else {}))
     return written
 

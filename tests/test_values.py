@@ -213,6 +213,23 @@ def test_limits_hold_and_the_means_stay(tmp_path, dtype, consistency):
         assert dataset.tags()["GEOSR_LIMITS"] == "0.0 20.0"
 
 
+def test_what_an_integer_type_cuts_off_is_counted_and_limits_leave_nothing_to_cut(tmp_path):
+    canopy = np.random.default_rng(5).exponential(60, (40, 44)).clip(0, 250).round()
+    source = make_source(tmp_path / "s.tif", canopy, np.ones(canopy.shape, bool), "uint8", None)
+    guide, out = make_guide(tmp_path / "g.tif", canopy.shape), tmp_path / "out.tif"
+    run(source, guide, out, dtype="float64")
+    expected = int(((np.rint(physical(out)) < 0) | (np.rint(physical(out)) > 255)).sum())
+    for more, notes in (
+        ({}, [f"{expected} output pixels lie beyond what uint8 holds"]),
+        ({"minimum": 0, "maximum": 254}, []),
+    ):
+        heard = []
+        run(source, guide, out, dtype="uint8", overwrite=True, on_event=heard.append, **more)
+        said = [event.text for event in heard if isinstance(event, Note) and "beyond what" in event.text]
+        assert [text.partition(" and were")[0] for text in said] == notes
+    np.testing.assert_allclose(block_means(physical(out), 4), canopy, rtol=0, atol=0.51)
+
+
 @pytest.mark.parametrize("limits", [(3, 3), (5, 1), (float("nan"), 2)])
 def test_limits_that_leave_nothing_are_refused(limits):
     with pytest.raises(UsageError, match="the first must be smaller"):
