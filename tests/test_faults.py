@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +178,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + ({room} << 20), -1))
 try:
     large = {settings!r} | {large!r}
-    run({source!r}, {guide!r}, {output!r}, 4, method={method!r}, settings=large, tile=512, on_event=note)
+    run({source!r}, {guide!r}, {output!r}, 4, method={method!r}, settings=large, tile=640, on_event=note)
 except TileError as error:
     print(failures, error)
     sys.exit(error.exit_code)
@@ -186,17 +188,19 @@ except TileError as error:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures the process as Linux does")
 @pytest.mark.parametrize(
     ("method", "settings", "large", "room"),
-    [("mmsr", SMALL_NETWORK["settings"], {"channels": 256}, 100), ("diffusion", {}, {}, 40)],
+    [("mmsr", SMALL_NETWORK["settings"], {"channels": 256}, 150), ("diffusion", {}, {}, 150)],
 )
 def test_a_tile_that_needs_more_memory_than_there_is_fails_by_name(method, settings, large, room, tmp_path):
     (tmp_path / "small").mkdir()
     small = [str(path) for path in make_pair(tmp_path / "small", size=24)]
-    source, guide = make_pair(tmp_path, size=112)
+    source, guide = make_pair(tmp_path, size=160)
     values = {"tests": Path(__file__).parent, "source": source, "guide": guide, "warm": tmp_path / "small/w.tif"}
     texts = {name: str(value) for name, value in values.items()} | {"output": str(tmp_path / "out.tif")}
     code = NO_MEMORY.format(**texts, small=small, method=method, settings=settings, large=large, room=room)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    tight = os.environ | {"MALLOC_ARENA_MAX": "1"}  # what other arenas hold in reserve would not count
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=tight)
     assert done.returncode == 5, done.stderr
     assert done.stdout.startswith("[True, False] 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): ")
-    assert "out of memory" in done.stdout
+    assert re.search("out of memory|Unable to allocate", done.stdout)  # torch's want, or NumPy's before it
     assert [name for name in contents(tmp_path) if not name.startswith("small")] == ["guide.tif", "source.tif"]
