@@ -53,7 +53,7 @@ class MmsrSettings:
         channels: features in every layer.
         variant: the paper's ablation (Tables 2 and 3).
         fusion: how the two modulated features are joined (supplement, Table I).
-        epochs: optimiser steps for each patch.
+        epochs: times that a step looks at each patch.
         crop: side, in output pixels, of the random square of each patch that a step looks at; 0 is one whole
             patch, as in the paper. A step on squares of n patches is n times as long.
         optimiser: `adam` as in the paper; `muon` makes the steps of the matrices between features orthogonal
