@@ -137,9 +137,9 @@ def upscale(
         preset=preset,
         settings=dict(settings or {}),
         consistency=None if consistency is None else Consistency.parse(str(consistency)),
-        tile=_whole("tile", tile),
+        tile=None if tile is None else _whole("tile", tile),
         fit=fit,
-        seed=_whole("seed", seed) or 0,
+        seed=_whole("seed", seed),
         dtype=_type_name(dtype),
         compress=compress,
         weights=None if weights is None else Path(weights),
@@ -148,7 +148,7 @@ def upscale(
     )
     execution = Execution(
         device,
-        _whole("workers", workers),
+        None if workers is None else _whole("workers", workers),
         scheduler,
         overwrite,
         on_tile_error,
@@ -159,14 +159,14 @@ def upscale(
         tile_timeout=tile_timeout,
         gpus=gpus,
         style=style,
-        batch=_whole("batch", batch),
+        batch=None if batch is None else _whole("batch", batch),
     )
     with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),
             _on_disk(guide, Path(folder) / "guide.tif"),
-            _whole("scale", scale) or 0,
-            band if isinstance(band, str) else _whole("band", band),
+            _whole("scale", scale),
+            band if band is None or isinstance(band, str) else _whole("band", band),
             source_nodata,
             guide_nodata,
             _crs_text(assume_crs),
@@ -183,10 +183,8 @@ def upscale(
         return _load(path, masked=np.dtype(dtype).kind == "f")
 
 
-def _whole(name: str, value: object) -> int | None:
-    """A whole number of any type, or None."""
-    if value is None:
-        return None
+def _whole(name: str, value: object) -> int:
+    """A whole number of any type."""
     whole = isinstance(value, Integral) or (isinstance(value, float | np.floating) and float(value).is_integer())
     if isinstance(value, bool) or not whole:
         raise UsageError(f"{name} is {value!r}; it must be a whole number")

@@ -130,12 +130,12 @@ def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Seq
         UsageError, InputError, UnavailableError: as `upscale_file`.
         TileError: a fit failed.
     """
-    from geosr.device import torch_threads
+    from geosr.device import memory_told, torch_threads
 
     plan = replace(make_plan(inputs, replace(recipe, method=names[0])), reads_guide=True)  # some of them use it
     placement, stats = place(1, execution), measure_scene(plan)
     patches = draw_patches(plan, stats, _TILES)
-    with torch_threads(placement.threads):
+    with torch_threads(placement.threads), memory_told(placement.device):
         chosen = [methods.create(name) for name in names]
         return assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
 

@@ -294,14 +294,12 @@ def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
     }
     if recipe.weights:
         asked["WEIGHTS_DIGEST"] = open_weights(recipe.weights).digest
-    if recipe.consistency:
-        asked["CONSISTENCY"] = str(recipe.consistency)
-    if recipe.method == AUTO:
-        return asked
-    method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
-    consistency = str(recipe.consistency or Consistency.parse(method.consistency))
-    settings = {"SETTINGS": settings_text(method), "CONSISTENCY": consistency}
-    return asked | {"METHOD": recipe.method, "PRESET": recipe.preset} | settings
+    consistency = recipe.consistency
+    if recipe.method != AUTO:
+        method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
+        consistency = consistency or Consistency.parse(method.consistency)
+        asked |= {"METHOD": recipe.method, "PRESET": recipe.preset, "SETTINGS": settings_text(method)}
+    return asked | ({"CONSISTENCY": str(consistency)} if consistency else {})
 
 
 def _of(

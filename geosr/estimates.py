@@ -69,9 +69,10 @@ def run_seconds(plan: Plan, execution: Execution) -> float:
     seconds(trial.less)  # not counted: loading and first allocations
     less, more = seconds(trial.less), seconds(trial.more)
     fit = trial.times * max(more - less, 0)
-    turns, on_cpu = -(-len(plan.tiles) // (len(group) * placement.workers)), placement.device == "cpu"
+    turns = -(-len(plan.tiles) // (len(group) * placement.workers))
     if plan.fits_scene:
-        at_once = FIT_TILES if trial.together else placement.fit_threads if trial.threaded and on_cpu else 1
+        threads = placement.fit_threads if trial.threaded and placement.device == "cpu" else 1
+        at_once = FIT_TILES if trial.together else threads
         return fit * -(-min(FIT_TILES, len(plan.tiles)) // at_once) + less * turns
     return (less + fit) * turns
 

@@ -109,7 +109,8 @@ def plan_grids(
     check_scale(scale)
     guide, notes = reconcile(source, guide)
     origin = _window(source, bounds)
-    if bounds is not None and not _inside(source, bounds):
+    edges = origin.row, origin.col, origin.row + origin.height, origin.col + origin.width
+    if bounds is not None and _touched(source, bounds) != edges:
         notes += ("the bounds reach beyond the source: only its part of them is worked on",)
     grids = GridPair(crop(source, origin), scale)
     return grids, guide, origin, notes
@@ -186,8 +187,3 @@ def _touched(source: GeoBox, bounds: tuple[float, float, float, float]) -> tuple
     first = (math.floor(min(c[i] for c in corners) + slack) for i in (1, 0))
     last = (math.ceil(max(c[i] for c in corners) - slack) for i in (1, 0))
     return (*first, *last)
-
-
-def _inside(source: GeoBox, bounds: tuple[float, float, float, float]) -> bool:
-    first_row, first_col, last_row, last_col = _touched(source, bounds)
-    return min(first_row, first_col) >= 0 and last_row <= source.shape[0] and last_col <= source.shape[1]

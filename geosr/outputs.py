@@ -19,7 +19,7 @@ from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.raster import Raster
 from geosr.report import Report, check_report
-from geosr.store import TileStore, published_before, reported
+from geosr.store import TileStore, published_before
 from geosr.style import check_style
 from geosr.version import __version__
 from geosr.writer import Encoding, Mosaic, check_output
@@ -48,26 +48,6 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
     if execution.style:
         check_style(outputs[OUTPUT], overwrite=execution.overwrite)
     return outputs
-
-
-def withdraw(files: frozenset[Path], output: Path, execution: Execution) -> None:
-    """Take back what an ended run published without its output: this one will publish it anew.
-
-    Args:
-        files: as they were found before this run had the run folder to itself.
-        output: where the output will lie.
-        execution: of this run.
-
-    Raises:
-        UsageError: the output is there by now.
-        OutputError: there is no right.
-    """
-    if execution.overwrite or not files:
-        return
-    check_output(output, [], overwrite=False)
-    for file in files:
-        with reported(f"cannot take back {file}"):
-            file.unlink(missing_ok=True)
 
 
 def mosaics(

@@ -19,7 +19,7 @@ from geosr.assess import decide
 from geosr.estimates import scratch_bytes
 from geosr.methods.base import told_to
 from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
-from geosr.outputs import OUTPUT, check_outputs, mosaics, withdraw
+from geosr.outputs import OUTPUT, check_outputs, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
 from geosr.plan import Plan, make_plan
@@ -27,7 +27,7 @@ from geosr.provenance import fingerprint
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
 from geosr.scene import suspicions
-from geosr.store import RunFolder, TileResult, TileStore, check_room, published_before, run_folder
+from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_work import interpolate_tile, upscale_group
@@ -54,9 +54,10 @@ def upscale_file(
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
     placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement))
-    depends_on, left = fingerprint_of(plan, placement), published_before(output)
+    depends_on = fingerprint_of(plan, placement)
     with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
-        withdraw(left, output, execution)
+        if not execution.overwrite:
+            folder.withdraw()
         _tell(execution, notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))

@@ -316,7 +316,7 @@ def _describe(
 ) -> Raster:
     file = guard.local_file(path)
     driver = guard.find_driver(file)
-    world, sidecar = guard.world_file(file, driver), read_sidecar(file) or Sidecar(file)
+    world, sidecar = guard.world_file(file, driver), read_sidecar(file)
     notes: tuple[str, ...] = ()
     identity = guard.fingerprint(file)
     options = {"GEOREF_SOURCES": "INTERNAL"} if driver == "GTiff" else {}
@@ -338,7 +338,7 @@ def _describe(
         geobox, placed = _find_grid(file, dataset, sidecar.affine, crs)
         nodatas = tuple(_declared(dataset, sidecar, band) for band in bands)
         dtype = dataset.dtypes[bands[0] - 1]
-        notes += (*_sidecar_notes(file, dataset, sidecar, bands), *_nodata_notes(file, {nodatas[0], nodata}, dtype))
+        notes += (*_sidecar_notes(file, dataset, sidecar, bands), *_nodata_notes(file, (nodatas[0], nodata), dtype))
         tags, band_tags, tag_notes = _read_tags(file, dataset, bands[0])
         scale, offset = float(dataset.scales[bands[0] - 1]), float(dataset.offsets[bands[0] - 1])
         if source and not (math.isfinite(scale) and math.isfinite(offset) and scale != 0):
@@ -532,12 +532,12 @@ def _agree(beside: Any, own: Any) -> bool:
     return bool(beside == own or (math.isnan(beside) and math.isnan(own)))
 
 
-def _nodata_notes(file: Path, nodatas: set[float | None], dtype: str) -> Iterator[str]:
+def _nodata_notes(file: Path, nodatas: Sequence[float | None], dtype: str) -> Iterator[str]:
     """A warning where a nodata value cannot occur."""
     if np.dtype(dtype).kind == "f":
         return
     info = np.iinfo(dtype)
-    for nodata in nodatas:
+    for nodata in dict.fromkeys(nodatas):
         if nodata is None or math.isnan(nodata):
             continue
         if not (info.min <= nodata <= info.max and float(nodata).is_integer()):

@@ -39,18 +39,18 @@ class Sidecar:
     others: tuple[str, ...] = ()
 
 
-def read_sidecar(raster: Path) -> Sidecar | None:
-    """That beside the raster; None where there is none. Of one that cannot be made out nothing is taken over."""
+def read_sidecar(raster: Path) -> Sidecar:
+    """That beside the raster; one that is not there, or cannot be made out, says nothing."""
     path = raster.with_name(raster.name + ".aux.xml")
     try:
         if not path.is_file():
-            return None
+            return Sidecar(path)
         if path.stat().st_size > _LARGEST:
             return Sidecar(path, others=("what it says at such length",))
         root = ElementTree.fromstring(_plain(path.read_bytes()))
         return Sidecar(path, _crs(root), _affine(root), dict(_nodata(root)), tuple(_others(root)))
     except OSError:
-        return None
+        return Sidecar(path)
     except (ValueError, ElementTree.ParseError):
         return Sidecar(path, others=("XML that cannot be made out",))
 

@@ -45,8 +45,8 @@ _DIGEST_SIZE = 16
 CHECKPOINT = "checkpoint.safetensors"
 """Name of a training's own record in the run folder."""
 
-_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, "tiles", "influence", "uncertainty", "bands"}
 _PUBLISHED = "published.json"
+_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, _PUBLISHED, "tiles", "influence", "uncertainty", "bands"}
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -192,11 +192,13 @@ class RunFolder:
     Attributes:
         path: the folder.
         changes: what differs from the earlier run whose work was dropped for it; empty if none was.
+        published: the files beside the output that an earlier run had given their names when it ended.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, str]) -> None:
         self.path = path
         self.changes: tuple[str, ...] = ()
+        self.published = _published(path)
         self._manifest: dict[str, dict[str, Any]] = {"fingerprint": dict(fingerprint), "remembered": {}}
         self._begin()
 
@@ -212,6 +214,16 @@ class RunFolder:
             _sweep(self.path, {"lock"} if changes else _KEPT)
             (self.path / "tiles").mkdir(exist_ok=True)
         self._write_manifest()
+
+    def withdraw(self) -> None:
+        """Take back what an earlier run published without its output: this one will publish it anew.
+
+        Raises:
+            OutputError: there is no right.
+        """
+        for file in self.published:
+            with reported(f"cannot take back {file}"):
+                file.unlink(missing_ok=True)
 
     def remember(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """What the manifest holds as `name`, made and put there if it is the first time.
@@ -342,8 +354,12 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
 
 def published_before(output: Path) -> frozenset[Path]:
     """The files beside `output` that a run had given their names when it ended, before it could name the output."""
+    return _published(_folder_of(output))
+
+
+def _published(folder: Path) -> frozenset[Path]:
     try:
-        known = json.loads((_folder_of(output) / _PUBLISHED).read_text("utf-8"))
+        known = json.loads((folder / _PUBLISHED).read_text("utf-8"))
         return frozenset(Path(name) for name, identity in known.items() if _identity(Path(name)) == identity)
     except (OSError, ValueError, AttributeError):
         return frozenset()

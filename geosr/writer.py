@@ -65,16 +65,15 @@ class Encoding:
         """How many valid values an integer type cannot hold: they become the end of its range."""
         if np.dtype(self.dtype).kind == "f":
             return 0
-        info, stored = np.iinfo(self.dtype), np.rint((values[valid] - self.offset) / self.scale)
+        info, stored = np.iinfo(self.dtype), self._scaled(values[valid])
         return int(((stored < info.min) | (stored > info.max)).sum())
 
     def encode(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.generic]:
         """As stored. A valid value that would read as nodata is moved just clear of it, towards zero."""
-        stored = (values - self.offset) / self.scale
-        dtype = np.dtype(self.dtype)
+        stored, dtype = self._scaled(values), np.dtype(self.dtype)
         if dtype.kind != "f":
             info = np.iinfo(dtype)
-            stored = np.clip(np.rint(stored), info.min, info.max)
+            stored = np.clip(stored, info.min, info.max)
         with np.errstate(over="ignore"):
             encoded: NDArray[np.generic] = stored.astype(dtype)
         if not np.isfinite(encoded[valid]).all():
@@ -96,12 +95,17 @@ class Encoding:
         if np.dtype(self.dtype).kind == "f" or not values.size:
             return
         info = np.iinfo(self.dtype)
-        low, high = sorted(np.rint((np.array([values.min(), values.max()]) - self.offset) / self.scale))
+        low, high = sorted(self._scaled(np.array([values.min(), values.max()])))
         if low < info.min or high > info.max:
             raise UsageError(
                 f"source values from {values.min():g} to {values.max():g} do not fit --dtype {self.dtype}; "
                 "use a wider one"
             )
+
+    def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As the type would store them if it had no ends."""
+        stored: NDArray[np.float64] = (values - self.offset) / self.scale
+        return stored if np.dtype(self.dtype).kind == "f" else np.rint(stored)
 
     def _reads_as_nodata(self, encoded: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Readers compare floats with a tolerance: GDAL with 5e-7 of the value for float32."""

@@ -201,6 +201,13 @@ def test_pairs(build, phrases, folder):
     assert contents(folder) == before
 
 
+def real_upscale(folder, *options, env=None):
+    """The command in a process of its own."""
+    pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif", "--method", "bicubic"]
+    command = [sys.executable, "-m", "geosr", "upscale", *pair, *options]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
 def test_bounds_beyond_the_source_are_said(tmp_path):
     make_pair(tmp_path)
     inside = upscale(tmp_path, "--bounds", 500000, 4999960, 500096, 5000000)
@@ -213,20 +220,8 @@ def test_bounds_beyond_the_source_are_said(tmp_path):
 @pytest.mark.parametrize("variable", ["PROJ_DATA", "PROJ_LIB"])
 def test_a_database_of_projections_that_is_not_there_is_named(variable, tmp_path):
     make_pair(tmp_path, guide_crs="EPSG:3857")
-    command = [
-        sys.executable,
-        "-m",
-        "geosr",
-        "upscale",
-        "--source",
-        "source.tif",
-        "--guide",
-        "guide.tif",
-        "-o",
-        "o.tif",
-    ]
     without = os.environ | {variable: str(tmp_path / "nowhere")}
-    done = subprocess.run(command, cwd=tmp_path, env=without, capture_output=True, text=True, timeout=300, check=False)
+    done = real_upscale(tmp_path, env=without)
     assert done.returncode == INPUT, done.stderr
     assert f"{variable} is {tmp_path / 'nowhere'}, where PROJ's database proj.db is not: unset it" in done.stderr
 
@@ -481,10 +476,7 @@ def test_exit_codes_of_the_real_command(options, code, phrase, folder):
     if code == INPUT:
         (folder / "guide.tif").write_text("no raster")
     before = contents(folder)
-    pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out.tif", "--method", "bicubic"]
-    done = subprocess.run(
-        [sys.executable, "-m", "geosr", "upscale", *pair, *options], cwd=folder, capture_output=True, text=True
-    )
+    done = real_upscale(folder, *options)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("Error: ")
     assert phrase in done.stderr

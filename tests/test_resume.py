@@ -116,29 +116,30 @@ BETWEEN = """
 import os, signal
 from geosr import writer
 publish, named = writer._publish, []
-def kill_at_the_last(finished, output, **options):
+def end_at_the_last(finished, output, **options):
     if len(named) == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
+        {end}
     publish(finished, output, **options)
     named.append(output)
-writer._publish = kill_at_the_last
+writer._publish = end_at_the_last
 """
+ENDS = {"killed": "os.kill(os.getpid(), signal.SIGKILL)", "failed": "raise OSError(5, 'the disk is gone')"}
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(("end", "links"), [("killed", True), ("killed", False), ("failed", True)])
 @pytest.mark.parametrize(("after", "more"), [(1, ()), (2, ()), (2, ("--seed", "3")), (2, ("--overwrite",))])
-def test_killed_between_two_names_the_same_command_goes_on(after, more, links, folder, tmp_path):
-    hook = BETWEEN.format(after=after) + (
+def test_ended_between_two_names_the_same_command_goes_on(after, more, end, links, folder, tmp_path):
+    hook = BETWEEN.format(after=after, end=ENDS[end]) + (
         "" if links else "def refuse(*names): raise PermissionError(1)\nos.link = refuse"
     )
     (tmp_path / "sitecustomize.py").write_text(hook)
-    output, names = f"between-{after}-{links}-{len(more)}.tif", ["std.tif", "change.tif"]
+    output, names = f"{end}-{after}-{links}-{'-'.join(more)}.tif", ["std.tif", "change.tif"]
     names = [f"{output}-{name}" for name in names]
     options = (*FAST, "--uncertainty", names[0], "--guide-influence", names[1])
     run = begin(folder, output, *options, PYTHONPATH=str(tmp_path))
     assert run.communicate(timeout=600)[0] is None
-    assert run.returncode == -signal.SIGKILL
+    assert run.returncode == (-signal.SIGKILL if end == "killed" else 6)
     assert sum((folder / name).exists() for name in names) == after
     assert not (folder / output).exists()
 
@@ -154,7 +155,7 @@ def test_killed_between_two_names_the_same_command_goes_on(after, more, links, f
 
 @pytest.mark.chaos
 def test_a_file_that_took_the_name_after_a_kill_is_left_alone(folder, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(BETWEEN.format(after=1))
+    (tmp_path / "sitecustomize.py").write_text(BETWEEN.format(after=1, end=ENDS["killed"]))
     options = (*FAST, "--uncertainty", "taken.tif")
     begin(folder, "alone.tif", *options, PYTHONPATH=str(tmp_path)).communicate(timeout=600)
     (folder / "taken.tif").unlink()

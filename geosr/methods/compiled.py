@@ -45,12 +45,15 @@ def fits(values: Tensor, size: int) -> bool:
     return _plain(values) and size <= _LARGEST and library() is not None
 
 
-def fits_chain(images: Sequence[Tensor], widths: Sequence[int]) -> bool:
-    """Whether the kernels can pass such images through layers of such widths, faster than torch.
+def fits_chain(images: Sequence[Tensor], chain: Chain) -> bool:
+    """Whether the kernels can pass such images through such layers, faster than torch.
 
     With registers of less than 8 numbers they would not be. Widths are whole registers, the first and last may be 1;
-    there is no gradient in an image of a single feature.
+    there is no gradient in an image of a single feature, and a single feature at the end is not rectified.
     """
+    widths = chain.widths
+    if widths[-1] == 1 and chain.kinds[-1] & Chain.RECTIFIED:
+        return False
     kernels = library()
     lanes = kernels.geosr_lanes() if kernels else 0
     ends = (width for width in (widths[0], widths[-1]) if width != 1)

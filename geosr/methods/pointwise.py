@@ -28,9 +28,8 @@ class Layer(NamedTuple):
 
 
 def fits(images: Sequence[Tensor], layers: Sequence[Layer]) -> bool:
-    """Whether there are kernels for such images and layers; a single feature at the end is not rectified."""
-    plan = _plan(images, layers)
-    return compiled.fits_chain(images, plan.widths) and not (plan.widths[-1] == 1 and layers[-1].relu)
+    """Whether there are kernels for such images and layers."""
+    return compiled.fits_chain(images, _plan(images, layers))
 
 
 def chain(images: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
