@@ -34,11 +34,11 @@ _RUN = "How it runs"
 
 
 def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> Path:
-    """The file of an option that may be given once: click would take the last without a word."""
+    """The path of an option that may be given once: click would take the last without a word."""
     if len(files) > 1:
         raise UsageError(
-            f"{option.opts[0]} is given {len(files)} times, and one file is read; make one of several first: "
-            "gdalbuildvrt all.vrt ... and gdal_translate all.vrt all.tif"
+            f"{option.opts[0]} is given {len(files)} times, and one is read; tiles of one raster are read "
+            "together from a folder: put them, or links to them, into one and give that"
         )
     return files[0]
 
@@ -51,8 +51,8 @@ def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path
     multiple=True,
     callback=_only_one,
     required=True,
-    metavar="FILE",
-    help="The coarse raster: elevations, canopy heights, temperatures, ...",
+    metavar="PATH",
+    help="The coarse raster: elevations, canopy heights, temperatures, ... A file, or a folder of tiles of it.",
 )
 @option(
     _PAIR,
@@ -61,8 +61,8 @@ def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path
     multiple=True,
     callback=_only_one,
     required=True,
-    metavar="FILE",
-    help="The sharp image of the same ground, in any CRS, extent and pixel grid.",
+    metavar="PATH",
+    help="The sharp image of the same ground, in any CRS, extent and pixel grid. A file, or a folder of tiles of it.",
 )
 @option(_PAIR, "-o", "--output", type=PATH, required=True, metavar="FILE", help="The GeoTIFF to write.")
 @pair_options

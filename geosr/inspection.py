@@ -90,7 +90,8 @@ def _size(number: float) -> str:
 def _file_row(file: Raster) -> str:
     nodata = "none declared" if file.nodata is None else f"{file.nodata:g}"
     bands = f"{len(file.bands)} band" + ("s" if len(file.bands) > 1 else "") + (" and alpha" if file.alpha else "")
-    return f"{show(file.path.name)}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
+    name = show(file.path.name) + (f" ({len(file.parts)} files)" if file.parts else "")
+    return f"{name}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
 
 
 def _grid_row(box: GeoBox) -> str:

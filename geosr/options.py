@@ -30,8 +30,8 @@ class Inputs:
     """The two rasters and what their files forgot to say.
 
     Attributes:
-        source: path of the coarse raster.
-        guide: path of the sharp one.
+        source: path of the coarse raster, a file or a folder of files on one grid.
+        guide: path of the sharp one, likewise.
         scale: high pixels to one source pixel along a side, 2 to 32.
         band: which band of a multi-band source, counted from 1, its wavelength as in `8.2um` and `865nm`, or
             `all` for a run that makes each of them.

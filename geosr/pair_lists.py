@@ -112,7 +112,7 @@ def pairs_by_pattern(
     option = "--truth" if truth else "--source"
     if source.count("*") != 1:
         raise UsageError(f"{option} {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
-    if "{stem}" not in guide and not Path(guide).is_file():
+    if "{stem}" not in guide and not Path(guide).exists():
         raise UsageError(
             f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif', or is the one guide of all sources"
         )
@@ -122,7 +122,7 @@ def pairs_by_pattern(
     jobs, misfits = [], []
     for stem, path in sources.items():
         beside = Path(guide.replace("{stem}", stem))
-        if beside.is_file():
+        if beside.exists():
             job = Job(show(stem), path, beside, _fill(template, stem, scale), stem)
             part = "" if band is None else f"_b{band}"  # of another band is another source, by its name
             sample = Sample(stem, "", beside, path, band=band)

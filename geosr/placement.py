@@ -163,7 +163,8 @@ def open_pool(plan: Plan, placement: Placement, folder: Path, execution: Executi
     Raises:
         UnavailableError: it cannot be had.
     """
-    files = {file.path: file.fingerprint[0] for file in (plan.scene.source, plan.scene.guide)}
+    rasters = plan.scene.source, plan.scene.guide
+    files = {file.path: file.fingerprint[0] for raster in rasters for file in raster.files}
     if weights := plan.method.weights:
         files[weights.path] = weights.size
     own = replace(placement, workers=min(placement.workers, len(plan.tiles)))

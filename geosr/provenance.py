@@ -69,7 +69,13 @@ def fingerprint(
 
 
 def identity(file: Raster) -> str:
-    """Path, size, modification time and a digest of parts of a file, and of what it or files beside it say of it."""
+    """Path, size, modification time and a digest of parts of a file, and of what it or files beside it say of it.
+
+    Of a folder: how many files it has, their size in all, and a digest of their identities.
+    """
+    if file.parts:
+        digest = blake2b("\n".join(identity(part) for part in file.files).encode(), digest_size=16).hexdigest()
+        return f"{file.path}, {len(file.parts)} files, {file.fingerprint[0]} bytes, digest {digest}"
     size, nanoseconds, _ = file.fingerprint
     modified = f"{datetime.fromtimestamp(nanoseconds // 10**9, UTC):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09} UTC"
     said = repr((tuple(file.geobox.affine), file.crs_wkt, file.nodatas)).encode()

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,8 +29,8 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
+from geosr import mosaic, warp
 from geosr import raster_guard as guard
-from geosr import warp
 from geosr.bands import Band, nearest, read_band, wavelength_of
 from geosr.consistency import pool, pool_measured
 from geosr.displacement import Displacement
@@ -49,6 +49,8 @@ MAX_CLAIM = 100_000
 """Times its own size that a file may claim in pixels, beyond a gibibyte: deflate reaches 1032, sparse files more."""
 MAX_TAG_BYTES = 1 << 20
 MAX_LOOKS = 4096
+_MARGIN = 8  # source pixels; a guide is looked for 3 away at most
+_MOST_NOTES = 4
 SMALL = 1 << 24
 """Samples up to which a file is read through to see whether it can be."""
 
@@ -74,11 +76,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Raster:
-    """What a raster file is: everything needed to read it again, without an open handle.
+    """What a raster is, a file or a folder of files: everything needed to read it again, without an open handle.
 
     Attributes:
         path: absolute path.
-        driver: GDAL's name of the format, the only one it is opened as.
+        driver: GDAL's name of the format, the only one it is opened as; of a folder that of its files.
         geobox: its grid, with the horizontal (2-D) CRS or None. Columns first in the affine, as GDAL has it.
         crs_wkt: the whole CRS as WKT 2, vertical part included; None without one.
         georeferenced: False where the file places itself nowhere (identity affine, no CRS).
@@ -97,11 +99,13 @@ class Raster:
         alpha_opaque: what counts as fully opaque in it (1, 255 or 65535); less than half of it is invalid.
         masked: whether the file has a mask band, internal or in a `.msk` file.
         block_shape: (rows, columns) stored together.
-        fingerprint: size, modification time and inode when it was described.
+        fingerprint: size, modification time and inode when it was described; of a folder, its files' sizes summed.
         options: open options of the driver.
         pooled: the file's pixels to one of the grid along a side; above 1 only where `describe_source` was told to.
         warnings: lines for the user about what was found.
         displacement: how far from where the file says a guide is looked for, place by place; see `coregister`.
+        parts: of a folder, its files by name, each with where it lies in the grid's pixels; where several have a
+            valid pixel the first holds. What is said above of bands and values is the first file's, and holds for all.
     """
 
     path: Path
@@ -132,6 +136,12 @@ class Raster:
     further_nodata: float | None = None
     pooled: int = 1
     displacement: Displacement | None = None
+    parts: tuple[tuple[Window, Raster], ...] = ()
+
+    @property
+    def files(self) -> tuple[Raster, ...]:
+        """What lies on the disk: itself, or a folder's files."""
+        return tuple(part for _, part in self.parts) or (self,)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -207,7 +217,13 @@ def open_file(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]
 
 @contextmanager
 def _reopened(raster: Raster) -> Iterator[Any]:
-    """`raster`'s dataset, if the file is still the one that was described."""
+    """`raster`'s dataset, if the file is still the one that was described; None for a folder.
+
+    A folder's files are opened one by one when they are read: there may be more than a process may hold open.
+    """
+    if raster.parts:
+        yield None
+        return
     if guard.fingerprint(raster.path) != raster.fingerprint:
         raise InputError(f"{show(raster.path)}: the file has changed since the run began; start again")
     with open_file(raster.path, raster.driver, raster.options) as dataset:
@@ -228,7 +244,7 @@ def describe_source(
     """What the coarse raster at `path` is; it can be read and has at least one valid pixel.
 
     Args:
-        path: a local raster file.
+        path: a local raster file, or a folder of them that lie on one grid.
         band: 1-based band to read, or its wavelength; needed where there are several besides alpha.
         nodata: a value that means "no data", in stored units, beside what the file declares.
         assume_crs: the CRS of a file that names none.
@@ -240,7 +256,9 @@ def describe_source(
         InputError: the file is refused; the message says why.
         UsageError: `band`, `assume_crs` or `native_resolution` makes no sense.
     """
-    raster = _describe(path, nodata=nodata, assume_crs=assume_crs, band=band, source=True)
+    raster = _describe_any(
+        path, lambda file: _describe(file, nodata=nodata, assume_crs=assume_crs, band=band, source=True)
+    )
     check_readable(raster)
     if not has_valid(raster):
         declared = "" if raster.nodata is None else f" (nodata is {raster.nodata:g})"
@@ -288,22 +306,113 @@ def pooled_text(geobox: GeoBox, times: int) -> str:
 
 
 def describe_guide(
-    path: str | os.PathLike[str], *, nodata: float | None = None, assume_crs: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    nodata: float | None = None,
+    assume_crs: str | None = None,
+    near: GeoBox | None = None,
 ) -> Raster:
     """What the sharp raster at `path` is; it can be read. All bands but alpha are used.
 
     Args:
-        path: a local raster file.
+        path: a local raster file, or a folder of them that lie on one grid.
         nodata: a value that means "no data" in every band, beside what the file declares.
         assume_crs: the CRS of a file that names none.
+        near: where it is wanted; files of a folder that lie elsewhere are left out.
 
     Raises:
         InputError: the file is refused; the message says why.
         UsageError: `assume_crs` makes no sense.
     """
-    raster = _describe(path, nodata=nodata, assume_crs=assume_crs, band=None, source=False)
+    raster = _describe_any(
+        path, lambda file: _describe(file, nodata=nodata, assume_crs=assume_crs, band=None, source=False), near
+    )
     check_readable(raster)
     return raster
+
+
+def _describe_any(
+    path: str | os.PathLike[str], describe: Callable[[str | os.PathLike[str]], Raster], near: GeoBox | None = None
+) -> Raster:
+    """A file, or a folder's files as one raster."""
+    if not guard.is_folder(path):
+        return describe(path)
+    folder = Path(path).absolute()
+    found = [describe(file) for file in guard.rasters_in(folder)]
+    _check_alike(found)
+    wanted = [file for file in found if near is None or _is_near(file, near)] or found
+    grid, windows = mosaic.lay_out([file.geobox for file in wanted], [show(file.path.name) for file in wanted])
+    first = wanted[0]
+    notes = [note for file in wanted for note in file.warnings]
+    return replace(
+        first,
+        path=folder,
+        geobox=grid,
+        nodata=next((file.nodata for file in wanted if file.nodata is not None), None),
+        alpha=next((file.alpha for file in wanted if file.alpha is not None), None),
+        fingerprint=(
+            sum(file.fingerprint[0] for file in wanted),
+            max(file.fingerprint[1] for file in wanted),
+            first.fingerprint[2],
+        ),
+        warnings=(_folder_note(folder, found, wanted), *_shortened(notes)),
+        parts=tuple((window, _slim(file, first)) for window, file in zip(windows, wanted, strict=True)),
+    )
+
+
+def _check_alike(files: Sequence[Raster]) -> None:
+    """Refuse files that cannot be taken for one raster."""
+    first = files[0]
+    for file in files:
+        if not file.georeferenced:
+            raise InputError(f"{show(file.path)}: has no position; the rasters of a folder are put together by theirs")
+        crs = [str(box.crs.to_wkt()) if box.crs else "" for box in (first.geobox, file.geobox)]
+        differing = [
+            ("CRS", crs[0] != crs[1] and not ("" not in crs and warp.same_crs(crs[0], crs[1]))),
+            ("number of bands", file.bands != first.bands),
+            ("data type", file.dtype != first.dtype),
+            ("palette", file.palette != first.palette),
+            ("scale or offset", (file.scale, file.offset) != (first.scale, first.offset)),
+        ]
+        if what := next((name for name, differs in differing if differs), None):
+            raise InputError(
+                f"{show(file.path)}: has another {what} than {show(first.path.name)}; the rasters of a folder are "
+                "taken for one, and must be alike"
+            )
+
+
+def _is_near(file: Raster, place: GeoBox) -> bool:
+    """Whether a guide's file may have a say there: with a margin for guides that are looked for elsewhere."""
+    if file.geobox.crs is None or place.crs is None:
+        return True
+    return warp.overlap_fraction(place.pad(_MARGIN), file.geobox) > 0
+
+
+def _slim(file: Raster, first: Raster) -> Raster:
+    """What is needed to read it; it goes to workers with every tile, so what is the first one's is not repeated."""
+    geobox = GeoBox(file.geobox.shape, file.geobox.affine, first.geobox.crs)
+    nodatas = first.nodatas if file.nodatas == first.nodatas else file.nodatas
+    return replace(
+        file,
+        geobox=geobox,
+        crs_wkt=first.crs_wkt,
+        nodatas=nodatas,
+        palette=first.palette,
+        tags={},
+        band_tags={},
+        warnings=(),
+    )
+
+
+def _folder_note(folder: Path, found: Sequence[Raster], wanted: Sequence[Raster]) -> str:
+    there = "" if len(wanted) == len(found) else f", of which {len(wanted)} lie over the source"
+    return f"{show(folder.name)}: {len(found)} {guard.FORMATS[found[0].driver]} files taken for one raster{there}"
+
+
+def _shortened(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes on many files: the first few."""
+    left = len(notes) - _MOST_NOTES
+    return (*notes[:_MOST_NOTES], *([f"{left} more notes of this kind on other files"] if left > 0 else []))
 
 
 def _describe(
@@ -593,11 +702,13 @@ def check_readable(raster: Raster) -> None:
     Raises:
         InputError: the file is truncated or damaged; the first bad block is named.
     """
-    with _reopened(raster) as dataset, translated(raster.path, "read"):
-        if raster.driver == "GTiff":
-            _check_blocks(raster, dataset)
-        rows, cols = raster.shape
-        if rows * cols * len(raster.bands) <= SMALL:
+    for file in raster.files:
+        if file.driver == "GTiff":
+            with _reopened(file) as dataset, translated(file.path, "read"):
+                _check_blocks(file, dataset)
+    rows, cols = raster.shape
+    if rows * cols * len(raster.bands) <= SMALL:
+        with _reopened(raster) as dataset, translated(raster.path, "read"):
             for window in _windows(raster, 1024):
                 _read_stored(raster, dataset, window)
 
@@ -752,6 +863,8 @@ def _read_stored(
     raster: Raster, dataset: Any, window: Window, shape: tuple[int, int] | None = None
 ) -> tuple[Array, Mask]:
     """Stored values (bands, rows, columns) and validity (rows, columns) of a window, or of `shape` pixels of it."""
+    if raster.parts:
+        return _read_parts(raster, window, shape or window.shape)
     bands = (len(raster.bands), *shape) if shape else None
     part = RasterioWindow(window.col, window.row, window.width, window.height)
     where = f"read at row {window.row}, column {window.col}"
@@ -764,6 +877,24 @@ def _read_stored(
             valid &= dataset.read(raster.alpha, window=part, out_shape=shape) * 2.0 >= raster.alpha_opaque
     if valid.shape != (shape or window.shape):
         raise InputError(f"{show(raster.path)}: {window} reaches over its edge")
+    return stored, valid
+
+
+def _read_parts(raster: Raster, window: Window, shape: tuple[int, int]) -> tuple[Array, Mask]:
+    """As `_read_stored`, from a folder's files: each fills what those before it leave open."""
+    stored = np.zeros((len(raster.bands), *shape), raster.dtype)
+    valid = np.zeros(shape, bool)
+    places = [place for place, _ in raster.parts]
+    for number, shared in mosaic.pieces(places, window):
+        place, file = raster.parts[number]
+        into = mosaic.shrunk(shared, window, shape)
+        if into.height and into.width and not valid[into.slices].all():
+            with _reopened(file) as dataset:
+                size = None if into.shape == shared.shape else into.shape
+                values, there = _read_stored(file, dataset, shared.relative_to(place), size)
+            there &= ~valid[into.slices]
+            stored[:, *into.slices][:, there] = values[:, there]
+            valid[into.slices] |= there
     return stored, valid
 
 
@@ -827,8 +958,8 @@ def guide_ratio(guide: Raster, target: GeoBox) -> tuple[float, float]:
 
 
 def overlap_fraction(low: GeoBox, guide: Raster) -> float:
-    """Share of `low`'s area inside the guide's outline, 0 to 1; 0 means disjoint."""
-    return warp.overlap_fraction(low, guide.geobox)
+    """Share of `low`'s area inside the guide's outline, or those of its files, 0 to 1; 0 means disjoint."""
+    return warp.overlap_fraction(low, guide.geobox, [place for place, _ in guide.parts])
 
 
 def extent_text(geobox: GeoBox) -> str:

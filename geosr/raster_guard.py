@@ -53,6 +53,17 @@ _EXTENSIONS = {
     ".jpeg": "JPEG",
     ".jp2": "JP2OpenJPEG",
 }
+_IN_FOLDERS = (
+    (".tif", ".tiff"),
+    (".jp2",),
+    (".img",),
+    (".asc",),
+    (".hgt",),
+    (".dt0", ".dt1", ".dt2"),
+    (".png",),
+    (".jpg", ".jpeg"),
+)
+_MOST_FILES = 10_000
 _HGT_SIDES = (1201, 3601, 7201)
 _WORLD_FILES = {
     "GTiff": (".tfw", ".tifw", ".wld"),
@@ -142,6 +153,38 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     return found.absolute()
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names a folder; what is no path at all is none."""
+    try:
+        return os.path.isdir(path)
+    except (TypeError, ValueError):
+        return False
+
+
+def rasters_in(folder: Path) -> list[Path]:
+    """The rasters of one kind in `folder`, by name; hidden files, files of other kinds and folders are passed over.
+
+    The kind is the first that there is, of GeoTIFF, JPEG 2000, Erdas Imagine, ASCII grid, SRTM, DTED, PNG and JPEG:
+    pictures that lie beside the rasters for a look are none of them.
+
+    Raises:
+        InputError: the folder cannot be read, or holds no raster, or more than 10 000.
+    """
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{show(folder)}: cannot be read: {error.strerror}") from error
+    for endings in _IN_FOLDERS:
+        found = [folder / name for name in names if name.lower().endswith(endings)]
+        if len(found) > _MOST_FILES:
+            raise InputError(f"{show(folder)}: holds {len(found)} rasters; at most {_MOST_FILES} are taken for one")
+        if found:
+            return found
+    raise InputError(
+        f"{show(folder)}: is a folder without rasters; give a raster file, or a folder of GeoTIFF or JPEG 2000 files"
+    )
+
+
 def find_driver(path: Path) -> str:
     """The one GDAL driver that may open `path`, from its content.
 
@@ -156,7 +199,10 @@ def find_driver(path: Path) -> str:
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{show(path)}: is a Git LFS pointer, not the raster; fetch it with 'git lfs pull'")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise InputError(f"{show(path)}: is XML (a VRT?), which may point at any other file; convert it to GeoTIFF")
+        raise InputError(
+            f"{show(path)}: is XML (a VRT?), which may point at any other file; convert it to GeoTIFF, or "
+            "give the folder of its files"
+        )
     driver = next((name for magic, name in _MAGIC if head.startswith(magic)), None) or _find_by_text(path, head)
     if driver is None:
         raise InputError(f"{show(path)}: not a supported raster; supported are {SUPPORTED}")

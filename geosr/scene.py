@@ -28,8 +28,8 @@ class Scene:
     """A source and a guide brought onto one pair of nested grids.
 
     Attributes:
-        source: the coarse raster's file.
-        guide: the sharp raster's file.
+        source: the coarse raster.
+        guide: the sharp raster.
         grids: of the part that is worked on.
         origin: that part in the source's own pixels.
         notes: what the user should know about the pair.
@@ -90,7 +90,9 @@ def open_scene(inputs: Inputs) -> Scene:
         assume_crs=inputs.assume_crs,
         native_resolution=inputs.native_resolution,
     )
-    guide = raster.describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs)
+    guide = raster.describe_guide(
+        inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs, near=source.geobox
+    )
     grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
     guide = replace(guide, geobox=guide_box)
     shift = raster.check_transform(source, guide, allow_ballpark=inputs.allow_ballpark)

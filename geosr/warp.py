@@ -8,7 +8,7 @@ approximation is an option that is easily forgotten. Here a value depends on its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 
@@ -171,8 +171,8 @@ def ground_resolution(geobox: GeoBox) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def overlap_fraction(low: GeoBox, guide: GeoBox) -> float:
-    """Share of `low`'s area that lies inside `guide`'s outline, 0 to 1 (validity of pixels aside)."""
+def overlap_fraction(low: GeoBox, guide: GeoBox, parts: Sequence[Window] = ()) -> float:
+    """Share of `low`'s area that lies inside `guide`'s outline, or its `parts`, 0 to 1 (validity of pixels aside)."""
     rows, cols = low.shape
     world = outline(guide)
     u, v = _apply(~low.affine, *project(*world, guide, low))
@@ -187,8 +187,10 @@ def overlap_fraction(low: GeoBox, guide: GeoBox) -> float:
     t = (np.arange(n) + 0.5) / n
     col, row = np.meshgrid(left + t * (right - left), top + t * (bottom - top))
     u, v = pixels_in(low, guide, col.ravel(), row.ravel())
+    inside = np.zeros(u.shape, bool)
     with np.errstate(invalid="ignore"):
-        inside = (u >= 0) & (u <= guide.shape[1]) & (v >= 0) & (v <= guide.shape[0])
+        for part in parts or [Window(0, 0, *guide.shape)]:
+            inside |= (u >= part.col) & (u <= part.col + part.width) & (v >= part.row) & (v <= part.row + part.height)
     return float(inside.mean()) * (right - left) * (bottom - top) / (rows * cols)
 
 

@@ -462,7 +462,8 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
     """Where the output will really lie, links resolved, before any work is done.
 
     Raises:
-        UsageError: it is no name for a file of that form, is one of the inputs, or exists and `overwrite` is not given.
+        UsageError: it is no name for a file of that form, is one of the inputs or lies in one that is a folder, or
+            exists and `overwrite` is not given.
         OutputError: its folder does not exist, it is a folder itself, or the system cannot have such a name.
     """
     name = show(output)
@@ -477,6 +478,8 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
         exists = path.exists()
         if exists and any(other.exists() and os.path.samefile(path, other) for other in inputs):
             raise UsageError(f"the output {name} is one of the inputs; give it another name")
+        if any(other.is_dir() and os.path.samefile(path.parent, other) for other in inputs):
+            raise UsageError(f"the output {name} would lie among the rasters of an input; give another folder")
     except GeosrError:
         raise
     except (OSError, ValueError) as error:  # too long a name, a NUL in it, no right to look

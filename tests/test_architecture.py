@@ -27,7 +27,7 @@ LAYERS = [
     ],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods", "metrics", "picture"],
-    ["options", "tiling", "warp", "seams", "local_shift"],
+    ["options", "tiling", "warp", "mosaic", "seams", "local_shift"],
     ["raster", "runner", "cluster", "store", "device"],
     [
         "methods.base",

@@ -93,7 +93,7 @@ OPTIONS = [
     (["--gpus", "0,0", "--scheduler", "processes"], USAGE, ["gpus is '0,0'", "different numbers"]),
     (["--gpus", "0,", "--scheduler", "processes"], USAGE, ["gpus is '0,'", "0,1"]),
     (["--gpus", "-1", "--scheduler", "processes"], USAGE, ["gpus is '-1'"]),
-    (["--guide", "other.tif"], USAGE, ["--guide is given 2 times", "gdalbuildvrt"]),
+    (["--guide", "other.tif"], USAGE, ["--guide is given 2 times", "a folder"]),
     (["--min", "5", "--max", "1"], USAGE, ["limits are 5 and 1"]),
     (["--device", "gpu"], UNAVAILABLE, ["'gpu'", "auto, cpu, cuda"]),
 ]
@@ -312,7 +312,7 @@ def one_row(path):
 
 EITHER = [
     (missing, ["No such file"]),
-    (is_folder, ["is a folder", "give a raster file"]),
+    (is_folder, ["is a folder without rasters", "give a raster file"]),
     (empty, ["empty"]),
     (text, ["not a supported raster", "GeoTIFF"]),
     (pointer, ["Git LFS pointer", "git lfs pull"]),

@@ -1,0 +1,323 @@
+"""A folder of files is the one raster that they are cut from: rasterio's own merge says what that is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from rasterio.merge import merge
+from rasters import UTM, grid, plain_read, write
+
+from geosr.errors import InputError
+from geosr.grid import Window, crop
+from geosr.mosaic import lay_out, pieces, shrunk
+from geosr.raster import (
+    describe_guide,
+    describe_source,
+    glance_guide,
+    overlap_fraction,
+    read_guide,
+    read_source,
+)
+
+X, Y = 500000.0, 5000000.0
+SHAPE = (60, 80)
+NODATA = -9999.0
+
+
+def values(shape=SHAPE, seed=0, bands=1):
+    return np.random.default_rng(seed).normal(50, 10, (bands, *shape)).astype(np.float32)
+
+
+def cut(folder, array, windows, affine, **profile):
+    """Files of windows of `array`, each (row, column, height, width), by number."""
+    folder.mkdir(exist_ok=True)
+    for number, (row, col, height, width) in enumerate(windows):
+        part = array[:, row : row + height, col : col + width]
+        write(folder / f"tile_{number:03}.tif", part, affine * Affine.translation(col, row), nodata=NODATA, **profile)
+    return folder
+
+
+def quarters(shape=SHAPE):
+    rows, cols = shape
+    top, left = rows // 3, cols // 2 + 3
+    return [
+        (0, 0, top, left),
+        (0, left, top, cols - left),
+        (top, 0, rows - top, left),
+        (top, left, rows - top, cols - left),
+    ]
+
+
+@st.composite
+def rectangles(draw):
+    """Some windows of SHAPE, which may overlap and leave gaps."""
+    found = []
+    for _ in range(draw(st.integers(1, 6))):
+        row, col = draw(st.integers(0, SHAPE[0] - 2)), draw(st.integers(0, SHAPE[1] - 2))
+        height, width = draw(st.integers(2, SHAPE[0] - row)), draw(st.integers(2, SHAPE[1] - col))
+        found.append((row, col, height, width))
+    return found
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(windows=rectangles(), seed=st.integers(0, 99))
+def test_a_folder_is_what_rasterio_merges(tmp_path, windows, seed):
+    """Values of overlapping files differ here: the first by name holds, where it has a pixel."""
+    folder = tmp_path / "tiles"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    random = np.random.default_rng(seed)
+    for number, window in enumerate(windows):
+        array = values(seed=seed + number)
+        array[:, random.random(SHAPE) < 0.2] = NODATA
+        cut(tmp_path / "one", array, [window], grid(X, Y, 2))
+        os.replace(tmp_path / "one" / "tile_000.tif", folder / f"tile_{number:03}.tif")
+    expected, affine = merge(sorted(folder.glob("*.tif")), method="first", nodata=NODATA)
+    described = describe_source(folder)
+    assert described.shape == expected.shape[1:]
+    assert described.geobox.affine == affine
+    found, valid = read_source(described)
+    np.testing.assert_array_equal(valid, expected[0] != NODATA)
+    np.testing.assert_array_equal(found[valid], expected[0][valid])
+    rows, cols = described.shape
+    window = Window(rows // 4, cols // 3, max(rows // 2, 1), max(cols // 2, 1))
+    part, there = read_source(described, window)
+    np.testing.assert_array_equal(part, found[window.slices])
+    np.testing.assert_array_equal(there, valid[window.slices])
+
+
+@pytest.mark.parametrize("turn", [{}, {"rotation": 17.0}, {"south_up": True}])
+def test_a_guide_in_tiles_is_the_guide_in_one(tmp_path, turn):
+    """Bit for bit on any grid, and for a picture as well."""
+    array, affine = values((300, 400), bands=3), grid(X, Y, 0.5, **turn)
+    one = describe_guide(write(tmp_path / "one.tif", array, affine, nodata=NODATA))
+    tiles = describe_guide(cut(tmp_path / "tiles", array, quarters((300, 400)), affine))
+    assert tiles.geobox == one.geobox
+    assert len(tiles.parts) == 4
+    target = GeoBox((40, 56), affine * Affine.translation(70, 50) * Affine.scale(4.3) * Affine.rotation(5), UTM)
+    for window in (Window(0, 0, 40, 56), Window(7, 11, 20, 30)):
+        for ours, reference in zip(
+            read_guide(tiles, crop(target, window), grid=target),
+            read_guide(one, crop(target, window), grid=target),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, reference)
+
+
+def test_a_picture_of_a_guide_in_tiles_is_that_of_the_guide_in_one(tmp_path):
+    """Each pixel says where it is: none lies more than half a pixel of the picture off."""
+    array = np.mgrid[:300, :400].astype(np.float32) + 1
+    one = describe_guide(write(tmp_path / "one.tif", array, grid(X, Y, 0.5), nodata=NODATA))
+    tiles = describe_guide(cut(tmp_path / "tiles", array, quarters((300, 400)), grid(X, Y, 0.5)))
+    coarse = GeoBox((15, 20), one.geobox.affine * Affine.scale(20), UTM)
+    (ours, seen), (reference, expected) = glance_guide(tiles, coarse), glance_guide(one, coarse)
+    np.testing.assert_array_equal(seen, expected)
+    assert np.abs(ours - reference).max() <= 10
+    assert np.abs(ours - reference).mean() < 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 500), st.integers(1, 60), st.lists(st.integers(0, 500), min_size=1, max_size=5))
+def test_parts_that_touch_still_do_in_a_picture(length, pixels, cuts):
+    edges = sorted({0, length, *(cut for cut in cuts if cut < length)})
+    whole, shape = Window(10, 20, length, length), (pixels, pixels)
+    shown = np.zeros(shape, int)
+    for start, end in pairwise(edges):
+        part = Window(10 + start, 20, end - start, length)
+        shown[shrunk(part, whole, shape).slices] += 1
+    assert (shown == 1).all()
+
+
+def test_where_parts_lie_is_that_of_their_corners():
+    boxes = [GeoBox((10, 10), grid(X + dx, Y - dy, 2), UTM) for dx, dy in ((40, 0), (0, 0), (20, 60))]
+    whole, windows = lay_out(boxes, ["a", "b", "c"])
+    assert windows == [Window(0, 20, 10, 10), Window(0, 0, 10, 10), Window(30, 10, 10, 10)]
+    assert whole == GeoBox((40, 30), grid(X, Y, 2), UTM)
+    assert list(pieces(windows, Window(5, 5, 27, 16))) == [
+        (0, Window(5, 20, 5, 1)),
+        (1, Window(5, 5, 5, 5)),
+        (2, Window(30, 10, 2, 10)),
+    ]
+
+
+def two(folder, second, **profile):
+    """A folder of a plain raster and another."""
+    folder.mkdir()
+    write(folder / "a.tif", values(), grid(X, Y, 2), nodata=NODATA)
+    array, affine = second
+    write(folder / "b.tif", array, affine, **{"nodata": NODATA, **profile})
+    return folder
+
+
+BESIDE = grid(X + 160, Y, 2)
+MISFITS = {
+    "half a pixel": ((values(), grid(X + 161, Y, 2)), {}, ["does not lie on the grid of a.tif", "0.50 of a pixel"]),
+    "a fiftieth": ((values(), grid(X + 160.04, Y, 2)), {}, ["0.02 of a pixel", "gdalwarp"]),
+    "another size": ((values(), grid(X + 160, Y, 2.001)), {}, ["1.0005 x 1.0005"]),
+    "turned": ((values(), grid(X + 160, Y, 2, rotation=1)), {}, ["or turned"]),
+    "CRS": ((values(), BESIDE), {"crs": "EPSG:32633"}, ["another CRS than a.tif"]),
+    "no CRS": ((values(), BESIDE), {"crs": None}, ["another CRS"]),
+    "bands": ((values(bands=2), BESIDE), {}, ["another number of bands"]),
+    "type": ((values().astype(np.int16), BESIDE), {}, ["another data type"]),
+    "scale": ((values(), BESIDE), {"scale": 0.1}, ["another scale or offset"]),
+    "no position": ((values(), Affine.identity()), {"crs": None}, ["has no position"]),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_files_that_are_not_one_raster_are_refused_by_name(tmp_path, what):
+    second, profile, words = MISFITS[what]
+    folder = two(tmp_path / "tiles", second, **profile)
+    with pytest.raises(InputError) as error:
+        describe_guide(folder)
+    assert all(word in str(error.value) for word in ["b.tif", *words])
+
+
+def test_a_hundredth_of_a_pixel_is_as_good_as_none(tmp_path):
+    folder = two(tmp_path / "tiles", (values(), grid(X + 160.015, Y, 2)))
+    assert describe_guide(folder).shape == (SHAPE[0], 2 * SHAPE[1])
+
+
+def test_pictures_hidden_files_and_folders_are_passed_over(tmp_path):
+    folder = cut(tmp_path / "tiles", values(), quarters(), grid(X, Y, 2))
+    write(folder / "preview.png", np.zeros((20, 20), np.uint8), Affine.identity(), None, driver="PNG")
+    (folder / ".part.tif").write_bytes(b"half a file")
+    (folder / "notes.txt").write_text("made by hand")
+    (folder / "old.tif.d").mkdir()
+    assert len(describe_source(folder).parts) == 4
+    (folder / "more.tif").mkdir()
+    with pytest.raises(InputError, match=r"more\.tif: is a folder"):
+        describe_source(folder)
+
+
+def test_a_folder_without_rasters_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(InputError, match="a folder without rasters"):
+        describe_source(tmp_path)
+
+
+def test_of_a_guide_only_the_files_over_the_source_are_looked_at(tmp_path):
+    array, affine = values((200, 400)), grid(X, Y, 2)
+    folder = cut(tmp_path / "tiles", array, [(0, col, 200, 50) for col in range(0, 400, 50)], affine)
+    far = folder / "tile_007.tif"
+    far.write_bytes(far.read_bytes()[:-4000])
+    near = GeoBox((10, 10), grid(X + 110, Y - 50, 8), UTM)
+    described = describe_guide(folder, near=near)
+    assert [part.path.name for part in described.files] == ["tile_000.tif", "tile_001.tif", "tile_002.tif"]
+    assert "8 GeoTIFF files taken for one raster, of which 3 lie over the source" in described.warnings[0]
+    with pytest.raises(InputError, match=r"tile_007\.tif"):
+        describe_guide(folder)
+
+
+def test_a_guide_with_a_hole_covers_what_its_files_cover(tmp_path):
+    whole = quarters()
+    folder = cut(tmp_path / "tiles", values(), [whole[0], whole[3]], grid(X, Y, 2))
+    low = GeoBox((15, 20), grid(X, Y, 8), UTM)
+    share = (20 * 43 + 40 * 37) / (60 * 80)
+    assert overlap_fraction(low, describe_guide(folder)) == pytest.approx(share, abs=0.01)
+
+
+def test_a_file_that_changes_after_it_was_described_is_not_read(tmp_path):
+    folder = cut(tmp_path / "tiles", values(), quarters(), grid(X, Y, 2))
+    described = describe_source(folder)
+    os.utime(folder / "tile_003.tif", (1, 1))
+    read_source(described, Window(0, 0, 10, 10))
+    with pytest.raises(InputError, match=r"tile_003\.tif: the file has changed"):
+        read_source(described)
+
+
+# --- the command ---------------------------------------------------------------------------------------------
+
+
+def command(source, guide, output, *options):
+    files = ("--source", source, "--guide", guide, "-o", output)
+    options = ("--method", "guided-filter", "--scale", "4", *options)
+    return [str(part) for part in (sys.executable, "-m", "geosr", "upscale", *files, *options)]
+
+
+def upscale(source, guide, output, *options):
+    call = command(source, guide, output, *options)
+    return subprocess.run(call, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A source and a guide, each as one file and as a folder of tiles."""
+    root = tmp_path_factory.mktemp("pair")
+    source, guide = values((90, 70)), values((360, 280), seed=1, bands=3)
+    source[:, 10:14, 20:25] = NODATA
+    coarse, sharp = grid(X, Y, 4), grid(X, Y, 1)
+    write(root / "dsm.tif", source, coarse, nodata=NODATA)
+    write(root / "ortho.tif", guide, sharp, nodata=NODATA)
+    cut(root / "dsm", source, quarters((90, 70)), coarse)
+    cut(root / "ortho", guide, [(row, 0, 30, 280) for row in range(0, 360, 30)], sharp)
+    return root
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_the_output_is_that_of_whole_files(pair, tmp_path, scheduler):
+    whole = upscale(pair / "dsm.tif", pair / "ortho.tif", tmp_path / "whole.tif", "--tile", "160")
+    assert whole.returncode == 0, whole.stderr
+    options = ("--tile", "160", "--scheduler", scheduler, "--workers", "2")
+    tiled = upscale(pair / "dsm", pair / "ortho", tmp_path / "tiled.tif", *options)
+    assert tiled.returncode == 0, tiled.stderr
+    assert "ortho: 12 GeoTIFF files taken for one raster" in tiled.stderr
+    np.testing.assert_array_equal(plain_read(tmp_path / "tiled.tif"), plain_read(tmp_path / "whole.tif"))
+    with rasterio.open(tmp_path / "tiled.tif") as ours, rasterio.open(tmp_path / "whole.tif") as theirs:
+        assert (ours.transform, ours.crs, ours.nodata) == (theirs.transform, theirs.crs, theirs.nodata)
+        assert ours.tags()["GEOSR_GUIDE"] == "ortho"
+
+
+@pytest.mark.chaos
+def test_a_run_killed_before_a_file_was_added_starts_afresh(pair, tmp_path):
+    shutil.copytree(pair / "ortho", tmp_path / "ortho")
+    (tmp_path / "ortho" / "tile_011.tif").rename(tmp_path / "last.tif")
+    call = command(pair / "dsm", tmp_path / "ortho", tmp_path / "out.tif", "--tile", "80")
+    run = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".out.tif-*.geosr/tiles/*.tile")):
+        assert run.poll() is None
+        time.sleep(0.002)
+    run.kill()
+    assert "the guide covers 91.7% of the source" in run.communicate()[1]
+    (tmp_path / "last.tif").rename(tmp_path / "ortho" / "tile_011.tif")
+    second = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "started afresh: guide\n" in second.stderr
+    assert "covers" not in second.stderr
+
+
+def test_an_output_among_the_tiles_of_an_input_is_refused(pair, tmp_path):
+    shutil.copytree(pair / "ortho", tmp_path / "ortho")
+    refused = upscale(pair / "dsm", tmp_path / "ortho", tmp_path / "ortho" / "out.tif")
+    assert refused.returncode == 2
+    assert "would lie among the rasters of an input" in refused.stderr
+    assert not list((tmp_path / "ortho").glob("*out*"))
+
+
+def test_more_files_than_a_process_may_hold_open(tmp_path):
+    """900 files, 100 handles."""
+    array, affine = values((120, 120), bands=3), grid(X, Y, 1)
+    tiles = [(row, col, 4, 4) for row in range(0, 120, 4) for col in range(0, 120, 4)]
+    cut(tmp_path / "ortho", array, tiles, affine)
+    write(tmp_path / "dsm.tif", values((30, 30)), grid(X, Y, 4), nodata=NODATA)
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); "
+        "sys.argv[0] = 'geosr'; runpy.run_module('geosr', run_name='__main__')"
+    )
+    call = command(tmp_path / "dsm.tif", tmp_path / "ortho", tmp_path / "out.tif", "--report", tmp_path / "r.html")
+    run = subprocess.run([sys.executable, "-c", limited, *call[3:]], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert np.isfinite(plain_read(tmp_path / "out.tif")).all()
+    assert (tmp_path / "r.html").stat().st_size > 10_000
