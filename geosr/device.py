@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +16,9 @@ Products = Literal["highest", "high"]
 
 PRODUCTS: Products = "high"
 """How a GPU multiplies float32, as torch names it: `high` is TF32 (ten bits of fraction), summed in float32."""
+
+_DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
+"""Where NVIDIA's driver for Linux has a folder for each GPU."""
 
 _GPU_FULL = "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
 _FULL = "can't allocate memory", "could not create a primitive"
@@ -30,6 +34,16 @@ def pick_device(name: str) -> str:
             f"({torch.__version__}): install a CUDA build of torch and check the driver, or use --device cpu"
         )
     return "cuda" if has_cuda and name != "cpu" else "cpu"
+
+
+def idle_gpu() -> str | None:
+    """What to say where this machine has a GPU that torch cannot use; None where there is none, or it is hidden."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "none", "NoDevFiles")
+    if torch.cuda.is_available() or hidden or not _DRIVERS_GPUS.is_dir() or not any(_DRIVERS_GPUS.iterdir()):
+        return None
+    build = "" if torch.version.cuda else ", which needs a CUDA build of it"
+    torch_here = f"the installed torch ({torch.__version__})"
+    return f"this machine has an NVIDIA GPU that {torch_here} cannot use{build}: the processor does the work"
 
 
 def pick_gpus(which: str) -> tuple[str, ...]:

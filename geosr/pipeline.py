@@ -53,7 +53,7 @@ def upscale_file(
     recipe = decide(inputs, recipe, execution)
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
     placement = place_plan(plan, execution, crew)
-    _tell(execution, _notes_on_plan(plan, placement))
+    _tell(execution, _notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
     with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
         if not execution.overwrite:
@@ -139,12 +139,16 @@ def _fit_told(execution: Execution) -> Iterator[None]:
         yield
 
 
-def _notes_on_plan(plan: Plan, placement: Placement) -> Iterator[str]:
+def _notes_on_plan(plan: Plan, placement: Placement, execution: Execution) -> Iterator[str]:
     """What may be wrong with the pair, and what makes this installation slower than it could be."""
+    from geosr.device import idle_gpu
+
     yield from plan.scene.notes
     yield from suspicions(plan.scene)
     if slowness := plan.method.slowness(placement.device):
         yield slowness
+    if plan.method.needs_fit and execution.device == "auto" and (text := idle_gpu()):
+        yield text
 
 
 def notes_on_earlier_run(folder: RunFolder) -> Iterator[str]:

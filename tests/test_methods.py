@@ -3,6 +3,7 @@
 import numpy as np
 import pairs
 import pytest
+import torch
 from conformance import Conformance, make_pair, run
 
 from geosr import methods
@@ -94,6 +95,30 @@ def test_without_compiled_kernels_a_run_says_so(tmp_path, monkeypatch):
     slow = upscale(tmp_path, *quick, "--overwrite", method="mmsr")
     assert slow.code == 0
     assert "installed without a C compiler" in slow.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use this machine's GPU")
+def test_a_gpu_that_torch_cannot_use_is_pointed_out(tmp_path, monkeypatch):
+    """The driver's folder of GPUs stands for one that is there; that torch cannot use it is so."""
+    from pairs import make_pair, upscale
+
+    from geosr import device
+
+    make_pair(tmp_path)
+    (tmp_path / "gpus" / "0000:17:00.0").mkdir(parents=True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    quick = ("--set", "epochs=1", "--set", "channels=4", "--overwrite")
+
+    def run(*options):
+        return upscale(tmp_path, *quick, *options, method="mmsr")
+
+    words = f"an NVIDIA GPU that the installed torch ({torch.__version__}) cannot use"
+    assert "GPU" not in run().err
+    monkeypatch.setattr(device, "_DRIVERS_GPUS", tmp_path / "gpus")
+    assert words in run().err
+    assert "GPU" not in run("--device", "cpu").err
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "GPU" not in run().err
 
 
 def test_every_method_says_where_it_comes_from_and_auto_has_the_three():
