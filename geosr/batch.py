@@ -13,7 +13,7 @@ from pathlib import Path
 from geosr import methods, raster
 from geosr.bands import ALL
 from geosr.consistency import Consistency
-from geosr.errors import GeosrError, OutputError, TileError, UnavailableError
+from geosr.errors import GeosrError, InputError, OutputError, TileError, UnavailableError
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
@@ -21,7 +21,7 @@ from geosr.outputs import bounds_text, limits_text, settings_text
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
-from geosr.raster_guard import show
+from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
@@ -187,14 +187,15 @@ def _crew(jobs: Sequence[Job], recipe: Recipe, execution: Execution) -> Iterator
         folder, files = Path(), {}
         if execution.scheduler != "threads":
             folder = stack.enter_context(scratch_folder(_first_output(jobs)))
-            found = {path.absolute() for job in jobs for path in _files_of(job, recipe)}
-            files = {path: path.stat().st_size for path in found if path.is_file()}
+            files = {file.absolute(): file.stat().st_size for job in jobs for file in _files_of(job, recipe)}
         yield stack.enter_context(open_crew(len(jobs), files, folder, execution))
 
 
-def _files_of(job: Job, recipe: Recipe) -> tuple[Path, ...]:
-    """What a pair's workers read, but for a sample's files, which are not made yet."""
-    return recipe.files if job.sample else (job.source, job.guide, *recipe.files)
+def _files_of(job: Job, recipe: Recipe) -> Iterator[Path]:
+    """What a pair's workers read, as far as it is there; a sample's files are not made yet."""
+    for path in recipe.files if job.sample else (job.source, job.guide, *recipe.files):
+        with suppress(InputError):  # said of the pair when it is its turn
+            yield from (file for file in files_of(path) if file.is_file())
 
 
 def _first_output(jobs: Sequence[Job]) -> Path:
@@ -263,7 +264,7 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
         tags = raster.describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
-    asked = {"SOURCE": job.source.name, "GUIDE": job.guide.name} | _asked(inputs, recipe)
+    asked = {"SOURCE": job.source.absolute().name, "GUIDE": job.guide.absolute().name} | _asked(inputs, recipe)
     other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
     other += ["coregister"] if inputs.coregister != ("GEOSR_COREGISTER_SHIFT" in tags) else []
     if job.sample:

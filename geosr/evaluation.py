@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geosr import raster, warp
@@ -292,13 +293,22 @@ def _read_padded(file: Raster, window: Window) -> tuple[Array, Mask]:
     return values, valid
 
 
+def _turns(grid: GeoBox, fine: GeoBox) -> float:
+    """How far round the globe `grid` lies from `fine`, in whole turns, where one counts from 0 to 360."""
+    if fine.crs is None or not fine.crs.geographic:
+        return 0.0
+    (rows, cols), (fine_rows, fine_cols) = grid.shape, fine.shape
+    apart = (grid.affine * (cols / 2, rows / 2))[0] - (fine.affine * (fine_cols / 2, fine_rows / 2))[0]
+    return warp.turn(fine.crs) * round(apart / warp.turn(fine.crs))
+
+
 def _nested(grid: GeoBox, fine: GeoBox) -> tuple[int, int, int] | None:
     """How many of `fine`'s pixels make a side of one of `grid`'s, and the row and column where it begins; or None."""
     if (grid.crs is None) != (fine.crs is None):
         return None
     if grid.crs is not None and fine.crs is not None and not warp.same_crs(grid.crs.to_wkt(), fine.crs.to_wkt()):
         return None
-    way = ~fine.affine * grid.affine
+    way = ~fine.affine * Affine.translation(-_turns(grid, fine), 0) * grid.affine
     scale, row, col = round(way.a), round(way.f), round(way.c)
     if scale < 1:
         return None

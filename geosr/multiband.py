@@ -131,7 +131,7 @@ def _bands_of(inputs: Inputs) -> tuple[int, ...]:
         InputError: they have no type or no nodata value in common.
     """
     file = raster.describe_guide(inputs.source, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs)
-    if len({str(nodata) for nodata in file.nodatas}) > 1:
+    if any(len({str(nodata) for nodata in part.nodatas}) > 1 for part in file.files):
         raise InputError(f"{show(file.path.name)}: its bands have different nodata values; do them one by one")
     return file.bands
 

@@ -313,8 +313,10 @@ def _checked(jobs: Iterable[Job], misfits: Iterable[Misfit]) -> PairList:
         if shared := [path for path, real in names.items() if outputs[real] > 1]:
             pairs = outputs[names[shared[0]]]
             bad.append(Misfit(job.name, f"{pairs} pairs have the output {show(shared[0])}", wanted=True))
-        elif taken := [path for path, real in names.items() if real in inputs]:
-            bad.append(Misfit(job.name, f"its output {show(taken[0])} is an input of the batch", wanted=True))
+        elif taken := [path for path, real in names.items() if inputs & {real, os.path.dirname(real)}]:
+            bad.append(
+                Misfit(job.name, f"its output {show(taken[0])} is an input of the batch, or in one", wanted=True)
+            )
         else:
             good.append(job)
     return PairList(tuple(good), (*misfits, *twice, *bad))

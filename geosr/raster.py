@@ -335,14 +335,30 @@ def _describe_any(
     path: str | os.PathLike[str], describe: Callable[[str | os.PathLike[str]], Raster], near: GeoBox | None = None
 ) -> Raster:
     """A file, or a folder's files as one raster."""
-    if not guard.is_folder(path):
-        return describe(path)
+    raster = _describe_folder(path, describe, near) if guard.is_folder(path) else describe(path)
+    if min(raster.shape) < MIN_SIDE:
+        rows, cols = raster.shape
+        raise InputError(f"{show(raster.path)}: is {cols} x {rows} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
+    return raster
+
+
+def _describe_folder(
+    path: str | os.PathLike[str], describe: Callable[[str | os.PathLike[str]], Raster], near: GeoBox | None
+) -> Raster:
+    """Its files as one raster."""
     folder = Path(path).absolute()
     found = [describe(file) for file in guard.rasters_in(folder)]
     _check_alike(found)
     wanted = [file for file in found if near is None or _is_near(file, near)] or found
     grid, windows = mosaic.lay_out([file.geobox for file in wanted], [show(file.path.name) for file in wanted])
-    first = wanted[0]
+    first, size = wanted[0], sum(file.fingerprint[0] for file in wanted)
+    claimed = math.prod(grid.shape) * len(first.bands) * np.dtype(first.dtype).itemsize
+    if _claims_too_much(claimed, size):
+        rows, cols = grid.shape
+        raise InputError(
+            f"{show(folder)}: its files lie so far apart that together they are {cols} x {rows} pixels "
+            f"({claimed / 2**30:,.0f} GiB), and they have {size} bytes; one of them may be misplaced"
+        )
     notes = [note for file in wanted for note in file.warnings]
     return replace(
         first,
@@ -350,11 +366,7 @@ def _describe_any(
         geobox=grid,
         nodata=next((file.nodata for file in wanted if file.nodata is not None), None),
         alpha=next((file.alpha for file in wanted if file.alpha is not None), None),
-        fingerprint=(
-            sum(file.fingerprint[0] for file in wanted),
-            max(file.fingerprint[1] for file in wanted),
-            first.fingerprint[2],
-        ),
+        fingerprint=(size, max(file.fingerprint[1] for file in wanted), first.fingerprint[2]),
         warnings=(_folder_note(folder, found, wanted), *_shortened(notes)),
         parts=tuple((window, _slim(file, first)) for window, file in zip(windows, wanted, strict=True)),
     )
@@ -366,9 +378,9 @@ def _check_alike(files: Sequence[Raster]) -> None:
     for file in files:
         if not file.georeferenced:
             raise InputError(f"{show(file.path)}: has no position; the rasters of a folder are put together by theirs")
-        crs = [str(box.crs.to_wkt()) if box.crs else "" for box in (first.geobox, file.geobox)]
         differing = [
-            ("CRS", crs[0] != crs[1] and not ("" not in crs and warp.same_crs(crs[0], crs[1]))),
+            ("CRS", not _same_crs(first.crs_wkt, file.crs_wkt)),
+            ("unit", None not in (first.units, file.units) and first.units != file.units),
             ("number of bands", file.bands != first.bands),
             ("data type", file.dtype != first.dtype),
             ("palette", file.palette != first.palette),
@@ -379,6 +391,10 @@ def _check_alike(files: Sequence[Raster]) -> None:
                 f"{show(file.path)}: has another {what} than {show(first.path.name)}; the rasters of a folder are "
                 "taken for one, and must be alike"
             )
+
+
+def _same_crs(a: str | None, b: str | None) -> bool:
+    return a == b or (a is not None and b is not None and warp.same_crs(a, b))
 
 
 def _is_near(file: Raster, place: GeoBox) -> bool:
@@ -492,14 +508,11 @@ def _check_header(file: Path, dataset: Any, size: int) -> None:
         raise InputError(f"{show(file)}: {hint}")
     if dataset.count > MAX_BANDS:
         raise InputError(f"{show(file)}: has {dataset.count} bands; at most {MAX_BANDS} are read")
-    if min(dataset.shape) < MIN_SIDE:
-        rows, cols = dataset.shape
-        raise InputError(f"{show(file)}: is {cols} x {rows} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
     if any("complex" in dtype for dtype in dataset.dtypes):
         raise InputError(f"{show(file)}: holds complex numbers; write amplitude or phase as a real raster first")
     bytes_each = [np.dtype(dtype).itemsize for dtype in dataset.dtypes]
     claimed = dataset.width * dataset.height * sum(bytes_each)
-    if claimed > 1 << 30 and claimed > MAX_CLAIM * size:
+    if _claims_too_much(claimed, size):
         raise InputError(
             f"{show(file)}: the header claims {dataset.width} x {dataset.height} pixels ({claimed / 2**30:,.0f} GiB), "
             f"the file has {size} bytes; it is damaged or hostile"
@@ -511,6 +524,11 @@ def _check_header(file: Path, dataset: Any, size: int) -> None:
             f"{show(file)}: is stored in blocks of {cols} x {rows} pixels ({rows * cols * pixel >> 20} MiB); "
             "rewrite it in tiles: gdal_translate -co TILED=YES"
         )
+
+
+def _claims_too_much(claimed: int, size: int) -> bool:
+    """Whether so many bytes of pixels cannot honestly be in so many of files."""
+    return claimed > 1 << 30 and claimed > MAX_CLAIM * size
 
 
 def _choose_bands(

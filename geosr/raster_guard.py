@@ -185,6 +185,15 @@ def rasters_in(folder: Path) -> list[Path]:
     )
 
 
+def files_of(path: Path) -> list[Path]:
+    """The path itself, or a folder's rasters.
+
+    Raises:
+        InputError: as `rasters_in`.
+    """
+    return rasters_in(path) if is_folder(path) else [path]
+
+
 def find_driver(path: Path) -> str:
     """The one GDAL driver that may open `path`, from its content.
 

@@ -15,7 +15,7 @@ from geosr.evaluation import place_on
 from geosr.grid import Window, crop
 from geosr.pair import Pair, Stats, normalise
 from geosr.pair_lists import Job
-from geosr.raster_guard import digest_of_parts, show
+from geosr.raster_guard import digest_of_parts, files_of, show
 from geosr.samples import TruePair, pool_truth
 from geosr.tiling import cut
 
@@ -136,5 +136,8 @@ def identities(jobs: list[Job]) -> Iterator[str]:
 
 
 def _identity(path: Path) -> str:
-    digest, status = digest_of_parts(path), path.stat()
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {digest}"
+    said = []
+    for file in files_of(path):
+        digest, status = digest_of_parts(file), file.stat()
+        said.append(f"{file.absolute()} {status.st_size} {status.st_mtime_ns} {digest}")
+    return " ".join(said)

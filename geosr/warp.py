@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyproj
 from affine import Affine
 from numpy.polynomial.chebyshev import chebvander
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 from pyproj.transformer import AreaOfInterest, Transformer
@@ -85,12 +86,21 @@ def project(x: Floats, y: Floats, source: GeoBox, target: GeoBox) -> tuple[Float
             x, y = _transformer(a, b, area_of(target)).transform(x, y)
         except ProjError as error:
             raise InputError(f"no way from {source.crs} to {target.crs}: {error}") from error
-    if target.crs.geographic:
-        turn = 2 * math.pi / pyproj.CRS.from_wkt(b).axis_info[0].unit_conversion_factor
-        middle = _centre(target)[0]
-        with np.errstate(invalid="ignore"):
-            x = x - turn * np.round((x - middle) / turn)
-    return x, y
+    return _turned(x, target, _centre(target)[0]), y
+
+
+def _turned(x: Floats, grid: GeoBox, near: float) -> Floats:
+    """Longitudes of `grid`'s CRS moved by whole turns to within half a turn of `near`; coordinates in metres stay."""
+    if grid.crs is None or not grid.crs.geographic:
+        return x
+    whole = turn(grid.crs)
+    with np.errstate(invalid="ignore"):
+        return x - whole * np.round((x - near) / whole)
+
+
+def turn(crs: CRS) -> float:
+    """A whole turn in the units of a geographic CRS: 360 where they are degrees."""
+    return float(2 * math.pi / pyproj.CRS.from_wkt(crs.to_wkt()).axis_info[0].unit_conversion_factor)
 
 
 @lru_cache(maxsize=64)
@@ -143,7 +153,10 @@ def step_ratio(grid: GeoBox, other: GeoBox) -> tuple[float, float]:
     """Length of one column step and of one row step of `grid`, in pixels of `other`, at `grid`'s centre."""
     rows, cols = grid.shape
     h = 0.5
-    u, v = pixels_in(grid, other, cols / 2 + np.array([-h, h, 0, 0]), rows / 2 + np.array([0.0, 0.0, -h, h]))
+    col, row = cols / 2 + np.array([-h, h, 0, 0]), rows / 2 + np.array([0.0, 0.0, -h, h])
+    x, y = project(*_apply(grid.affine, col, row), grid, other)
+    x = _turned(x, other, float(x[0]))  # the centre may lie where the other's longitudes begin and end
+    u, v = _apply(~other.affine, x, y)
     return float(np.hypot(u[1] - u[0], v[1] - v[0])), float(np.hypot(u[3] - u[2], v[3] - v[2]))
 
 
@@ -173,8 +186,21 @@ def ground_resolution(geobox: GeoBox) -> tuple[float, float]:
 
 def overlap_fraction(low: GeoBox, guide: GeoBox, parts: Sequence[Window] = ()) -> float:
     """Share of `low`'s area that lies inside `guide`'s outline, or its `parts`, 0 to 1 (validity of pixels aside)."""
+    if not parts:
+        return _share(low, guide, Window(0, 0, *guide.shape), (), 96)
+    edges = np.array([(part.row, part.col, part.row + part.height, part.col + part.width) for part in parts])
+    total = 0.0
+    for place, part in enumerate(parts):
+        before, (top, left, bottom, right) = edges[:place], edges[place]
+        meets = (before[:, 0] < bottom) & (before[:, 1] < right) & (before[:, 2] > top) & (before[:, 3] > left)
+        total += _share(low, guide, part, [parts[int(other)] for other in np.flatnonzero(meets)], 32)
+    return min(total, 1.0)
+
+
+def _share(low: GeoBox, guide: GeoBox, part: Window, others: Sequence[Window], n: int) -> float:
+    """Share of `low`'s area that lies in `part` of `guide` and in none of `others`; an n x n lattice is looked at."""
     rows, cols = low.shape
-    world = outline(guide)
+    world = outline(crop(guide, part))
     u, v = _apply(~low.affine, *project(*world, guide, low))
     seen = np.isfinite(u) & np.isfinite(v)
     left, right, top, bottom = 0.0, float(cols), 0.0, float(rows)
@@ -183,15 +209,19 @@ def overlap_fraction(low: GeoBox, guide: GeoBox, parts: Sequence[Window] = ()) -
         top, bottom = max(0.0, float(v.min())), min(float(rows), float(v.max()))
     if right <= left or bottom <= top:
         return 0.0
-    n = 96
     t = (np.arange(n) + 0.5) / n
     col, row = np.meshgrid(left + t * (right - left), top + t * (bottom - top))
     u, v = pixels_in(low, guide, col.ravel(), row.ravel())
-    inside = np.zeros(u.shape, bool)
-    with np.errstate(invalid="ignore"):
-        for part in parts or [Window(0, 0, *guide.shape)]:
-            inside |= (u >= part.col) & (u <= part.col + part.width) & (v >= part.row) & (v <= part.row + part.height)
+    inside = _within(part, u, v)
+    for other in others:
+        inside &= ~_within(other, u, v)
     return float(inside.mean()) * (right - left) * (bottom - top) / (rows * cols)
+
+
+def _within(window: Window, u: Floats, v: Floats) -> Mask:
+    with np.errstate(invalid="ignore"):
+        across = (u >= window.col) & (u <= window.col + window.width)
+        return across & (v >= window.row) & (v <= window.row + window.height)
 
 
 # --- values --------------------------------------------------------------------------------------------------

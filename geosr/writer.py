@@ -24,7 +24,7 @@ from geosr.consistency import Consistency, confine, pool, project, spread
 from geosr.errors import GeosrError, OutputError, UsageError
 from geosr.grid import GridPair, Window
 from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
-from geosr.raster_guard import show
+from geosr.raster_guard import files_of, show
 from geosr.seams import SeamMeter
 from geosr.store import TileResult, TileStore, note_published, scratch_folder
 from geosr.tiling import Span, core_edges
@@ -476,7 +476,7 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
         if not path.parent.is_dir():
             raise OutputError(f"{show(path.parent)} does not exist; make the folder first")
         exists = path.exists()
-        if exists and any(other.exists() and os.path.samefile(path, other) for other in inputs):
+        if exists and any(_is_same(path, file) for other in inputs for file in files_of(other)):
             raise UsageError(f"the output {name} is one of the inputs; give it another name")
         if any(other.is_dir() and os.path.samefile(path.parent, other) for other in inputs):
             raise UsageError(f"the output {name} would lie among the rasters of an input; give another folder")
@@ -494,6 +494,10 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
             "remove it, or use --overwrite"
         )
     return path
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return other.exists() and os.path.samefile(path, other)
 
 
 def _beside(path: Path) -> list[Path]:

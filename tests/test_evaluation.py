@@ -65,6 +65,15 @@ def test_the_finer_one_is_averaged_onto_the_grid_of_the_other(tmp_path, fields):
     assert "the truth, 4 of its pixels" in turned.notes[0]
 
 
+def test_longitudes_that_count_from_0_to_360_meet_those_from_minus_180(tmp_path, fields):
+    prediction, truth = fields
+    write(tmp_path / "truth.tif", truth, grid(190, 10, 0.01), "EPSG:4326")
+    write(tmp_path / "pred.tif", prediction[:40, 4:], grid(-169.96, 10, 0.01), "EPSG:4326")
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif")
+    assert found.scores.pixels == 40 * 56
+    assert found.scores.rmse == pytest.approx(rmse(prediction[:40, 4:], truth[:40, 4:]), rel=1e-12)
+
+
 def test_a_part_of_the_grid_is_compared_where_it_lies(tmp_path, fields):
     prediction, truth = fields
     write(tmp_path / "truth.tif", truth, grid(500000, 5000000, 1))

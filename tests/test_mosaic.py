@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from odc.geo.geobox import GeoBox
 from rasterio.merge import merge
 from rasters import UTM, grid, plain_read, write
 
+from geosr.batch import _files_of as batch_files
 from geosr.errors import InputError
 from geosr.grid import Window, crop
 from geosr.mosaic import lay_out, pieces, shrunk
+from geosr.options import Recipe
+from geosr.pair_lists import Job
 from geosr.raster import (
     describe_guide,
     describe_source,
@@ -30,6 +34,8 @@ from geosr.raster import (
     read_guide,
     read_source,
 )
+from geosr.samples import Sample, save_sample
+from geosr.training_data import identities
 
 X, Y = 500000.0, 5000000.0
 SHAPE = (60, 80)
@@ -171,6 +177,7 @@ MISFITS = {
     "no CRS": ((values(), BESIDE), {"crs": None}, ["another CRS"]),
     "bands": ((values(bands=2), BESIDE), {}, ["another number of bands"]),
     "type": ((values().astype(np.int16), BESIDE), {}, ["another data type"]),
+    "heights": ((values(), BESIDE), {"crs": f"{UTM}+5773"}, ["another CRS"]),
     "scale": ((values(), BESIDE), {"scale": 0.1}, ["another scale or offset"]),
     "no position": ((values(), Affine.identity()), {"crs": None}, ["has no position"]),
 }
@@ -183,6 +190,29 @@ def test_files_that_are_not_one_raster_are_refused_by_name(tmp_path, what):
     with pytest.raises(InputError) as error:
         describe_guide(folder)
     assert all(word in str(error.value) for word in ["b.tif", *words])
+
+
+def test_metres_and_feet_are_not_one_raster(tmp_path):
+    folder = two(tmp_path / "tiles", (values(), BESIDE))
+    for name, unit in (("a", "m"), ("b", "ft")):
+        with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
+            dataset.units = [unit]
+    with pytest.raises(InputError, match=r"b\.tif: has another unit than a\.tif"):
+        describe_source(folder)
+
+
+def test_files_too_far_apart_for_what_they_hold_are_refused(tmp_path):
+    folder = two(tmp_path / "tiles", (values(), grid(X + 600_000, Y + 600_000, 2)))
+    with pytest.raises(InputError, match="so far apart that together they are 300080 x 300060 pixels"):
+        describe_source(folder)
+
+
+def test_a_file_of_one_pixel_in_a_row_is_a_part_like_any_other(tmp_path):
+    array = values((33, 65))
+    tiles = [(row, col, min(32, 33 - row), min(32, 65 - col)) for row in (0, 32) for col in (0, 32, 64)]
+    found, valid = read_source(describe_source(cut(tmp_path / "tiles", array, tiles, grid(X, Y, 2))))
+    assert valid.all()
+    np.testing.assert_array_equal(found, array[0])
 
 
 def test_a_hundredth_of_a_pixel_is_as_good_as_none(tmp_path):
@@ -227,6 +257,20 @@ def test_a_guide_with_a_hole_covers_what_its_files_cover(tmp_path):
     low = GeoBox((15, 20), grid(X, Y, 8), UTM)
     share = (20 * 43 + 40 * 37) / (60 * 80)
     assert overlap_fraction(low, describe_guide(folder)) == pytest.approx(share, abs=0.01)
+
+
+def test_few_small_files_in_a_large_scene_overlap_it(tmp_path):
+    affine = grid(X, Y, 2.5)
+    tiles = [(12, 12, 16, 16), (3960, 3960, 16, 16), (3960, 3968, 16, 16)]
+    (tmp_path / "tiles").mkdir()
+    for number, (row, col, height, width) in enumerate(tiles):
+        place = affine * Affine.translation(col, row)
+        write(tmp_path / "tiles" / f"{number}.tif", values((height, width)), place, nodata=NODATA)
+    low = GeoBox((1000, 1000), grid(X, Y, 10), UTM)
+    pixels = 16 * 16 + 16 * 24  # the second and the third share half
+    guide = describe_guide(tmp_path / "tiles", near=low)
+    assert len(guide.parts) == 3
+    assert overlap_fraction(low, guide) == pytest.approx(pixels / 4000**2, rel=1e-6)
 
 
 def test_a_file_that_changes_after_it_was_described_is_not_read(tmp_path):
@@ -304,6 +348,92 @@ def test_an_output_among_the_tiles_of_an_input_is_refused(pair, tmp_path):
     assert refused.returncode == 2
     assert "would lie among the rasters of an input" in refused.stderr
     assert not list((tmp_path / "ortho").glob("*out*"))
+
+
+def test_an_output_that_an_inputs_folder_holds_as_a_link_is_refused(pair, tmp_path):
+    shutil.copytree(pair / "ortho", tmp_path / "real")
+    (tmp_path / "links").mkdir()
+    for file in (tmp_path / "real").iterdir():
+        (tmp_path / "links" / file.name).symlink_to(file)
+    before = (tmp_path / "real" / "tile_002.tif").read_bytes()
+    refused = upscale(pair / "dsm", tmp_path / "links", tmp_path / "real" / "tile_002.tif", "--overwrite")
+    assert refused.returncode == 2
+    assert "is one of the inputs" in refused.stderr
+    assert (tmp_path / "real" / "tile_002.tif").read_bytes() == before
+
+
+def test_all_bands_need_one_nodata_value_in_every_file(pair, tmp_path):
+    folder = cut(tmp_path / "two", values((90, 70), bands=2), quarters((90, 70)), grid(X, Y, 4))
+    said = "".join(
+        f'<PAMRasterBand band="{band}"><NoDataValue>{value}</NoDataValue></PAMRasterBand>'
+        for band, value in ((1, -9999), (2, -32768))
+    )
+    for number in range(3):
+        with rasterio.open(folder / f"tile_{number:03}.tif", "r+") as dataset:
+            dataset.nodata = None
+    with rasterio.open(folder / "tile_003.tif", "r+") as dataset:
+        dataset.nodata = None
+    (folder / "tile_003.tif.aux.xml").write_text(f"<PAMDataset>{said}</PAMDataset>")
+    refused = upscale(folder, pair / "ortho", tmp_path / "out.tif", "--band", "all", "--method", "bicubic")
+    assert refused.returncode == 3
+    assert "different nodata values" in refused.stderr
+
+
+# --- many pairs ----------------------------------------------------------------------------------------------
+
+
+def batch(folder, *options):
+    call = [sys.executable, "-m", "geosr", "batch", "--method", "bicubic", *map(str, options)]
+    return subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def test_one_folder_is_the_guide_of_all_sources(pair, tmp_path):
+    """Called from within it, too; and the second time everything is there."""
+    options = ("--source", pair / "dsm" / "*.tif", "--guide", ".", "-o", tmp_path / "{stem}.tif")
+    first, second = (batch(pair / "ortho", *options) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "4 done" in first.stdout
+    assert "4 skipped" in second.stdout
+
+
+def test_an_output_in_a_folder_that_another_pair_reads_is_refused(pair, tmp_path):
+    shutil.copytree(pair / "dsm", tmp_path / "dsm")
+    listed = (tmp_path / "dsm", tmp_path / "out.tif"), (pair / "dsm.tif", tmp_path / "dsm" / "out.tif")
+    rows = [f"{source},{pair / 'ortho.tif'},{output}" for source, output in listed]
+    (tmp_path / "pairs.csv").write_text("\n".join(("source,guide,output", *rows)))
+    found = batch(tmp_path, "--manifest", "pairs.csv")
+    assert found.returncode == 5
+    assert "is an input of the batch, or in one" in found.stdout
+    assert "1 done, 1 failed" in found.stdout
+    assert not (tmp_path / "dsm" / "out.tif").exists()
+
+
+def test_a_clusters_workers_must_see_every_file_of_a_folder(pair):
+    job = Job("x", pair / "dsm.tif", pair / "ortho", Path("out.tif"), "x")
+    assert {*batch_files(job, Recipe())} == {pair / "dsm.tif", *(pair / "ortho").iterdir()}
+
+
+def test_files_changed_in_a_folder_are_another_training(pair, tmp_path):
+    shutil.copytree(pair / "ortho", tmp_path / "ortho")
+    job = Job("x", pair / "dsm.tif", tmp_path / "ortho", Path("out.tif"), "x")
+    before = [*identities([job])]
+    assert [*identities([job])] == before
+    os.utime(tmp_path / "ortho" / "tile_004.tif", (1, 1))
+    assert [*identities([job])] != before
+
+
+def test_samples_are_made_anew_of_files_changed_in_a_folder(pair, tmp_path):
+    shutil.copytree(pair / "ortho", tmp_path / "ortho")
+    write(tmp_path / "truth.tif", values((360, 280)), grid(X, Y, 1))
+    sample = Sample("x", "", tmp_path / "ortho", tmp_path / "truth.tif")
+    source, guide = tmp_path / "x_source.tif", tmp_path / "x_guide.tif"
+    save_sample(sample, 4, source, guide)
+    first = guide.stat().st_mtime_ns
+    save_sample(sample, 4, source, guide)
+    assert guide.stat().st_mtime_ns == first
+    write(tmp_path / "ortho" / "tile_000.tif", values((30, 280), seed=7, bands=3), grid(X, Y, 1), nodata=NODATA)
+    save_sample(sample, 4, source, guide)
+    np.testing.assert_array_equal(plain_read(guide)[:30], values((30, 280), seed=7, bands=3)[0])
 
 
 def test_more_files_than_a_process_may_hold_open(tmp_path):

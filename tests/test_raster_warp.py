@@ -293,6 +293,19 @@ def test_across_the_date_line(tmp_path, left):
     assert overlap_fraction(PACIFIC, guide) > 0.99
 
 
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32660"])
+def test_a_centre_on_the_date_line_is_a_place_like_any_other(crs):
+    """Half a pixel to either side of it are the two ends of the guide's longitudes."""
+    guide = GeoBox((7200, 14400), grid(-180, 90, 0.025), "EPSG:4326")
+    step = 0.1 if crs == "EPSG:4326" else 11_000
+    for offset in (0, 0.3 * step, 5 * step):
+        x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(180, 10)
+        x = abs(x) + offset
+        assert warp.plan_sampling(guide, GeoBox((20, 20), around((x, y), (20, 20), step), crs)) == warp.Sampling(
+            1, 4, 4
+        )
+
+
 def test_a_guide_in_utm_beyond_the_date_line_onto_degrees():
     path = shared_data() / "odd" / "cog_dateline.tif"
     guide = describe_guide(path)
