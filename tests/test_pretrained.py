@@ -25,7 +25,7 @@ from geosr.datasets import middlebury
 from geosr.errors import InputError
 from geosr.methods.dkn_network import Dkn, _samples
 from geosr.methods.fdsr_network import Fdsr
-from geosr.methods.weights import pack, write_card
+from geosr.methods.weights import pack, unpack, write_card
 from geosr.options import Execution, Inputs, Note, Progress, Recipe
 from geosr.pipeline import upscale_file
 
@@ -222,6 +222,19 @@ NO_NETWORKS = {
     "no such width": {"features": 10, "colour": 1},
     "no such colour": {"features": 8, "colour": 2},
 }
+
+
+def test_weights_with_a_header_of_any_length_are_opened():
+    """A header of 128, 384, 640 ... bytes makes the file begin as a pickle does."""
+    arrays, starts = {"weight": np.arange(3, dtype=np.float32)}, set()
+    for length in range(0, 256, 4):
+        about = {"text": "x" * length}
+        data = pack(arrays, about)
+        starts.add(data[0])
+        found, told = unpack(data)
+        assert told == about
+        np.testing.assert_array_equal(found["weight"], arrays["weight"])
+    assert 0x80 in starts
 
 
 def spoil(folder, how):
