@@ -998,8 +998,8 @@ def check_transform(source: Raster, guide: Raster, *, allow_ballpark: bool = Fal
     if source.geobox.crs is None or guide.geobox.crs is None:
         return None
     a, b = source.geobox.crs.to_wkt(), guide.geobox.crs.to_wkt()
-    if warp.same_crs(a, b):
-        return None
+    if warp.same_datum(a, b):
+        return None  # formulas without error; PROJ 9.8 no longer says so of every one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

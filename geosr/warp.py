@@ -60,6 +60,12 @@ def same_crs(a: str, b: str) -> bool:
     return a == b or bool(pyproj.CRS.from_wkt(a).equals(pyproj.CRS.from_wkt(b), ignore_axis_order=True))
 
 
+def same_datum(a: str, b: str) -> bool:
+    """Whether two WKTs measure from one datum, so that the way between them is one of formulas alone."""
+    first, second = (pyproj.CRS.from_wkt(wkt).geodetic_crs for wkt in (a, b))
+    return same_crs(a, b) or bool(first and second and first.equals(second, ignore_axis_order=True))
+
+
 @lru_cache(maxsize=64)
 def _transformer(source: str, target: str, area: AreaOfInterest | None) -> Transformer:
     return Transformer.from_crs(
