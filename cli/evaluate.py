@@ -48,8 +48,8 @@ _ROWS = {
 
 @click.command(cls=Command)
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PRED TRUTH | ROOT")
-@option(_FILES, "--source", type=PATH, metavar="FILE", help="What the prediction was made from: source consistency.")
-@option(_FILES, "--guide", type=PATH, metavar="FILE", help="What it was made with: is its texture in the errors?")
+@option(_FILES, "--source", type=PATH, metavar="PATH", help="What the prediction was made from: source consistency.")
+@option(_FILES, "--guide", type=PATH, metavar="PATH", help="What it was made with: is its texture in the errors?")
 @option(
     _FILES, "--band", metavar="N", help="Of rasters that have several: which, from 1, or as 8.2um; all: a row each."
 )

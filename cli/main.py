@@ -102,7 +102,10 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context else ""
-        say(f"Error: {error.format_message().rstrip('.')}{hint}")
+        text = error.format_message().rstrip(".")
+        if "unexpected extra argument" in text:  # what a shell makes of tiles/*.tif
+            text += "; several files of one raster are given as their folder"
+        say(f"Error: {text}{hint}")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         say("; ".join(("interrupted", *(_notes(error) or ["nothing was written"]))))

@@ -187,7 +187,9 @@ def one_line(path: Path) -> str:
 
 def table_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
     """Names in one column, values in the next."""
-    return [printable(f"{name:<10}{value}") for name, value in rows]
+    listed = [*rows]
+    width = max([8, *(len(name) for name, _ in listed)])
+    return [printable(f"{name:<{width}}  {value}") for name, value in listed]
 
 
 def count(number: int, thing: str) -> str:

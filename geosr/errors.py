@@ -3,6 +3,7 @@
     GeosrError                    1   base: never raised itself
     ├── UsageError (ValueError)   2   the call contradicts itself or a rule: scale, paths, options
     ├── InputError (ValueError)   3   a raster is refused: unreadable, hostile, or it does not fit the other
+    │   └── ChangedInputError     3   one that was replaced during the run, which ends it
     ├── UnavailableError          4   the method, device or scheduler asked for is not there
     ├── TileError                 5   some tiles failed; nothing was published, the others are kept
     │   └── OutOfMemoryError      5   one for want of memory: it may go better with less in work
@@ -30,6 +31,10 @@ class InputError(GeosrError, ValueError):
     """A raster is refused: missing, damaged, hostile, or unfit for the other one."""
 
     exit_code = 3
+
+
+class ChangedInputError(InputError):
+    """A raster is not the one that it was when the run began: nothing that was made of it can be used."""
 
 
 class UnavailableError(GeosrError, RuntimeError):

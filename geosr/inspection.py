@@ -45,13 +45,14 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     plan = make_plan(inputs, decide(inputs, recipe, execution))
     check_batch(plan, execution)
     scene, tiles = plan.scene, plan.tiles
-    source, guide, pixels = 0, 0, 0
+    source, guide, pixels = 0, 0, 0.0
     for tile in sample(tiles):
         source_valid = scene.read_source(tile.window)[1]
         pair = scene.read(tile)
         source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
         guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
     notes = (*scene.notes, *(suspicions(scene)))
+    pixels *= math.prod(scene.grids.low.shape) / sum(math.prod(tile.core.shape) for tile in tiles)  # gaps have no tiles
     return Inspection(plan, source / pixels, guide / pixels, memory_load(plan, execution).peak, notes)
 
 

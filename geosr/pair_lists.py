@@ -8,13 +8,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geosr.bands import Band
 from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
-from geosr.raster_guard import show
+from geosr.raster_guard import files_of, show
 from geosr.samples import Sample
 from geosr.stac import read_items
 
@@ -94,7 +95,7 @@ def _fill(template: str, stem: str, scale: int) -> Path:
 def pairs_by_pattern(
     source: str, guide: str, template: str, scale: int, *, truth: bool = False, band: Band | None = None
 ) -> PairList:
-    """Every file that `source` matches, with the guide of the same stem; in the order of their names.
+    """Every file, or folder of rasters, that `source` matches, with the guide of the same stem; by their names.
 
     Args:
         source: a path with one `*`, which is the stem; it matches no folder's separator and no hidden file.
@@ -120,7 +121,11 @@ def pairs_by_pattern(
     if not sources:
         raise InputError(f"no file matches {option} {show(source)}")
     jobs, misfits = [], []
+    outputs = {os.path.realpath(_fill(template, stem, scale)): stem for stem in sources}
     for stem, path in sources.items():
+        if (maker := outputs.get(os.path.realpath(path), stem)) != stem:
+            misfits.append(Misfit(show(path), f"is the output of {show(maker)}", wanted=False))
+            continue
         beside = Path(guide.replace("{stem}", stem))
         if beside.exists():
             job = Job(show(stem), path, beside, _fill(template, stem, scale), stem)
@@ -137,10 +142,19 @@ def pairs_by_pattern(
 
 
 def _matches(pattern: str) -> dict[str, Path]:
-    """Files by what the one `*` of the pattern stands for."""
+    """Files, and folders of rasters, by what the one `*` of the pattern stands for."""
     before, _, after = pattern.partition("*")
     found = sorted(glob.glob(f"{glob.escape(before)}*{glob.escape(after)}"))
-    return {path[len(before) : len(path) - len(after)]: Path(path) for path in found if Path(path).is_file()}
+    return {path[len(before) : len(path) - len(after)]: Path(path) for path in found if _is_raster(Path(path))}
+
+
+def _is_raster(path: Path) -> bool:
+    """A file, which may be one, or a folder that holds some."""
+    if not path.is_dir():
+        return path.is_file()
+    with suppress(InputError):
+        return bool(files_of(path))
+    return False
 
 
 def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairList:
@@ -161,7 +175,7 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
         if not source or not guide:
             misfits.append(Misfit(f"{show(manifest.name)}, line {line}", "names no source or no guide", wanted=True))
             continue
-        stem = Path(source).stem
+        stem = Path(source).name if (manifest.parent / source).is_dir() else Path(source).stem
         made = manifest.parent / output if output else _fill(check_template(template), stem, scale)
         jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made, stem))
     if not jobs:

@@ -70,6 +70,7 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
     halo = method.halo(inputs.scale)
     size = recipe.tile or max(_TILE, smallest_tile(inputs.scale, halo))
     tiles = cut(scene.grids.low.shape, inputs.scale, size=size, halo=halo)
+    tiles = [tile for tile in tiles if scene.may_hold(tile.window)] or tiles
     recipe = replace(recipe, tile=size)
     consistency = recipe.consistency or Consistency.parse(method.consistency)
     return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)

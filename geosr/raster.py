@@ -10,8 +10,9 @@ import math
 import os
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from geosr import raster_guard as guard
 from geosr.bands import Band, nearest, read_band, wavelength_of
 from geosr.consistency import pool, pool_measured
 from geosr.displacement import Displacement
-from geosr.errors import GeosrError, InputError, UsageError
+from geosr.errors import ChangedInputError, GeosrError, InputError, UsageError
 from geosr.grid import Window
 from geosr.raster_guard import Fingerprint, show
 from geosr.sidecar import Sidecar, read_sidecar
@@ -51,6 +52,8 @@ MAX_TAG_BYTES = 1 << 20
 MAX_LOOKS = 4096
 _MARGIN = 8  # source pixels; a guide is looked for 3 away at most
 _MOST_NOTES = 4
+_MOST_OPEN = 8  # files of a folder, for each thread that reads
+_GLIMPSE = 256  # pixels a side that two files are compared on
 SMALL = 1 << 24
 """Samples up to which a file is read through to see whether it can be."""
 
@@ -143,6 +146,11 @@ class Raster:
         """What lies on the disk: itself, or a folder's files."""
         return tuple(part for _, part in self.parts) or (self,)
 
+    def reaches(self, window: Window) -> bool:
+        """Whether there are pixels in a window of the grid, valid or not."""
+        places = [place for place, _ in self.parts]
+        return not places or any(mosaic.pieces(places, window.times(self.pooled)))
+
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
@@ -207,27 +215,57 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def open_file(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
     """An open dataset, errors of opening translated."""
-    with gdal_environment():
-        with translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the filters are global: one thread at a time
-            dataset = rasterio.open(path, driver=driver, sharing=False, **options)
-        with dataset:
-            yield dataset
+    with gdal_environment(), _dataset(path, driver, options) as dataset:
+        yield dataset
+
+
+@contextmanager
+def _dataset(path: Path, driver: str, options: dict[str, str]) -> Iterator[Any]:
+    with translated(path, f"opened as {guard.FORMATS[driver]}"), _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the filters are global: one thread at a time
+        dataset = rasterio.open(path, driver=driver, sharing=False, **options)
+    with dataset:
+        yield dataset
 
 
 @contextmanager
 def _reopened(raster: Raster) -> Iterator[Any]:
-    """`raster`'s dataset, if the file is still the one that was described; None for a folder.
+    """`raster`'s dataset, if the file is still the one that was described; those of a folder as `_Handles`.
 
-    A folder's files are opened one by one when they are read: there may be more than a process may hold open.
+    Raises:
+        ChangedInputError: it is another one.
     """
-    if raster.parts:
-        yield None
-        return
-    if guard.fingerprint(raster.path) != raster.fingerprint:
-        raise InputError(f"{show(raster.path)}: the file has changed since the run began; start again")
-    with open_file(raster.path, raster.driver, raster.options) as dataset:
+    with gdal_environment(), _Handles() if raster.parts else _unchanged(raster) as opened:
+        yield opened
+
+
+@contextmanager
+def _unchanged(file: Raster) -> Iterator[Any]:
+    if guard.fingerprint(file.path) != file.fingerprint:
+        raise ChangedInputError(f"{show(file.path)}: the file has changed since the run began; start again")
+    with _dataset(file.path, file.driver, file.options) as dataset:
         yield dataset
+
+
+class _Handles(AbstractContextManager["_Handles"]):
+    """A folder's files, opened when they are read; the last few stay open for the next window."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, tuple[Any, ExitStack]] = OrderedDict()
+
+    def dataset(self, file: Raster) -> Any:
+        """The file's, if it is still the one that was described."""
+        if file.path not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self._open.popitem(last=False)[1][1].close()
+            stack = ExitStack()
+            self._open[file.path] = stack.enter_context(_unchanged(file)), stack
+        self._open.move_to_end(file.path)
+        return self._open[file.path][0]
+
+    def __exit__(self, *_: object) -> None:
+        for _, stack in self._open.values():
+            stack.close()
 
 
 # --- describing ----------------------------------------------------------------------------------------------
@@ -346,11 +384,13 @@ def _describe_folder(
     path: str | os.PathLike[str], describe: Callable[[str | os.PathLike[str]], Raster], near: GeoBox | None
 ) -> Raster:
     """Its files as one raster."""
-    folder = Path(path).absolute()
+    folder = Path(os.path.abspath(path))
     found = [describe(file) for file in guard.rasters_in(folder)]
-    _check_alike(found)
     wanted = [file for file in found if near is None or _is_near(file, near)] or found
-    grid, windows = mosaic.lay_out([file.geobox for file in wanted], [show(file.path.name) for file in wanted])
+    _check_alike(wanted)
+    names = [show(f"{folder.name}/{file.path.name}") for file in wanted]
+    grid, windows = mosaic.lay_out([file.geobox for file in wanted], names)
+    _check_apart(wanted, windows)
     first, size = wanted[0], sum(file.fingerprint[0] for file in wanted)
     claimed = math.prod(grid.shape) * len(first.bands) * np.dtype(first.dtype).itemsize
     if _claims_too_much(claimed, size):
@@ -364,10 +404,14 @@ def _describe_folder(
         first,
         path=folder,
         geobox=grid,
-        nodata=next((file.nodata for file in wanted if file.nodata is not None), None),
+        nodata=first.nodata if len({str(file.nodata) for file in wanted}) == 1 else None,
+        units=next((file.units for file in wanted if file.units is not None), None),
+        description=first.description if len({file.description for file in wanted}) == 1 else None,
+        tags=_common([file.tags for file in wanted]),
+        band_tags=_common([file.band_tags for file in wanted]),
         alpha=next((file.alpha for file in wanted if file.alpha is not None), None),
         fingerprint=(size, max(file.fingerprint[1] for file in wanted), first.fingerprint[2]),
-        warnings=(_folder_note(folder, found, wanted), *_shortened(notes)),
+        warnings=(*_folder_notes(folder, found, wanted), *_shortened(notes)),
         parts=tuple((window, _slim(file, first)) for window, file in zip(windows, wanted, strict=True)),
     )
 
@@ -391,6 +435,30 @@ def _check_alike(files: Sequence[Raster]) -> None:
                 f"{show(file.path)}: has another {what} than {show(first.path.name)}; the rasters of a folder are "
                 "taken for one, and must be alike"
             )
+
+
+def _check_apart(files: Sequence[Raster], windows: Sequence[Window]) -> None:
+    """Refuse two files that cover the same ground with other values: those are not tiles of one raster."""
+    for one, other, shared in mosaic.doubles(windows):
+        row, col = shared.row + max(shared.height - _GLIMPSE, 0) // 2, shared.col + max(shared.width - _GLIMPSE, 0) // 2
+        middle = Window(row, col, min(shared.height, _GLIMPSE), min(shared.width, _GLIMPSE))
+        seen = []
+        for number in (one, other):
+            with _reopened(files[number]) as dataset:
+                seen.append(_read_stored(files[number], dataset, middle.relative_to(windows[number])))
+        (a, a_valid), (b, b_valid) = seen
+        both = a_valid & b_valid
+        if both.any() and (a != b).any(axis=0)[both].mean() > 0.5:
+            raise InputError(
+                f"{show(files[other].path)} and {show(files[one].path.name)} cover the same ground with other values, "
+                "and a folder's files are taken for tiles of one raster\nbands of one image belong into one file; of "
+                "several dates or surfaces give the one that is meant, and mosaic pictures that overlap so far first"
+            )
+
+
+def _common(tags: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What all files say."""
+    return {key: value for key, value in tags[0].items() if all(other.get(key) == value for other in tags)}
 
 
 def _same_crs(a: str | None, b: str | None) -> bool:
@@ -420,9 +488,14 @@ def _slim(file: Raster, first: Raster) -> Raster:
     )
 
 
-def _folder_note(folder: Path, found: Sequence[Raster], wanted: Sequence[Raster]) -> str:
+def _folder_notes(folder: Path, found: Sequence[Raster], wanted: Sequence[Raster]) -> Iterator[str]:
+    name, files = show(folder.name), f"{len(found)} {guard.FORMATS[found[0].driver]} file{'s' * (len(found) > 1)}"
     there = "" if len(wanted) == len(found) else f", of which {len(wanted)} lie over the source"
-    return f"{show(folder.name)}: {len(found)} {guard.FORMATS[found[0].driver]} files taken for one raster{there}"
+    yield f"{name}: {files} taken for one raster{there}"
+    if inside := guard.folders_with_rasters(folder):
+        yield f"{name}: rasters in its folders {', '.join(map(show, inside))} are not read"
+    if len({str(file.nodata) for file in wanted}) > 1:
+        yield f"{name}: its files do not declare one nodata value; each file's own holds for it"
 
 
 def _shortened(notes: Sequence[str]) -> tuple[str, ...]:
@@ -882,7 +955,7 @@ def _read_stored(
 ) -> tuple[Array, Mask]:
     """Stored values (bands, rows, columns) and validity (rows, columns) of a window, or of `shape` pixels of it."""
     if raster.parts:
-        return _read_parts(raster, window, shape or window.shape)
+        return _read_parts(raster, dataset, window, shape or window.shape)
     bands = (len(raster.bands), *shape) if shape else None
     part = RasterioWindow(window.col, window.row, window.width, window.height)
     where = f"read at row {window.row}, column {window.col}"
@@ -898,7 +971,7 @@ def _read_stored(
     return stored, valid
 
 
-def _read_parts(raster: Raster, window: Window, shape: tuple[int, int]) -> tuple[Array, Mask]:
+def _read_parts(raster: Raster, handles: _Handles, window: Window, shape: tuple[int, int]) -> tuple[Array, Mask]:
     """As `_read_stored`, from a folder's files: each fills what those before it leave open."""
     stored = np.zeros((len(raster.bands), *shape), raster.dtype)
     valid = np.zeros(shape, bool)
@@ -907,9 +980,8 @@ def _read_parts(raster: Raster, window: Window, shape: tuple[int, int]) -> tuple
         place, file = raster.parts[number]
         into = mosaic.shrunk(shared, window, shape)
         if into.height and into.width and not valid[into.slices].all():
-            with _reopened(file) as dataset:
-                size = None if into.shape == shared.shape else into.shape
-                values, there = _read_stored(file, dataset, shared.relative_to(place), size)
+            size = None if into.shape == shared.shape else into.shape
+            values, there = _read_stored(file, handles.dataset(file), shared.relative_to(place), size)
             there &= ~valid[into.slices]
             stored[:, *into.slices][:, there] = values[:, there]
             valid[into.slices] |= there

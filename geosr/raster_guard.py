@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from geosr.errors import InputError, UsageError
@@ -53,17 +54,19 @@ _EXTENSIONS = {
     ".jpeg": "JPEG",
     ".jp2": "JP2OpenJPEG",
 }
-_IN_FOLDERS = (
-    (".tif", ".tiff"),
-    (".jp2",),
-    (".img",),
-    (".asc",),
-    (".hgt",),
-    (".dt0", ".dt1", ".dt2"),
-    (".png",),
-    (".jpg", ".jpeg"),
-)
+_IN_FOLDERS = {
+    "GTiff": (".tif", ".tiff"),
+    "JP2OpenJPEG": (".jp2",),
+    "HFA": (".img",),
+    "AAIGrid": (".asc",),
+    "SRTMHGT": (".hgt",),
+    "DTED": (".dt0", ".dt1", ".dt2"),
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+}
+_PICTURES = ("PNG", "JPEG")
 _MOST_FILES = 10_000
+_FEW = 4
 _HGT_SIDES = (1201, 3601, 7201)
 _WORLD_FILES = {
     "GTiff": (".tfw", ".tifw", ".wld"),
@@ -143,7 +146,8 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     try:
         status = found.stat()
     except OSError as error:
-        raise InputError(f"{show(text)}: cannot be read: {error.strerror}") from error
+        pattern = "; patterns are not looked up: give the folder of the files" if set("*?") & set(text) else ""
+        raise InputError(f"{show(text)}: cannot be read: {error.strerror}{pattern}") from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{show(text)}: is a folder; give a raster file")
     if not stat.S_ISREG(status.st_mode):
@@ -162,27 +166,55 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def rasters_in(folder: Path) -> list[Path]:
-    """The rasters of one kind in `folder`, by name; hidden files, files of other kinds and folders are passed over.
+    """The rasters in `folder`, by name; hidden files, files of other kinds and what its folders hold are passed over.
 
-    The kind is the first that there is, of GeoTIFF, JPEG 2000, Erdas Imagine, ASCII grid, SRTM, DTED, PNG and JPEG:
-    pictures that lie beside the rasters for a look are none of them.
+    They are GeoTIFF, JPEG 2000, Erdas Imagine, ASCII grid, SRTM or DTED files, by their names' endings. PNG and JPEG
+    files without a world file are pictures of those where there are any.
 
     Raises:
-        InputError: the folder cannot be read, or holds no raster, or more than 10 000.
+        InputError: the folder cannot be read, or holds no raster, several kinds of them, or more than 10 000.
     """
+    names = _names_in(folder)
+    found = {
+        kind: [folder / name for name in names if name.lower().endswith(_IN_FOLDERS[kind])] for kind in _IN_FOLDERS
+    }
+    if any(files for kind, files in found.items() if kind not in _PICTURES):
+        found |= {kind: [file for file in found[kind] if world_file(file, kind)] for kind in _PICTURES}
+    kinds = {kind: files for kind, files in found.items() if files}
+    if not kinds:
+        inside = folders_with_rasters(folder)
+        where = f": those in its folders ({', '.join(map(show, inside))}) are not read" if inside else ""
+        raise InputError(
+            f"{show(folder)}: is a folder without rasters{where}\n"
+            "give a raster file, or a folder of files of one kind: "
+            f"{', '.join(FORMATS[kind] for kind in _IN_FOLDERS)}"
+        )
+    if len(kinds) > 1:
+        counts = " and ".join(f"{len(files)} {FORMATS[kind]} files" for kind, files in kinds.items())
+        raise InputError(f"{show(folder)}: holds {counts}; put those that are meant into a folder of their own")
+    (files,) = kinds.values()
+    if len(files) > _MOST_FILES:
+        raise InputError(f"{show(folder)}: holds {len(files)} rasters; at most {_MOST_FILES} are taken for one")
+    return files
+
+
+def folders_with_rasters(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold files with a raster's ending, the first few."""
+    endings = tuple(ending for kind in _IN_FOLDERS.values() for ending in kind)
+    found: list[str] = []
+    with suppress(InputError):
+        for name in _names_in(folder)[:_MOST_FILES]:
+            if len(found) < _FEW and is_folder(folder / name):
+                found += [name] if any(file.lower().endswith(endings) for file in _names_in(folder / name)) else []
+    return found
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What lies in it and is not hidden, in order."""
     try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise InputError(f"{show(folder)}: cannot be read: {error.strerror}") from error
-    for endings in _IN_FOLDERS:
-        found = [folder / name for name in names if name.lower().endswith(endings)]
-        if len(found) > _MOST_FILES:
-            raise InputError(f"{show(folder)}: holds {len(found)} rasters; at most {_MOST_FILES} are taken for one")
-        if found:
-            return found
-    raise InputError(
-        f"{show(folder)}: is a folder without rasters; give a raster file, or a folder of GeoTIFF or JPEG 2000 files"
-    )
 
 
 def files_of(path: Path) -> list[Path]:

@@ -48,6 +48,11 @@ class Scene:
         row, col = window.row + self.origin.row, window.col + self.origin.col
         return raster.read_source(self.source, Window(row, col, window.height, window.width))
 
+    def may_hold(self, window: Window) -> bool:
+        """Whether a file of the source reaches into a window of the low grid: between those of a folder are gaps."""
+        row, col = window.row + self.origin.row, window.col + self.origin.col
+        return self.source.reaches(Window(row, col, window.height, window.width))
+
     def read_guide(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """The guide and its validity on a window of the high grid."""
         return raster.read_guide(self.guide, crop(self.seen, window), grid=self.seen)

@@ -36,7 +36,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geosr.errors import OutputError
+from geosr.errors import ChangedInputError, OutputError
 from geosr.tiling import Tile
 
 _DTYPE = np.dtype("<f4")
@@ -327,7 +327,11 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
         except BaseException as error:
             if finished := _finished(path):
                 _sweep(path, _KEPT)
-                error.add_note(f"{finished} kept in {path}; run the same command again to continue")
+                changed = isinstance(error, ChangedInputError)
+                then = (
+                    "of use if that file comes back as it was" if changed else "run the same command again to continue"
+                )
+                error.add_note(f"{finished} kept in {path}; {then}")
             else:
                 _remove(path)
             raise

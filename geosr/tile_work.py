@@ -11,7 +11,7 @@ import numpy as np
 from geosr import methods
 from geosr.assess import WITHOUT_GUIDE
 from geosr.consistency import spread
-from geosr.errors import InputError, OutOfMemoryError, TileError
+from geosr.errors import ChangedInputError, InputError, OutOfMemoryError, TileError
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement
 from geosr.plan import Plan
@@ -31,7 +31,7 @@ def upscale_group(plan: Plan, placement: Placement, stats: Stats, store: TileSto
     What is wrong with a tile alone (it cannot be read, the fit diverges, memory runs out) becomes its failure.
 
     Raises:
-        UsageError, OutputError: what would fail for every tile.
+        UsageError, OutputError, ChangedInputError: what would fail for every tile.
     """
     if len(group) > 1:
         for tile in group:  # an earlier attempt may have fitted it with fewer others
@@ -50,6 +50,8 @@ def _read(plan: Plan, tile: Tile) -> Pair | Exception | None:
         pair = plan.read(tile)
         if pair:
             Encoding.choose(plan.scene.source, plan.recipe.dtype).check(pair.source[pair.source_valid])
+    except ChangedInputError:
+        raise
     except (InputError, TileError, MemoryError) as error:
         return error
     return pair

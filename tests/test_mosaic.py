@@ -21,11 +21,13 @@ from rasterio.merge import merge
 from rasters import UTM, grid, plain_read, write
 
 from geosr.batch import _files_of as batch_files
-from geosr.errors import InputError
+from geosr.errors import ChangedInputError, InputError
 from geosr.grid import Window, crop
+from geosr.inspection import inspect
 from geosr.mosaic import lay_out, pieces, shrunk
-from geosr.options import Recipe
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pair_lists import Job
+from geosr.plan import make_plan
 from geosr.raster import (
     describe_guide,
     describe_source,
@@ -36,6 +38,7 @@ from geosr.raster import (
 )
 from geosr.samples import Sample, save_sample
 from geosr.training_data import identities
+from geosr.writer import Encoding
 
 X, Y = 500000.0, 5000000.0
 SHAPE = (60, 80)
@@ -68,12 +71,18 @@ def quarters(shape=SHAPE):
 
 @st.composite
 def rectangles(draw):
-    """Some windows of SHAPE, which may overlap and leave gaps."""
+    """Windows of SHAPE that reach into their neighbours, with gaps where some are left out."""
+    edges = [
+        sorted({0, side, *draw(st.lists(st.integers(8, side - 8).filter(lambda n: n % 8 == 0), max_size=3))})
+        for side in SHAPE
+    ]
     found = []
-    for _ in range(draw(st.integers(1, 6))):
-        row, col = draw(st.integers(0, SHAPE[0] - 2)), draw(st.integers(0, SHAPE[1] - 2))
-        height, width = draw(st.integers(2, SHAPE[0] - row)), draw(st.integers(2, SHAPE[1] - col))
-        found.append((row, col, height, width))
+    for top, bottom in pairwise(edges[0]):
+        for left, right in pairwise(edges[1]):
+            if found and draw(st.booleans()):
+                continue
+            above, before = draw(st.integers(0, min(2, top))), draw(st.integers(0, min(2, left)))
+            found.append((top - above, left - before, bottom - top + above, right - left + before))
     return found
 
 
@@ -102,6 +111,7 @@ def test_a_folder_is_what_rasterio_merges(tmp_path, windows, seed):
     part, there = read_source(described, window)
     np.testing.assert_array_equal(part, found[window.slices])
     np.testing.assert_array_equal(there, valid[window.slices])
+    assert described.reaches(window) or not there.any()
 
 
 @pytest.mark.parametrize("turn", [{}, {"rotation": 17.0}, {"south_up": True}])
@@ -169,7 +179,11 @@ def two(folder, second, **profile):
 
 BESIDE = grid(X + 160, Y, 2)
 MISFITS = {
-    "half a pixel": ((values(), grid(X + 161, Y, 2)), {}, ["does not lie on the grid of a.tif", "0.50 of a pixel"]),
+    "half a pixel": (
+        (values(), grid(X + 161, Y, 2)),
+        {},
+        ["on the grid of tiles/a.tif", "0.50 of a pixel"],
+    ),
     "a fiftieth": ((values(), grid(X + 160.04, Y, 2)), {}, ["0.02 of a pixel", "gdalwarp"]),
     "another size": ((values(), grid(X + 160, Y, 2.001)), {}, ["1.0005 x 1.0005"]),
     "turned": ((values(), grid(X + 160, Y, 2, rotation=1)), {}, ["or turned"]),
@@ -220,22 +234,101 @@ def test_a_hundredth_of_a_pixel_is_as_good_as_none(tmp_path):
     assert describe_guide(folder).shape == (SHAPE[0], 2 * SHAPE[1])
 
 
-def test_pictures_hidden_files_and_folders_are_passed_over(tmp_path):
+def test_pictures_and_hidden_files_are_passed_over_and_folders_told(tmp_path):
     folder = cut(tmp_path / "tiles", values(), quarters(), grid(X, Y, 2))
     write(folder / "preview.png", np.zeros((20, 20), np.uint8), Affine.identity(), None, driver="PNG")
     (folder / ".part.tif").write_bytes(b"half a file")
     (folder / "notes.txt").write_text("made by hand")
-    (folder / "old.tif.d").mkdir()
-    assert len(describe_source(folder).parts) == 4
+    (folder / "empty").mkdir()
+    assert describe_source(folder).warnings == ("tiles: 4 GeoTIFF files taken for one raster",)
+    cut(folder / "north", values(), quarters(), grid(X, Y + 120, 2))
+    found = describe_source(folder)
+    assert len(found.parts) == 4
+    assert "tiles: rasters in its folders north are not read" in found.warnings
     (folder / "more.tif").mkdir()
     with pytest.raises(InputError, match=r"more\.tif: is a folder"):
         describe_source(folder)
 
 
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_folder_of_two_kinds_of_rasters_is_refused(tmp_path, placed):
+    """A picture with a world file is a raster; the tiles would be gone where the other kind is taken."""
+    folder = cut(tmp_path / "tiles", values(), quarters(), grid(X, Y, 2))
+    write(folder / "preview.jpg", np.zeros((20, 20), np.uint8), Affine.identity(), None, driver="JPEG")
+    if placed:
+        (folder / "preview.jgw").write_text("2\n0\n0\n-2\n0\n0\n")
+    else:
+        (folder / "dem.asc").write_text("ncols 2\nnrows 2\nxllcorner 0\nyllcorner 0\ncellsize 2\n1 2\n3 4\n")
+    with pytest.raises(InputError, match=r"holds 4 GeoTIFF files and 1 (JPEG|Arc/Info ASCII grid) files"):
+        describe_source(folder)
+
+
 def test_a_folder_without_rasters_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(InputError, match="a folder without rasters"):
+    with pytest.raises(InputError, match=r"a folder without rasters\n"):
         describe_source(tmp_path)
+    cut(tmp_path / "north", values(), quarters(), grid(X, Y, 2))
+    with pytest.raises(InputError, match=r"without rasters: those in its folders \(north\) are not read"):
+        describe_source(tmp_path)
+
+
+def test_files_that_show_other_things_of_the_same_ground_are_refused(tmp_path):
+    """Bands in files of their own; a surface and the ground below it. The same twice does no harm."""
+    folder = cut(tmp_path / "tiles", values(), [(0, 0, *SHAPE)], grid(X, Y, 2))
+    shutil.copy(folder / "tile_000.tif", folder / "copy.tif")
+    found, _ = read_source(describe_source(folder))
+    np.testing.assert_array_equal(found, values()[0])
+    cut(tmp_path / "other", values(seed=1), [(0, 0, 40, 80)], grid(X, Y, 2))
+    os.replace(tmp_path / "other" / "tile_000.tif", folder / "b04.tif")
+    with pytest.raises(InputError, match=r"copy\.tif and b04\.tif cover the same ground with other values"):
+        describe_source(folder)
+
+
+def test_nodata_of_one_file_is_no_value_of_another(tmp_path):
+    """Where one declares 0 and the others hold it: their zeros stay what they are."""
+    array = np.zeros((1, *SHAPE), np.int16)
+    array[:, ::7] = 3
+    folder = cut(tmp_path / "tiles", array, quarters(), grid(X, Y, 2))
+    with rasterio.open(folder / "tile_000.tif", "r+") as dataset:
+        dataset.nodata = 0
+    source = describe_source(folder)
+    assert source.nodata is None
+    assert any("do not declare one nodata value" in note for note in source.warnings)
+    _, valid = read_source(source)
+    top, left = quarters()[0][2:]
+    assert valid.sum() == valid.size - (array[0, :top, :left] == 0).sum()
+    assert Encoding.choose(source, "int16").nodata == -32768
+
+
+def test_what_only_one_file_says_is_not_said_of_all(tmp_path):
+    folder = cut(tmp_path / "tiles", values(), quarters(), grid(X, Y, 2))
+    for number in range(4):
+        with rasterio.open(folder / f"tile_{number:03}.tif", "r+") as dataset:
+            dataset.update_tags(SENSOR="one", SHEET=str(number))
+            dataset.set_band_description(1, f"sheet {number}")
+    source = describe_source(folder)
+    assert source.tags == {"SENSOR": "one"}
+    assert source.description is None
+
+
+def test_gaps_between_files_have_no_tiles_and_count_in_the_shares(tmp_path):
+    """Two files far apart: what lies between is nodata, and neither the statistics nor `info` look for it there."""
+    coarse = grid(X, Y, 4)
+    (tmp_path / "dsm").mkdir()
+    for name, col in (("a", 0), ("b", 2000)):
+        write(tmp_path / "dsm" / f"{name}.tif", values((60, 80)), coarse * Affine.translation(col, 0), nodata=NODATA)
+    write(tmp_path / "ortho.tif", values((240, 320), bands=3), grid(X, Y, 1), nodata=NODATA)
+    plan = make_plan(Inputs(tmp_path / "dsm", tmp_path / "ortho.tif", 4), Recipe(method="bicubic"))
+    assert 0 < len(plan.tiles) < 10
+    found = inspect(plan.inputs, plan.recipe, Execution("cpu"))
+    assert found.source_valid == pytest.approx(160 / 2080, rel=0.3)
+    assert upscale(tmp_path / "dsm", tmp_path / "ortho.tif", tmp_path / "out.tif").returncode == 0
+    made = plain_read(tmp_path / "out.tif")
+    assert made.shape == (240, 8320)
+    seen = made != NODATA
+    assert seen[:, :320].all()
+    assert seen[:, -320:].all()
+    assert not seen[:, 320:-320].any()
 
 
 def test_of_a_guide_only_the_files_over_the_source_are_looked_at(tmp_path):
@@ -278,7 +371,7 @@ def test_a_file_that_changes_after_it_was_described_is_not_read(tmp_path):
     described = describe_source(folder)
     os.utime(folder / "tile_003.tif", (1, 1))
     read_source(described, Window(0, 0, 10, 10))
-    with pytest.raises(InputError, match=r"tile_003\.tif: the file has changed"):
+    with pytest.raises(ChangedInputError, match=r"tile_003\.tif: the file has changed"):
         read_source(described)
 
 
@@ -322,6 +415,16 @@ def test_the_output_is_that_of_whole_files(pair, tmp_path, scheduler):
     with rasterio.open(tmp_path / "tiled.tif") as ours, rasterio.open(tmp_path / "whole.tif") as theirs:
         assert (ours.transform, ours.crs, ours.nodata) == (theirs.transform, theirs.crs, theirs.nodata)
         assert ours.tags()["GEOSR_GUIDE"] == "ortho"
+
+
+def test_a_shells_pattern_is_answered_with_the_folder(pair, tmp_path):
+    files = sorted((pair / "ortho").iterdir())
+    unquoted = upscale(pair / "dsm", files[0], tmp_path / "out.tif", *files[1:3])
+    assert unquoted.returncode == 2
+    assert "several files of one raster are given as their folder" in unquoted.stderr
+    quoted = upscale(pair / "dsm", pair / "ortho" / "*.tif", tmp_path / "out.tif")
+    assert quoted.returncode == 3
+    assert "give the folder of the files" in quoted.stderr
 
 
 @pytest.mark.chaos
@@ -396,6 +499,30 @@ def test_one_folder_is_the_guide_of_all_sources(pair, tmp_path):
     assert "4 skipped" in second.stdout
 
 
+def test_folders_of_tiles_by_pattern_and_by_list(pair, tmp_path):
+    """Their names are whole, dots and all; what is no folder of rasters is none."""
+    for name in ("site_v1.2", "site_v1.3"):
+        shutil.copytree(pair / "dsm", tmp_path / "sites" / name)
+    (tmp_path / "sites" / "empty").mkdir()
+    by_pattern = batch(tmp_path, "--source", "sites/*", "--guide", pair / "ortho", "-o", "out/{stem}.tif")
+    assert "2 done" in by_pattern.stdout, by_pattern.stderr
+    rows = [f"sites/{name},{pair / 'ortho'}" for name in ("site_v1.2", "site_v1.3")]
+    (tmp_path / "pairs.csv").write_text("\n".join(("source,guide", *rows)))
+    by_list = batch(tmp_path, "--manifest", "pairs.csv", "-o", "out/{stem}.tif")
+    assert "2 skipped" in by_list.stdout, by_list.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"site_v1.2.tif", "site_v1.3.tif"}
+
+
+def test_outputs_beside_the_sources_are_no_sources_the_next_time(pair, tmp_path):
+    shutil.copytree(pair / "dsm", tmp_path / "dsm")
+    options = ("--source", "dsm/*.tif", "--guide", pair / "ortho", "-o", "dsm/{stem}_x4.tif")
+    first, second = (batch(tmp_path, *options) for _ in range(2))
+    assert "4 done" in first.stdout, first.stderr
+    assert (second.returncode, len(list((tmp_path / "dsm").iterdir()))) == (0, 8), second.stdout
+    assert "4 skipped" in second.stdout
+    assert "is the output of tile_000" in second.stdout
+
+
 def test_an_output_in_a_folder_that_another_pair_reads_is_refused(pair, tmp_path):
     shutil.copytree(pair / "dsm", tmp_path / "dsm")
     listed = (tmp_path / "dsm", tmp_path / "out.tif"), (pair / "dsm.tif", tmp_path / "dsm" / "out.tif")
@@ -403,7 +530,7 @@ def test_an_output_in_a_folder_that_another_pair_reads_is_refused(pair, tmp_path
     (tmp_path / "pairs.csv").write_text("\n".join(("source,guide,output", *rows)))
     found = batch(tmp_path, "--manifest", "pairs.csv")
     assert found.returncode == 5
-    assert "is an input of the batch, or in one" in found.stdout
+    assert "is an input of the batch, or" in found.stdout
     assert "1 done, 1 failed" in found.stdout
     assert not (tmp_path / "dsm" / "out.tif").exists()
 
