@@ -108,7 +108,8 @@ class Raster:
         warnings: lines for the user about what was found.
         displacement: how far from where the file says a guide is looked for, place by place; see `coregister`.
         parts: of a folder, its files by name, each with where it lies in the grid's pixels; where several have a
-            valid pixel the first holds. What is said above of bands and values is the first file's, and holds for all.
+            valid pixel the first holds. What is said above of bands and values holds for all of them, but for `nodatas`
+            and the alpha band, which each has of its own; `nodata` is None where they differ.
     """
 
     path: Path
