@@ -248,7 +248,7 @@ def _on_disk(raster: Rasterlike, path: Path) -> Path:
         _check_spacing(raster)
         # without a lock the whole array would be computed at once
         _as_stored(raster).rio.to_raster(path, driver="GTiff", BIGTIFF="IF_SAFER", lock=raster.chunks is not None)
-    except RioXarrayError as error:
+    except (RioXarrayError, OverflowError) as error:  # the second of a nodata value that its type cannot hold
         raise InputError(f"the DataArray {raster.name or ''} cannot be used as a raster: {error}") from error
     except storing as error:
         raise OutputError(f"cannot store an array in {path.parent}: {error}") from error

@@ -84,9 +84,13 @@ def _middlebury_scenes(root: Path) -> list[Sample]:
     return samples
 
 
+_BESIDE = (".xml", ".msk", ".ovr", ".prj", ".hdr", ".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".wld")
+"""Endings of what lies beside images and is none."""
+
+
 def _middlebury_group(folder: Path) -> list[Sample]:
     guides, truths = (
-        {path.stem: path for path in (folder / part).glob("[!.]*.*") if path.suffix not in (".xml", ".msk")}
+        {path.stem: path for path in sorted((folder / part).glob("[!.]*.*")) if path.suffix.lower() not in _BESIDE}
         for part in ("guide", "source_hr")
     )
     if alone := sorted(guides.keys() ^ truths.keys()):

@@ -89,6 +89,19 @@ def free_memory(device: str) -> int:
 
 
 @contextmanager
+def threads_kept() -> Iterator[None]:
+    """The body may run threads that set their own numbers of torch's threads; threads that come later find what was.
+
+    The last number that any thread sets is what new ones begin with.
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Run the body with `count` intra-op threads, then restore what was set before.
 

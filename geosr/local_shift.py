@@ -70,12 +70,14 @@ def fit_field(costs: Costs) -> Array | None:
 
     Its mean over the windows is zero. From stiff to yielding: affine, then with ever less bending energy. Each is
     fitted without a quarter of the scene in turn and judged there; the best is taken if it beats one shift by two
-    standard errors over windows.
+    standard errors over windows. Windows that all lie in one quarter tell no field.
     """
     if costs.values.shape[-1] < FEWEST:
         return None
     blocks = np.minimum(costs.places * _PARTS, _PARTS - 1).astype(int)
     parts = blocks[:, 0] % 2 * 2 + blocks[:, 1] % 2
+    if len(np.unique(parts)) == 1:  # all in one place: nothing would be left to fit
+        return None
     held = np.zeros((1 + len(_STIFFNESS), len(parts)))
     for part in np.unique(parts):
         out = parts == part

@@ -58,7 +58,7 @@ class Load:
     def _worker(self, shape: tuple[int, int]) -> int:
         """Bytes of a worker whose tiles have so many source pixels."""
         scale, bands = self.plan.scene.grids.scale, self.plan.scene.guide.channels
-        tile = self.plan.method.memory(bands, (scale * shape[0], scale * shape[1]))
+        tile = self.plan.method.memory(bands, (scale * shape[0], scale * shape[1]), scale)
         return max(self.batch * tile + self.processes * PROCESS, 1)
 
     def _advice(self, limit: int) -> str:

@@ -120,6 +120,12 @@ def _by_words(text: str) -> str | None:
     return next((kind for kind, names in _NAMES.items() if words & names), None)
 
 
+def around(value: float) -> tuple[float, float]:
+    """Half a unit to either side, or as much more as float64 needs to tell them apart."""
+    half = max(0.5, 64 * float(np.spacing(abs(value))))
+    return value - half, value + half
+
+
 @dataclass(frozen=True)
 class Stretch:
     """The values at the two ends of a ramp."""
@@ -136,7 +142,7 @@ class Stretch:
         low, high = (float(p) for p in np.percentile(known, _TAILS))
         if low == high:
             low, high = float(known.min()), float(known.max())
-        return cls(low, high) if low < high else cls(low - 0.5, high + 0.5)
+        return cls(low, high) if low < high else cls(*around(low))
 
     def apply(self, values: NDArray[np.floating]) -> Array:
         """0 at the low end and below, 1 at the high end and above."""

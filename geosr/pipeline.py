@@ -224,6 +224,8 @@ def _run_tiles(
     crew: Crew | None,
 ) -> TileRun:
     """Every tile, failed ones interpolated if that is asked for."""
+    from geosr.device import threads_kept
+
     job = (replace(plan, tiles=[]), placement, stats, store)  # small: it goes to every worker
     work, scale = partial(upscale_group, *job), plan.scene.grids.scale
 
@@ -232,7 +234,7 @@ def _run_tiles(
             return work(group)
 
     alone = len(plan.tiles) == 1 and execution.scheduler == "threads" and not crew  # more tell by being done
-    with nullcontext(crew.pool) if crew else open_pool(plan, placement, folder, execution) as pool:
+    with threads_kept(), nullcontext(crew.pool) if crew else open_pool(plan, placement, folder, execution) as pool:
         made = run_tiles(
             told if alone else work,
             plan.tiles,

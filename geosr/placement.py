@@ -152,7 +152,7 @@ def plan_batch(plan: Plan, free: int) -> int:
     A power of two, so that a few bytes more or less make no other batch.
     """
     shape = plan.tiles[0].window.times(plan.scene.grids.scale).shape
-    room = free // 2 // max(plan.method.memory(plan.scene.guide.channels, shape), 1)
+    room = free // 2 // max(plan.method.memory(plan.scene.guide.channels, shape, plan.scene.grids.scale), 1)
     return 1 << max(min(room, len(plan.tiles), _LARGEST_BATCH), 1).bit_length() - 1
 
 

@@ -93,4 +93,7 @@ def _asset(assets: Mapping[str, Any], keys: tuple[str, ...], folder: Path) -> Pa
         raise InputError(f"asset {key} has no href that can be read: {show(href, 80)}") from error
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         raise InputError(f"asset {key} is not on this machine ({show(href, 80)}); download it first")
-    return folder / (unquote(parts.path) if parts.scheme else href)
+    path = unquote(parts.path) if parts.scheme else href
+    if "\0" in path:
+        raise InputError(f"asset {key} has no href that can be a file's name: {show(href, 80)}")
+    return folder / path

@@ -185,9 +185,9 @@ def _fingerprint(
 def _read(
     parts: tuple[list[Job], list[Job]], course: Course, settings: TrainingSettings
 ) -> tuple[list[TrainingPair], list[TrainingPair]]:
-    from geosr.methods.supervised import crop_side
+    from geosr.methods.supervised import block_of, crop_side
 
-    side = crop_side(settings, course.scale)
+    side = crop_side(settings, course.scale, block_of(course.method))
     counts = settings.tiles, min(settings.tiles, _VALIDATION_TILES)
     learnt, left_out = (
         [read_training_pair(job, course.scale, side, count) for job in jobs]

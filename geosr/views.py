@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr import raster
 from geosr.grid import GridPair, Window, crop
-from geosr.picture import Array, Kind, Mask, Picture, Stretch, hillshade, paint, paint_image, paint_relief
+from geosr.picture import Array, Kind, Mask, Picture, Stretch, around, hillshade, paint, paint_image, paint_relief
 from geosr.quicklook import kind_of, steps_of
 from geosr.raster import Raster
 
@@ -202,6 +202,6 @@ def _histogram(whole: View) -> Histogram:
     known = {name: surface.values[surface.valid] for name, surface in whole.surfaces.items()}
     together = np.concatenate([*known.values()])
     low, high = np.percentile(together, _ENDS) if together.size else (0.0, 1.0)
-    edges = np.linspace(low, high, BINS + 1) if low < high else np.linspace(low - 0.5, low + 0.5, BINS + 1)
+    edges = np.linspace(low, high, BINS + 1) if low < high else np.linspace(*around(low), BINS + 1)
     counts = {name: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] for name, values in known.items()}
     return Histogram(edges, {name: count / max(count.sum(), 1) for name, count in counts.items()})

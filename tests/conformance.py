@@ -61,7 +61,7 @@ class Conformance:
         assert method.bands in (None, 3)  # the number that the other tests' guides have
         assert method.weights is None or methods.entry(method.name).needs_weights
         assert method.halo(4) >= 0
-        assert method.memory(3, (320, 320)) > 4 * 3 * 320 * 320
+        assert method.memory(3, (320, 320), 4) > 4 * 3 * 320 * 320
         assert type(method.settings).__dataclass_params__.frozen
         assert all(isinstance(value, str | bool | int | float) for value in asdict(method.settings).values())
         assert pickle.loads(pickle.dumps(method)).settings == method.settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
 
 import dask
 import numpy as np
@@ -12,6 +13,7 @@ import pyproj
 import pytest
 import rasterio
 import rioxarray
+import torch
 import xarray as xr
 from outputs import block_means, check_cog, physical
 from rasters import grid, write
@@ -184,6 +186,31 @@ def by_hand(values, dims=("y", "x"), x=None):
 def test_arrays_that_are_no_raster_are_refused(guide, array, message):
     with pytest.raises(InputError, match=message):
         upscale(array, guide)
+
+
+def test_a_nodata_value_that_the_type_cannot_hold_is_refused(source, guide):
+    """As rioxarray leaves it after `astype`."""
+    array = rioxarray.open_rasterio(guide)
+    array = array.astype("uint8")
+    array.attrs["_FillValue"] = -9999
+    with pytest.raises(InputError, match="cannot be used as a raster: Unable to convert nodata value"):
+        geosr.upscale(source, array, scale=4, method="bicubic")
+
+
+def test_torchs_threads_are_what_they_were(source, guide):
+    """In threads that come later, too: they begin with the last number that any thread set."""
+    before = torch.get_num_threads()
+    try:
+        for _ in range(3):
+            torch.set_num_threads(3)
+            geosr.upscale(source, guide, scale=4, method="bicubic", workers=2)
+            seen = []
+            later = threading.Thread(target=lambda seen=seen: seen.append(torch.get_num_threads()))
+            later.start()
+            later.join()
+            assert seen == [3]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_array_without_crs_is_refused_or_assumed(source, guide):

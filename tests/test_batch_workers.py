@@ -186,7 +186,7 @@ class Hungry(Interpolation):
     inside: list = field(default_factory=list)
     most: list = field(default_factory=list)
 
-    def memory(self, bands, shape):
+    def memory(self, bands, shape, scale):
         return self.takes
 
     def predict(self, patch, state, device):

@@ -229,7 +229,7 @@ def test_the_halving_goes_down_to_one_and_costs_only_the_tile_that_needs_more():
 
 def test_a_planned_batch_takes_half_of_the_free_memory_in_powers_of_two(tmp_path):
     plan = make_plan(Inputs(*make_pair(tmp_path, size=60)), Recipe(tile=112, fit="tile"))
-    each = plan.method.memory(3, (112, 112))
+    each = plan.method.memory(3, (112, 112), 4)
     found = [plan_batch(plan, room * each) for room in (0, 1, 2, 3, 4, 9, 15, 16, 1000)]
     assert found == [1, 1, 1, 1, 2, 4, 4, 8, 32]
     few = replace(plan, tiles=plan.tiles[:5])
@@ -271,7 +271,7 @@ class Clocked(Method):
     needs_fit: bool = True
     fits_together: bool = True
 
-    def memory(self, bands, shape):
+    def memory(self, bands, shape, scale):
         return 1
 
     def trial(self):

@@ -208,7 +208,7 @@ def test_info_is_of_the_fit_and_the_batch_that_a_run_would_have(tmp_path):
     files = (tmp_path / "source.tif", tmp_path / "guide.tif", "--device", "cpu")
 
     found = rows(geosr("info", *files, "--fit", "tile", "--batch", 4).out)["memory"]
-    tile = methods.create("mmsr").memory(3, (320, 320))
+    tile = methods.create("mmsr").memory(3, (320, 320), 4)
     assert found == f"about {0.5 + 4 * tile / 1e9:.1f} GB"
     assert "--batch fits tiles together" in geosr("info", *files, "--batch", 2).err
 

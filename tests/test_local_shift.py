@@ -166,6 +166,14 @@ def test_one_shift_stays_one_shift(seed):
     assert fit_field(bowls(Displacement(GRID, tuple(rows), tuple(cols)), 1.0, seed)) is None
 
 
+@pytest.mark.parametrize("places", [[(0.1, 0.1)], [(0.1, 0.1), (0.5, 0.5)]])
+def test_windows_that_all_lie_in_one_quarter_tell_no_field(places):
+    """They are judged by quarters, each a chequerboard of the scene: here nothing is left to fit."""
+    rng = np.random.default_rng(0)
+    found = np.concatenate([np.array(place) + rng.random((30, 2)) * 0.05 for place in places])
+    assert fit_field(Costs(rng.random((7, 7, len(found))), 1, found)) is None
+
+
 def test_few_windows_tell_no_field():
     field = a_field(0, GRID)
     assert fit_field(bowls(field, 0.0, count=4)) is None

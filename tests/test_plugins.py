@@ -56,7 +56,7 @@ from geosr.methods.base import Method, Prediction
 class Mine(Method):
     name, settings, uses_guide = {name!r}, None, False
     def halo(self, scale): return 0
-    def memory(self, bands, shape): return 1
+    def memory(self, bands, shape, scale): return 1
     def predict(self, patch, state, device): {predict}
 def create(preset, settings): return Mine()
 """

@@ -59,7 +59,7 @@ def test_outliers_do_not_spoil_the_stretch():
     assert (spoilt.low, spoilt.high) == pytest.approx((clean.low, clean.high), abs=2)
 
 
-@pytest.mark.parametrize("values", [[7.0] * 9, [0.0] * 500 + [5.0], []])
+@pytest.mark.parametrize("values", [[7.0] * 9, [0.0] * 500 + [5.0], [], [1e17] * 9])
 def test_a_stretch_has_a_width_whatever_the_values(values):
     values = np.array(values)
     found = Stretch.measure(values, np.ones(values.shape, bool))

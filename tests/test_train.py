@@ -20,7 +20,7 @@ from trained import write_truths
 
 from geosr.errors import UsageError
 from geosr.methods.base import Patch
-from geosr.methods.supervised import Example, Trainer, crop_side
+from geosr.methods.supervised import Example, Trainer, block_of, crop_side
 from geosr.methods.training_settings import TRAINING, training_settings
 from geosr.methods.weights import Card
 from geosr.options import Execution, Trained
@@ -224,7 +224,7 @@ def test_the_published_schedules():
 def test_crops_are_whole_source_pixels_cut_where_guide_and_truth_are(scale, side):
     """A crop's truth pools to what its start was made from, however it was turned, and the guide goes with it."""
     settings = training_settings("fdsr", "default", {"crop": 39, "features": 8, "batch": 6})
-    assert crop_side(settings, scale) == side
+    assert crop_side(settings, scale, block_of("fdsr")) == side
     rows = np.arange(2 * side)[:, None] * 1000.0 + np.arange(3 * side)
     field = rows.astype(np.float32)
     low = field.reshape(2 * side // scale, scale, 3 * side // scale, scale).mean((1, 3))
@@ -245,6 +245,17 @@ def test_crops_are_whole_source_pixels_cut_where_guide_and_truth_are(scale, side
             assert first % 1000 % scale == 0
             corners.add((crop[0, 0], crop[0, -1], crop[-1, 0]))
     assert len(corners) > 8
+
+
+@pytest.mark.parametrize(("method", "scale"), [("dkn", 3), ("fdkn", 7), ("dkn", 19)])
+def test_images_hold_the_crops_that_are_cut_from_them(method, scale, tmp_path):
+    """Of 64 pixels a side, in blocks of the network's own: 8 for all would be 48, 56 and 152 of these."""
+    unit = {"dkn": 1, "fdkn": 4}[method] * scale
+    side = 64 // unit * unit
+    pairs = write_truths(tmp_path, count=2, side=-(-side // 8) * 8)
+    settings = ("--scale", scale, "--method", method, *sets(crop=64, steps=3, validate_every=3, features=4))
+    done = geosr("train", "--pairs", pairs, "-o", tmp_path / "w.safetensors", "--device", "cpu", *settings)
+    assert done.code == 0, done.err
 
 
 def refusal(folder, *more, code=2, **changes):

@@ -166,7 +166,7 @@ class Method(Protocol):
     def halo(self, scale: int) -> int:
         """High pixels beyond which a patch's surroundings change a pixel by less than 1e-3 std."""
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """Bytes that fitting a patch of `shape` high pixels takes at its peak, about."""
 
     def slowness(self, device: str) -> str | None:

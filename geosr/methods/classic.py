@@ -34,7 +34,7 @@ class Interpolation(Method):
         """What the kernel reaches."""
         return self.reach * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """The patch, and some 20 maps in float32 with its estimated error."""
         return 4 * (bands + 20) * shape[0] * shape[1]
 

@@ -131,7 +131,7 @@ class Cmsr(Method):
         """
         return max(6, self.settings.layers // 2 + 2) * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """Three feature maps of a prediction, and the ensemble; a step on a crop takes less."""
         return 4 * shape[0] * shape[1] * (3 * self.settings.channels + 4 * bands + 24) + (64 << 20)
 

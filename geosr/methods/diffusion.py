@@ -30,7 +30,7 @@ class Diffusion(Method):
         """Block means keep influences near: 4e-3 of a noisy source's spread at four source pixels, 1e-3 at five."""
         return HALO_BLOCKS * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """In float32 the guide, some 20 maps, and 6 for each link (measured with 18 of them: 129 maps in all)."""
         return 4 * (2 * bands + 20 + 6 * len(self.settings.steps)) * shape[0] * shape[1]
 

@@ -60,7 +60,7 @@ class GuidedFilter(Method):
         """Two windows, and the interpolation's two source pixels."""
         return (2 * math.ceil(self.settings.radius) + 2) * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """The covariance of the bands at every pixel, twice, in float64."""
         return 8 * (3 * (bands + 1) ** 2 + 12) * shape[0] * shape[1]
 
@@ -142,7 +142,7 @@ class JointBilateral(Method):
         """The neighbours that have a say."""
         return (self.settings.radius + 1) * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """The guide, that of a neighbour and their difference, and sums in float64."""
         return 8 * (3 * bands + 8) * shape[0] * shape[1]
 

@@ -82,10 +82,10 @@ class Foreign(Method):
         with _blame(self.package, f"the halo of {self.name!r}", UnavailableError):
             return int(self.inner.halo(scale))
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """As the method says."""
         with _blame(self.package, f"the memory of {self.name!r}", UnavailableError):
-            return int(self.inner.memory(bands, shape))
+            return int(self.inner.memory(bands, shape, scale))
 
     def slowness(self, device: str) -> str | None:
         """As the method says."""

@@ -164,7 +164,7 @@ class Mmsr(Method):
         network = -(-(6 + widest // 2 + scale) // scale) * scale
         return network + HALO_BLOCKS * scale if self.settings.refine == "diffusion" else network
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """Some 28 feature maps at the peak of a step (64 channels, 320 x 320: the process had 0.92 GB)."""
         return 4 * shape[0] * shape[1] * (28 * self.settings.channels + 2 * bands)
 

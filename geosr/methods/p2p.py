@@ -87,9 +87,11 @@ class P2p(Method):
         """A pixel knows its own colour and place only; what there is serves the blend."""
         return _OVERLAP * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
-        """The pixels' colours and places, three times, some 15 maps, and twice the wide features of a step at x8."""
-        return 4 * ((3 * bands + 15) * shape[0] * shape[1] + 128 * self.settings.hidden * self.settings.batch)
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
+        """The pixels' colours and places, three times, some 15 maps, and three times a step's wide features."""
+        pixels = shape[0] * shape[1]
+        step = min(self.settings.batch * scale**2, pixels)
+        return 4 * ((3 * bands + 15) * pixels + 3 * self.settings.hidden * step)
 
     def trial(self) -> Trial:
         """A few steps, and some more."""

@@ -58,7 +58,7 @@ class Pretrained(Method):
         """What the network and its start look far, whatever the weights are."""
         return _REACH[self.name] + _INTERPOLATION * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """The patch, and the features of the widest layers."""
         features = self.file.card.network["features"]
         return 4 * (4 * bands + 8 + _FEATURE_MAPS[self.name] * features) * shape[0] * shape[1]

@@ -67,7 +67,7 @@ class Regression(Method):
         """The residual's interpolation, two source pixels."""
         return 2 * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """The guide by pixels, and a few maps in float64."""
         return 8 * (2 * bands + 8) * shape[0] * shape[1]
 

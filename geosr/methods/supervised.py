@@ -175,7 +175,12 @@ class Trainer:
         return [np.ascontiguousarray(m) for m in maps]
 
 
-def crop_side(settings: TrainingSettings, scale: int, block: int = 8) -> int:
+def block_of(method: str) -> int:
+    """Pixels a side of the blocks that a method's network works on."""
+    return _NETWORKS[method].block
+
+
+def crop_side(settings: TrainingSettings, scale: int, block: int) -> int:
     """A crop's side in output pixels: whole source pixels and whole blocks of the network's."""
     unit = math.lcm(scale, block)
     return max(settings.crop // unit, 1) * unit

@@ -41,7 +41,7 @@ class Highpass(Method):
         """The interpolation's two source pixels."""
         return 2 * scale
 
-    def memory(self, bands: int, shape: tuple[int, int]) -> int:
+    def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:
         """The guide and a few maps."""
         return 4 * (bands + 8) * shape[0] * shape[1]
 
