@@ -12,7 +12,7 @@ from geosr.assess import Assessment
 from geosr.options import Execution, Recipe
 
 from .options import PATH, Command, device_option, inputs_from, option, pair_options
-from .render import clock, table_lines
+from .render import clock, printable, say, table_lines
 
 
 @click.command(cls=Command)
@@ -32,8 +32,9 @@ from .render import clock, table_lines
 def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device: str, **values: Any) -> None:
     """Tell what methods can be expected to do on a pair, before any long work and without a truth.
 
-    SOURCE and GUIDE are pooled by --scale on two tiles of the pair, each method upscales the pooled source, and the
-    source itself is the truth. Gains one step down are mostly larger than at full size; the order is what counts.
+    SOURCE and GUIDE are pooled by --scale, or by 4 or 2 where that would leave too little, on two tiles of the pair;
+    each method upscales the pooled source, and the source itself is the truth. Gains one step down are mostly larger
+    than at full size; the order is what counts.
 
     \b
       geosr assess dsm.tif ortho.tif --scale 4
@@ -42,11 +43,16 @@ def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device
 
     inputs = inputs_from(source, guide, values)
     found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.candidates())
+    for note in found.notes:
+        say(f"note: {note}")
+    if found.step and found.step < inputs.scale:
+        say(f"note: tried at scale {found.step}: pooled by {inputs.scale} too little of the source would be left")
     click.echo("\n".join([*table_lines(_rows(found)), found.verdict]))
 
 
 def _rows(found: Assessment) -> list[tuple[str, str]]:
+    unit = f" {printable(found.units)}" if found.units else ""
     return [
-        (score.method, f"RMSE {score.rmse:.4g}, {found.gain(score):+.0%} against bicubic, {clock(score.seconds)}")
+        (score.method, f"RMSE {score.rmse:.4g}{unit}, {found.gain(score):+.0%} against bicubic, {clock(score.seconds)}")
         for score in found.scores
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geosr.errors import UsageError
+from geosr.errors import TileError, UsageError
 from geosr.options import Execution, Inputs, Note
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
@@ -134,6 +135,8 @@ def command(
     from geosr.pair_lists import with_uncertainty
 
     files = _summary_file(summary)
+    if summary is not None and manifest is not None and os.path.realpath(summary) == os.path.realpath(manifest):
+        raise UsageError(f"--summary {summary} is the list of the pairs; give it another name")
     inputs = inputs_from(Path(), Path(), values)
     recipe = recipe_from(values)
     execution = Execution(
@@ -152,12 +155,12 @@ def command(
         found = with_uncertainty(found, str(uncertainty), inputs.scale)
     if dry_run:
         planned = plan_batch(found, inputs, recipe, execution)
-        write_files(files, planned.table, planned.content())
+        write_files(files, planned.listing, planned.content())
         click.echo(printable("\n".join([*_listing(planned).lines(), "", _closing(planned)])))
-        return 0
+        return TileError.exit_code if planned.counts["failed"] else 0
     counter = _Counter(len(found.jobs), quiet)
     done = run_batch(found, inputs, recipe, execution, counter.show)
-    write_files(files, done.table, done.content())
+    write_files(files, done.listing, done.content())
     if not quiet:
         _print_notes(done)
     click.echo(printable("\n".join([*done.table.lines(), "", _closing(done)])))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import PATH, Command, inputs_from, option, pair_options
-from .render import count, one_line
+from .render import count, one_line, say
 
 
 @click.command(cls=Command)
@@ -36,5 +36,6 @@ def command(source: Path, guide: Path, output: Path, tile: int, **values: Any) -
     """  # noqa: D301
     from geosr.pairs_folder import write_pairs
 
-    pairs = write_pairs(inputs_from(source, guide, values), output, tile=tile)
+    inputs = inputs_from(source, guide, values)
+    pairs = write_pairs(inputs, output, tile=tile, tell=lambda text: say(f"note: {text}"))
     click.echo(f"wrote {count(pairs, 'pair')} to {one_line(output)}")

@@ -43,6 +43,13 @@ def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path
     return files[0]
 
 
+def _only_one_report(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> Path | None:
+    """The report, if there is to be one."""
+    if len(files) > 1:
+        raise UsageError(f"{option.opts[0]} is given {len(files)} times, and one report is written")
+    return files[0] if files else None
+
+
 @click.command(cls=Command)
 @option(
     _PAIR,
@@ -84,6 +91,8 @@ def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path
     _RUN,
     "--report",
     type=PATH,
+    multiple=True,
+    callback=_only_one_report,
     metavar="FILE",
     help="A report to write: settings, versions, times, what became of the tiles, also where some fail. As JSON, or "
     "with a name that ends in .html as a page to look at, with pictures and profiles.",

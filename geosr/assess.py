@@ -51,11 +51,17 @@ class Assessment:
         samples: tiles that were tried.
         pixels: with a truth. Where it is 0 too little of the source is left one step down, and there are no scores.
         scores: one for each method.
+        step: what the pair was pooled by; None where too little of it is left.
+        units: of the errors, None where the source's file says nothing.
+        notes: on the pair.
     """
 
     samples: int
     pixels: int
     scores: tuple[Score, ...]
+    step: int | None = None
+    units: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Score | None:
@@ -103,7 +109,7 @@ def assess(patches: Sequence[Patch], chosen: Sequence[Method], spread: float, se
             squares += float(((exact(values, low) - truth)[known] ** 2).sum())
         rmse = spread * float(np.sqrt(squares / max(pixels, 1)))
         scores.append(Score(method.name, rmse, time.monotonic() - started))
-    return Assessment(len(lows), pixels, tuple(scores) if pixels else ())
+    return Assessment(len(lows), pixels, tuple(scores) if pixels else (), lows[0][0].scale if lows else None)
 
 
 def steps_down(patches: Sequence[Patch], device: str) -> list[tuple[Patch, FloatArray, BoolArray]]:
@@ -137,7 +143,8 @@ def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Seq
     patches = draw_patches(plan, stats, _TILES)
     with torch_threads(placement.threads), memory_told(placement.device):
         chosen = [methods.create(name) for name in names]
-        return assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
+        found = assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
+    return replace(found, units=plan.scene.source.units, notes=plan.scene.notes)
 
 
 def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:

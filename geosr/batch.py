@@ -17,7 +17,7 @@ from geosr.errors import GeosrError, InputError, OutputError, TileError, Unavail
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
-from geosr.outputs import bounds_text, limits_text, settings_text
+from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, settings_text
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
@@ -84,6 +84,13 @@ class Summary:
             (o.name, o.status, o.seconds, o.expected, o.why and " / ".join(o.why.split("\n"))) for o in self.outcomes
         )
         return Table(columns, tuple(rows))
+
+    @property
+    def listing(self) -> Table:
+        """The same with every pair's files."""
+        paths = ([str(path) if path else None for path in (o.source, o.guide, o.output)] for o in self.outcomes)
+        rows = tuple((*row, *files) for row, files in zip(self.table.rows, paths, strict=True))
+        return Table((*self.table.columns, "source", "guide", "output"), rows)
 
     def content(self) -> dict[str, object]:
         """For JSON: everything."""
@@ -265,7 +272,9 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
     asked = {"SOURCE": job.source.absolute().name, "GUIDE": job.guide.absolute().name} | _asked(inputs, recipe)
-    other = [name.lower().replace("_", " ") for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
+    asked |= {} if job.sample else _digests(job)
+    names = [name for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
+    other = [*dict.fromkeys(name.removesuffix("_DIGEST").lower().replace("_", " ") for name in names)]
     other += ["coregister"] if inputs.coregister != ("GEOSR_COREGISTER_SHIFT" in tags) else []
     if job.sample:
         made = {"source": origin_of(job.source), "guide": origin_of(job.guide)}
@@ -282,6 +291,15 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     return _of(job, SKIPPED, why, expected=float(expected) if expected else None, complete=not tiles)
 
 
+def _digests(job: Job) -> dict[str, str]:
+    """Of the files that are there: an output may outlive what it was made of."""
+    found: dict[str, str] = {}
+    for role, path in (("SOURCE", job.source), ("GUIDE", job.guide)):
+        with suppress(InputError):
+            found |= {f"{role}_DIGEST": digest_tags(role, path).get(f"GEOSR_{role}_DIGEST", "")}
+    return found
+
+
 def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
     """What an output's tags must say if it was made as is asked for, without the names of its files."""
     band, native = inputs.band, inputs.native_resolution
@@ -290,6 +308,8 @@ def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
         "SEED": str(recipe.seed),
         "BOUNDS": bounds_text(inputs.bounds),
         "LIMITS": limits_text(recipe.limits),
+        "SOURCE_NODATA": nodata_text(inputs.source_nodata),
+        "GUIDE_NODATA": nodata_text(inputs.guide_nodata),
         "BAND": "" if band is None else str(band),
         "NATIVE_RESOLUTION": "" if native is None else f"{native:g}",
     }

@@ -17,6 +17,7 @@ from geosr.consistency import pool_measured
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window, crop, reconcile
 from geosr.metrics import HALO, Array, Block, Mask, Scores, score
+from geosr.picture import METRES
 from geosr.raster import Raster
 from geosr.raster_guard import show
 
@@ -222,9 +223,15 @@ def place_on(grid: GeoBox, moved: Raster, name: str, other: str) -> tuple[Raster
 
 
 def _unit_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
-    if prediction.units and truth.units and prediction.units != truth.units:
+    if prediction.units and truth.units and _unit(prediction.units) != _unit(truth.units):
         return (f"the prediction is in {show(prediction.units)}, the truth in {show(truth.units)}: not converted",)
     return ()
+
+
+def _unit(name: str) -> float | str:
+    """What it is whatever it is called: metres in a unit of length."""
+    small = name.strip().lower()
+    return METRES.get(small, small)
 
 
 def _wavelength_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.grid import GridPair, Window
 from geosr.options import Event, Execution, Inputs, Note, Recipe
+from geosr.outputs import guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan, make_plan
@@ -183,4 +184,6 @@ def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event
 def _tags(plan: Plan) -> dict[str, str]:
     """What the bands' own tags do not know: the real guide, and where it was found."""
     shift = plan.scene.shift
-    return {"GEOSR_GUIDE": plan.scene.guide.path.name, "GEOSR_BAND": ALL, **(shift.tags if shift else {})}
+    guide = plan.scene.guide.path
+    known = {"GEOSR_GUIDE": guide.name, **guide_tags(plan.inputs, guide), "GEOSR_BAND": ALL}
+    return known | (shift.tags if shift else {})

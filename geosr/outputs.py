@@ -18,6 +18,7 @@ from geosr.options import Bounds, Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.raster import Raster
+from geosr.raster_guard import digest_of_parts
 from geosr.report import Report, check_report
 from geosr.store import TileStore, published_before
 from geosr.style import check_style
@@ -141,15 +142,34 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         "GEOSR_THREADS_PER_TILE": str(placement.threads),
         "GEOSR_SOURCE": scene.source.path.name,
         "GEOSR_GUIDE": scene.guide.path.name,
+        **digest_tags("SOURCE", scene.source.path),
+        **guide_tags(plan.inputs, scene.guide.path),
         "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
         "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
     }
+
+
+def digest_tags(role: str, path: Path) -> dict[str, str]:
+    """What tells a file from another of its name; a folder goes by its name: which files count is up to the pair."""
+    return {} if path.is_dir() else {f"GEOSR_{role}_DIGEST": digest_of_parts(path)}
+
+
+def guide_tags(inputs: Inputs, path: Path) -> dict[str, str]:
+    """What tells the guide from others, and what was taken for nodata in it."""
+    given = inputs.guide_nodata
+    return digest_tags("GUIDE", path) | ({} if given is None else {"GEOSR_GUIDE_NODATA": nodata_text(given)})
+
+
+def nodata_text(value: float | None) -> str:
+    """As in the tag, and empty where none was given."""
+    return "" if value is None else f"{value:.17g}"
 
 
 def _source_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
     """What was taken of the source's file: the part and the band asked for, and that it was averaged first."""
     part = {} if inputs.bounds is None else {"GEOSR_BOUNDS": bounds_text(inputs.bounds)}
     part |= {} if inputs.band is None else {"GEOSR_BAND": str(inputs.band)}
+    part |= {} if inputs.source_nodata is None else {"GEOSR_SOURCE_NODATA": nodata_text(inputs.source_nodata)}
     if inputs.native_resolution is None:
         return part
     return part | {

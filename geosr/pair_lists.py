@@ -263,8 +263,9 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
-            between = ";" if ";" in first and "," not in first else ","  # as spreadsheets write it in much of Europe
-            reader = csv.DictReader(file, delimiter=between)
+            between = next((sign for sign in ",;\t" if sign in first), ",")  # spreadsheets write any of them
+            reader = csv.DictReader(file, delimiter=between, skipinitialspace=True)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if missing := {"source", "guide"} - {*(reader.fieldnames or ())}:
                 raise InputError(
                     f"{show(manifest)}: its first line must name the columns source, guide and, if wanted, output; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from geosr.writer import write_tile
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")
 
 
-def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
+def write_pairs(
+    inputs: Inputs, folder: Path, *, tile: int = 320, tell: Callable[[str], None] = lambda text: None
+) -> int:
     """Cut a pair into `folder`: `source/00000.tif`, `guide/00000.tif`, `index.csv` and `index.geojson`.
 
     Tiles have `tile` high pixels a side (less where the raster is smaller), each a whole number of source
@@ -30,6 +32,7 @@ def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
     pixel are left out. Source tiles are float32 in physical units, NaN where invalid. Guide tiles lie on the
     high grid, in the guide's own type (float32 for anything but uint8 and uint16), with a mask band. Rows
     and columns of the index count high pixels, and the GeoJSON's outlines are in degrees (EPSG:4326).
+    `tell` is given what there is to note of the pair.
 
     Returns:
         The number of pairs.
@@ -44,6 +47,8 @@ def write_pairs(inputs: Inputs, folder: Path, *, tile: int = 320) -> int:
     if tile < check_scale(inputs.scale):
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
     scene = open_scene(inputs)
+    for note in scene.notes:
+        tell(note)
     tiles = cut(scene.grids.low.shape, scene.grids.scale, size=tile, halo=0)
     with scratch_folder(folder.absolute()) as hidden:
         made = hidden / "pairs"
@@ -71,7 +76,7 @@ def _write_all(scene: Scene, folder: Path, tiles: list[Tile]) -> Iterator[dict[s
         window, name = tile.window.times(scale), f"{tile.index:05d}.tif"
         source = np.where(pair.source_valid, pair.source, np.nan)[None].astype(np.float32)
         guide = pair.guide if largest is None else np.rint(pair.guide).clip(0, largest).astype(dtype)
-        write_tile(folder / "source" / name, source, crop(low, tile.window), scene.source.crs_wkt)
+        write_tile(folder / "source" / name, source, crop(low, tile.window), scene.source.crs_wkt, of=scene.source)
         write_tile(folder / "guide" / name, guide, crop(high, window), scene.source.crs_wkt, valid=pair.guide_valid)
         values = (
             tile.index,

@@ -175,6 +175,11 @@ def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterato
 
 
 def _notes_on_output(plan: Plan, written: Written) -> Iterator[str]:
+    if written.beyond:
+        yield (
+            f"{written.beyond} source pixels lie beyond --min or --max and became that: the output is not true to "
+            "them, and the expected error does not know of it"
+        )
     if written.cut:
         yield (
             f"{written.cut} output pixels lie beyond what {plan.recipe.dtype} holds and were cut off, which moves "

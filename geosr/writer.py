@@ -177,12 +177,16 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class Written:
-    """What was found while writing; `deviations` is the `DeviationMap`'s, `cut` counts pixels beyond the type."""
+    """What was found while writing; `deviations` is the `DeviationMap`'s.
+
+    `cut` counts output pixels beyond the type, `beyond` source pixels beyond the limits.
+    """
 
     deviation: Deviation
     seam_ratio: float | None
     deviations: NDArray[np.float64]
     cut: int
+    beyond: int
 
 
 def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[Written]:
@@ -240,13 +244,14 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
     rows, cols = core_edges([result.tile for result in mosaic.results])
     seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
     tile_rows = _tile_rows(mosaic.results)
-    distances, squares, count, cut = DeviationMap(mosaic.grids.low.shape), 0.0, 0, 0
+    distances, squares, count, cut, beyond = DeviationMap(mosaic.grids.low.shape), 0.0, 0, 0, 0
     with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
         _describe(dataset, mosaic)
         for window in _strips(mosaic.grids):
             source, source_valid = mosaic.read_source(window)
             valid = spread(source_valid, scale)
             blended = project(_blend(mosaic, tile_rows, window), valid, source, source_valid, mosaic.consistency)
+            beyond += int((source_valid & ((source < mosaic.limits[0]) | (source > mosaic.limits[1]))).sum())
             values = confine(blended, valid, scale, mosaic.limits)
             stored, cut = mosaic.encoding.encode(values, valid), cut + mosaic.encoding.beyond(values, valid)
             top = window.row * scale
@@ -257,7 +262,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             squares, count = squares + float((difference**2).sum()), count + int(source_valid.sum())
             seams.add(top, np.where(valid, final, np.nan))
         deviation = Deviation(float(distances.cells.max()), (squares / max(count, 1)) ** 0.5)
-        written = Written(deviation, seams.ratio, distances.cells, cut)
+        written = Written(deviation, seams.ratio, distances.cells, cut, beyond)
         dataset.update_tags(**mosaic.tags, **(_findings(written) if mosaic.pools else {}))
     return written
 
@@ -549,8 +554,12 @@ def write_tile(
     *,
     valid: NDArray[np.bool_] | None = None,
     tags: Mapping[str, str] | None = None,
+    of: Raster | None = None,
 ) -> None:
-    """A small GeoTIFF of (bands, rows, columns) on `grid`; validity as a mask band, else NaN is nodata."""
+    """A small GeoTIFF of (bands, rows, columns) on `grid`; validity as a mask band, else NaN is nodata.
+
+    Unit and name of the band are those of the raster that it is a part `of`.
+    """
     profile = {
         "driver": "GTiff",
         "height": grid.shape[0],
@@ -570,6 +579,8 @@ def write_tile(
     ):
         made.write(bands)
         made.update_tags(**(tags or {}))
+        if of:
+            made.units, made.descriptions = [of.units or ""], [of.description]
         if valid is not None:
             made.write_mask(valid)
 

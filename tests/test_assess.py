@@ -1,5 +1,6 @@
 """What `geosr assess` and `--method auto` say, against scenes whose answer is known."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_detail_that_fades_towards_full_size_counts_less_below_x4(scale, fades):
     assert judge_prediction([patch], predict, "cpu") == pytest.approx((1 / 49) ** fades, rel=0.02)
     added *= 50  # more than was proved is no reason to take more of it
     assert judge_prediction([patch], predict, "cpu") == pytest.approx(1, abs=1e-4)
+
+
+def test_assess_tells_the_step_and_what_there_is_to_note(tmp_path):
+    make_pair(tmp_path, size=40)
+    with rasterio.open(tmp_path / "source.tif", "r+") as dataset:
+        dataset.units = ["m"]
+    found = geosr("assess", tmp_path / "source.tif", tmp_path / "guide.tif", "--scale", 16, "--method", "guided-filter")
+    assert found.code == 0, found.err
+    assert "note: tried at scale 2: pooled by 16 too little" in found.err
+    assert "the guide is coarser than the output" in found.err
+    assert re.search(r"^guided-filter  RMSE [\d.]+ m,", found.out, re.MULTILINE)
 
 
 def test_assess_measures_what_it_says():

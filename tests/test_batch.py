@@ -55,7 +55,7 @@ def test_what_is_wrong_is_reported_and_does_not_stop_the_rest(tmp_path):
     broken = tmp_path / "dsm/broken_DSM.tif"
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     planned = batch(tmp_path, "--dry-run")
-    assert (planned.code, (tmp_path / "out").exists()) == (0, False)
+    assert (planned.code, (tmp_path / "out").exists()) == (5, False)
     assert "alone_DSM.tif" in planned.out
     assert "truncated" in planned.out
     assert "has no guide" in planned.out
@@ -71,6 +71,8 @@ def test_what_is_wrong_is_reported_and_does_not_stop_the_rest(tmp_path):
         str(tmp_path / "rgb/other_RGB.tif"): "left out",
     }
     assert "truncated" in found["broken"]["why"]
+    assert found["a"]["source"] == str(tmp_path / "dsm/a_DSM.tif")
+    assert found["a"]["output"] == str(tmp_path / "out/a_x4.tif")
     assert "2 done, 2 failed, 1 left out" in done.out
     for name in ("a", "b [1]"):
         output = tmp_path / f"out/{name}_x4.tif"
@@ -120,6 +122,40 @@ def test_an_output_made_otherwise_is_left_alone_and_said(tmp_path):
     assert "is there and cannot be read" in batch(tmp_path).out
     assert batch(tmp_path, "--overwrite").code == 0
     assert contents(tmp_path / "out") == first
+
+
+def test_files_of_one_name_are_told_apart_by_what_they_hold(tmp_path):
+    """A folder for each site, in each a dsm.tif: the wrong one was named the first time."""
+    for site, size in (("A", 24), ("B", 28)):
+        (tmp_path / site).mkdir()
+        make_pair(tmp_path / site, size=size)
+    manifest = tmp_path / "pairs.csv"
+    call = ("batch", "--manifest", manifest, "--method", "bicubic")
+    manifest.write_text("Source, Guide, Output\nA/source.tif, A/guide.tif, a.tif\nA/source.tif, A/guide.tif, b.tif\n")
+    assert "2 done" in geosr(*call).out
+    manifest.write_text("source\tguide\toutput\nA/source.tif\tA/guide.tif\ta.tif\nB/source.tif\tB/guide.tif\tb.tif\n")
+    again = geosr(*call)
+    assert "b.tif exists, made otherwise (source, guide)" in again.out
+    assert "1 skipped, 1 failed" in again.out
+
+
+def test_nodata_given_later_is_not_taken_for_done(tmp_path):
+    fill(tmp_path, ["a"])
+    assert batch(tmp_path).code == 0
+    assert "made otherwise (source nodata)" in batch(tmp_path, "--source-nodata", 0).out
+    assert "made otherwise (guide nodata)" in batch(tmp_path, "--guide-nodata", 0).out
+    assert batch(tmp_path, "--guide-nodata", 0, "--overwrite").code == 0
+    assert "1 skipped" in batch(tmp_path, "--guide-nodata", 0).out
+
+
+def test_the_summary_is_never_the_list(tmp_path):
+    fill(tmp_path, ["a"])
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("source,guide\ndsm/a_DSM.tif,rgb/a_RGB.tif\n")
+    before = manifest.read_bytes()
+    refused = geosr("batch", "--manifest", manifest, "-o", tmp_path / OUTPUT, "--summary", manifest)
+    assert (refused.code, manifest.read_bytes()) == (2, before)
+    assert "is the list of the pairs" in refused.err
 
 
 def test_an_output_of_other_settings_is_not_taken_for_done(tmp_path):

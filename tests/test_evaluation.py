@@ -65,6 +65,16 @@ def test_the_finer_one_is_averaged_onto_the_grid_of_the_other(tmp_path, fields):
     assert "the truth, 4 of its pixels" in turned.notes[0]
 
 
+@pytest.mark.parametrize(("units", "told"), [(("m", "metre"), False), (("m", "ft"), True), (("K", "degC"), True)])
+def test_units_are_compared_by_what_they_are(tmp_path, fields, units, told):
+    for name, values, unit in zip(("pred.tif", "truth.tif"), fields, units, strict=True):
+        write(tmp_path / name, values)
+        with rasterio.open(tmp_path / name, "r+") as dataset:
+            dataset.units = [unit]
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif")
+    assert any("not converted" in note for note in found.notes) == told
+
+
 def test_longitudes_that_count_from_0_to_360_meet_those_from_minus_180(tmp_path, fields):
     prediction, truth = fields
     write(tmp_path / "truth.tif", truth, grid(190, 10, 0.01), "EPSG:4326")

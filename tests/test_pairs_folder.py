@@ -42,6 +42,17 @@ def read_index(folder):
         return [*csv.DictReader(file)]
 
 
+def test_tiles_have_the_sources_unit_and_name_and_notes_are_told(tmp_path, pair):
+    with rasterio.open(pair[0], "r+") as dataset:
+        dataset.units, dataset.descriptions = ["m"], ["surface"]
+    notes = []
+    write_pairs(Inputs(*pair, 6), tmp_path / "pairs", tile=96, tell=notes.append)
+    first = next((tmp_path / "pairs" / "source").iterdir())
+    with rasterio.open(first) as dataset:
+        assert (dataset.units, dataset.descriptions) == (("m",), ("surface",))
+    assert any("coarser than the output" in note for note in notes)
+
+
 def test_files_are_what_the_index_says(tmp_path, pair):
     folder = tmp_path / "pairs"
     count = write_pairs(Inputs(*pair, 4), folder, tile=100)

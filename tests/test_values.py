@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from outputs import SMALL_NETWORK, block_means, check_means, physical, run
+from pairs import make_pair
 from rasters import grid, plain_read, write
 
 from geosr.errors import InputError, UsageError
@@ -213,6 +214,19 @@ def test_limits_hold_and_the_means_stay(tmp_path, dtype, consistency):
         assert dataset.tags()["GEOSR_LIMITS"] == "0.0 20.0"
 
 
+def test_source_pixels_beyond_the_limits_are_counted(tmp_path):
+    source, guide = make_pair(tmp_path)
+    middle = float(np.median(plain_read(source)))
+    beyond = int((plain_read(source) > middle).sum())
+    events = []
+    run(source, guide, tmp_path / "out.tif", maximum=middle, on_event=events.append)
+    assert beyond > 0
+    assert any(f"text='{beyond} source pixels lie beyond --min or --max" in str(event) for event in events)
+    events.clear()
+    run(source, guide, tmp_path / "out.tif", maximum=1e6, overwrite=True, on_event=events.append)
+    assert not any("beyond --min" in str(event) for event in events)
+
+
 def test_what_an_integer_type_cuts_off_is_counted_and_limits_leave_nothing_to_cut(tmp_path):
     canopy = np.random.default_rng(5).exponential(60, (40, 44)).clip(0, 250).round()
     source = make_source(tmp_path / "s.tif", canopy, np.ones(canopy.shape, bool), "uint8", None)
@@ -267,7 +281,10 @@ def test_a_guide_without_a_valid_pixel_leaves_the_interpolation_or_is_refused(tm
 
 
 def test_values_under_masks_have_no_influence(tmp_path):
-    """1 or 1e30 under the source's mask, 1 or 1e30 (and 200) under the guides': not one byte differs."""
+    """1 or 1e30 under the source's mask, 1 or 1e30 (and 200) under the guides': no bit of a pixel or a tag differs.
+
+    But for the tags that tell the files apart, which differ.
+    """
     valid, seen = holes((32, 40)), np.ones((90, 110), bool)
     seen[:40, 60:] = False
     digests = set()
@@ -280,7 +297,9 @@ def test_values_under_masks_have_no_influence(tmp_path):
         affine = AFFINE * Affine.translation(-2, -2) * Affine.scale(0.4)
         guide = write(folder / "guide.tif", np.where(seen, image, hidden).astype("float32"), affine, mask=seen)
         run(source, guide, folder / "out.tif", 4, tile=96, **SMALL_NETWORK)
-        digests.add(hashlib.sha256((folder / "out.tif").read_bytes()).hexdigest())
+        with rasterio.open(folder / "out.tif") as made:
+            tags = {name: value for name, value in made.tags().items() if not name.endswith("_DIGEST")}
+            digests.add((hashlib.sha256(made.read().tobytes()).hexdigest(), *sorted(tags.items())))
     assert len(digests) == 1
 
 
