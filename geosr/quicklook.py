@@ -39,6 +39,8 @@ class Quicklook:
 
 def kind_of(file: Raster, *, stem: str | None = None) -> Kind:
     """What the values of `file` are; `stem` stands for its name where that is another one."""
+    if layer := file.tags.get("GEOSR_LAYER"):  # in the source's unit, and no heights
+        return Kind("other", f"its tag GEOSR_LAYER, {layer}", file.units or "")
     vertical = "VERTCRS[" in (file.crs_wkt or "")
     return decide_kind(file.units, file.description, vertical=vertical, stem=stem or file.path.stem)
 

@@ -104,10 +104,23 @@ def find_band(path: Path) -> int:
         raise InputError(
             f"{show(path.name)}: is surface temperature (Level 2) by its name, no digital numbers of Level 1"
         )
-    found = re.search(r"(?:_B|band)(10|11)(?!\d)", path.name, re.IGNORECASE)
-    if not found:
+    named = _named_band(path)
+    if named not in (10, 11):
         raise UsageError(f"{show(path.name)} does not tell whether it is band 10 or 11; say --thermal-band")
-    return int(found[1])
+    return named
+
+
+def _named_band(path: Path) -> int | None:
+    """The band that a file's name tells of, if it does."""
+    found = re.search(r"(?:_B|band)(\d{1,2})(?!\d)", path.name, re.IGNORECASE)
+    return int(found[1]) if found else None
+
+
+def _check_band(path: Path, band: int) -> int:
+    """A band that was asked for, if the file's name does not tell of another."""
+    if (named := _named_band(path)) not in (None, band):
+        raise UsageError(f"{show(path.name)} is band {named} by its name, and --thermal-band says {band}")
+    return band
 
 
 def convert(
@@ -143,7 +156,7 @@ def convert(
         InputError: the file's unit is one of temperature.
     """
     output = check_output(output, [source, mtl], overwrite=overwrite)
-    constants = read_calibration(mtl, band or find_band(source))
+    constants = read_calibration(mtl, find_band(source) if band is None else _check_band(source, band))
     file = raster.describe_source(source)
     if (file.units or "").lower() in DEGREES:
         raise InputError(f"{show(source.name)}: is in {file.units} already; the digital numbers of Level 1 are needed")

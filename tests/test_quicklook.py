@@ -17,6 +17,7 @@ from scipy import ndimage
 from geosr import raster
 from geosr.grid import Window
 from geosr.picture import KINDS, RAMPS, Stretch, decide_kind, hillshade
+from geosr.quicklook import quicklook
 
 
 def hills(rows, cols):
@@ -48,6 +49,18 @@ def test_what_values_are_is_told_by_the_file_and_said(units, name, vertical, ste
     found = decide_kind(units, name, vertical=vertical, stem=stem)
     assert (found.name, found.units) == (kind, units or "")
     assert found.reason.startswith(reason)
+
+
+def test_what_is_written_beside_an_output_is_no_terrain(tmp_path):
+    """Standard deviations are in metres as well."""
+    path = rasters.write(
+        tmp_path / "deviations.tif", np.ones((20, 20), np.float32), tags={"GEOSR_LAYER": "uncertainty"}
+    )
+    with rasterio.open(path, "r+") as dataset:
+        dataset.units = ["m"]
+    drawn = quicklook(path, tmp_path / "out.png", size=64)
+    assert (drawn.kind.name, drawn.kind.units) == ("other", "m")
+    assert "GEOSR_LAYER" in drawn.kind.reason
 
 
 def test_outliers_do_not_spoil_the_stretch():

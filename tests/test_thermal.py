@@ -119,7 +119,10 @@ def test_refusals(scene, tmp_path):
     mtl.write_text(MTL)
     with pytest.raises(InputError, match="cannot be read"):
         read_calibration(tmp_path / "nowhere.txt", 10)
-    assert run(source, mtl, "--thermal-band", 11).code == 3
+    other = run(source, mtl, "--thermal-band", 11)
+    assert (other.code, "is band 10 by its name, and --thermal-band says 11" in other.err) == (2, True)
+    assert run(source.rename(tmp_path / "numbers.tif"), mtl, "--thermal-band", 11).code == 3  # no constants of 11
+    source = (tmp_path / "numbers.tif").rename(source)
     assert find_band(tmp_path / "LC08_B11.TIF") == 11
     with pytest.raises(UsageError, match="say --thermal-band"):
         find_band(tmp_path / "LC08_B101.TIF")
