@@ -151,8 +151,15 @@ class JsonLog:
 
     def finish(self, report: Report) -> None:
         """The output is there."""
-        seconds = sum(report.seconds.values())
-        self._write("written", output=str(report.output), seconds=seconds, interpolated=len(report.interpolated))
+        self._write(
+            "written",
+            output=str(report.output),
+            seconds=sum(report.seconds.values()),
+            interpolated=len(report.interpolated),
+            expected_error=report.expected,
+            guided=report.guided,
+            deviation=asdict(report.written.deviation) if report.written else None,
+        )
 
     def finish_bands(self, report: BandsReport) -> None:
         """The output is there."""

@@ -89,6 +89,18 @@ class Shift:
         local = {"GEOSR_COREGISTER_LOCAL": f"{self.local.farthest:.4f}"} if self.local else {}
         return {"GEOSR_COREGISTER_SHIFT": f"{0 - cols:.4f} {0 - rows:.4f}", **local}
 
+    def content(self) -> dict[str, object]:
+        """For JSON: how far the guide is moved along columns and rows, in output pixels, and how sure that is."""
+        rows, cols = self.applied
+        return {
+            "columns": 0 - cols,
+            "rows": 0 - rows,
+            "local": self.local.farthest if self.local else None,
+            "error": self.error,
+            "confidence": self.confidence,
+            "obstacle": self.obstacle or None,
+        }
+
     def describe(self, grids: GridPair) -> str:
         """A sentence for a person: how far the guide is moved and which way, or why it is not."""
         if self.local:

@@ -144,9 +144,11 @@ def _content(
         "workers": placement.workers,
         "seconds": {name: round(seconds, 3) for name, seconds in report.seconds.items()},
         "guided_percent": round(100 * report.guided, 2),
+        "units": plan.scene.source.units,
         "expected_error": float(f"{report.expected:.4g}"),
         "deviation": asdict(found.deviation) if found else None,
         "seam_ratio": found.seam_ratio if found else None,
+        "coregistration": plan.scene.shift.content() if plan.scene.shift else None,
     }
 
 

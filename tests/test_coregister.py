@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -107,11 +108,16 @@ def test_an_aligned_pair_stays_as_it_is(tmp_path):
     assert max(abs(found.rows), abs(found.cols)) < 0.1
     assert found.applied == (0.0, 0.0)
     assert upscale(tmp_path, method="diffusion").code == 0
-    run = upscale(tmp_path, "--coregister", method="diffusion", output="again.tif")
+    report = tmp_path / "run.json"
+    run = upscale(tmp_path, "--coregister", "--report", report, method="diffusion", output="again.tif")
     assert "it stays where it is" in run.out + run.err
     (plain, _), (again, tags) = values(tmp_path / "out.tif"), values(tmp_path / "again.tif")
     np.testing.assert_array_equal(plain, again)
     assert tags["GEOSR_COREGISTER_SHIFT"] == "0.0000 0.0000"
+    told = json.loads(report.read_text())["coregistration"]
+    assert (told["columns"], told["rows"], told["local"], told["obstacle"]) == (0, 0, None, None)
+    assert told["confidence"] > 0.9
+    assert 0 < told["error"] < 0.5
 
 
 def test_the_error_comes_back(tmp_path):

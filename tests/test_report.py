@@ -51,6 +51,7 @@ def test_a_report_says_what_was_done(folder):
     assert list(report["seconds"]) == ["plan", "statistics", "tiles", "mosaic"]
     assert report["deviation"]["largest"] < 1e-5
     assert (report["guided_percent"], report["scheduler"]) == (0, "threads")
+    assert (report["units"], report["coregistration"]) == (None, None)
     assert set(contents(folder)) == {"source.tif", "guide.tif", "out.tif", "report.json"}
 
 
@@ -119,6 +120,7 @@ def test_events_as_json(folder):
     assert progress[1]["rate"] > 0
     assert progress[1]["left"] > 0
     assert seen[-1]["event"] == "written"
+    assert {"output", "seconds", "interpolated", "expected_error", "guided", "deviation"} < {*seen[-1]}
 
 
 @pytest.mark.parametrize("tiles", [("--tile", 160), ("--fit", "tile")])
