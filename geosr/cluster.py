@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -319,7 +319,7 @@ def start_processes(
         "silence_logs": logging.CRITICAL,
     }
     environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * workers
-    with _silence(), dask.config.set(_SETTINGS):
+    with _silent(), _configured():
         try:
             cluster = SpecCluster(
                 workers={i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(environments)},
@@ -373,7 +373,7 @@ def connect(
     Raises:
         UnavailableError: no scheduler answers there, it has no workers, or one of these is unfit.
     """
-    with _silence():
+    with _silent():
         try:
             client = Client(address, timeout=_START, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -403,6 +403,31 @@ def _silence() -> Iterator[None]:
     finally:
         for logger, level in before.items():
             logger.setLevel(level)
+
+
+class _Once:
+    """A context of the whole process that several threads may be in: the first enters it, the last leaves it."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make, self._lock, self._inside, self._stack = make, threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._stack.enter_context(self._make())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._stack.close()
+
+
+_silent = _Once(_silence)
+_configured = _Once(lambda: dask.config.set(_SETTINGS))
 
 
 def _await_workers(client: Client, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import psutil
 import pytest
 from pairs import make_pair
@@ -435,6 +437,25 @@ def test_a_worker_with_another_version_is_refused(folder, scheduler, processes, 
     assert code == 4, said
     assert "has geosr 0.0.1, this is 0.1.0; install the same version there" in said
     assert not [*folder.glob(".old.tif*")]
+
+
+def test_pools_that_overlap_leave_settings_as_they_were(tmp_path):
+    """The first that was opened is closed first: what it changed stays as long as the other needs it, and no longer."""
+
+    def state():
+        level = logging.getLogger("distributed.scheduler").level
+        return dask.config.get("distributed.scheduler.allowed-failures"), level
+
+    before = state()
+    first = start_processes(1, tmp_path / "a")
+    second = start_processes(1, tmp_path / "b")
+    first.__enter__()
+    within = state()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert state() == within != before
+    second.__exit__(None, None, None)
+    assert state() == before
 
 
 def test_no_scheduler_and_no_workers(folder, scheduler):
