@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +19,11 @@ import xarray as xr
 
 from geosr.bands import ALL, Band
 from geosr.consistency import Consistency
-from geosr.errors import InputError, OutputError, UsageError
+from geosr.errors import GeosrError, InputError, OutputError, UsageError
 from geosr.options import Bounds, Event, Execution, Inputs, Recipe
+
+_DOWN, _ACROSS = ("lat", "latitude", "northing"), ("lon", "long", "longitude", "easting")
+"""Names of dimensions that rioxarray does not take for y and x by themselves, in small letters."""
 
 Rasterlike = str | os.PathLike[str] | xr.DataArray
 
@@ -117,9 +121,9 @@ def upscale(
         on_event: called with notes and progress (`geosr.options.Event`).
 
     Returns:
-        (y, x) DataArray in memory with CRS, transform and the output's tags as attributes. Invalid pixels are
-        NaN in a float array (what nodata value a file has for them is in `rio.encoded_nodata`) and the nodata
-        value in an integer one.
+        (y, x) DataArray in memory, called as a source that is a DataArray, with CRS, transform and the output's tags as
+        attributes. Invalid pixels are NaN in a float array (what nodata value a file has for them is in
+        `rio.encoded_nodata`) and the nodata value in an integer one.
 
     Raises:
         UsageError: an argument of the wrong kind or out of range, an output that exists or is an input.
@@ -161,7 +165,7 @@ def upscale(
         style=style,
         batch=None if batch is None else _whole("batch", batch),
     )
-    with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="geosr-") as folder, _without(folder):
         inputs = Inputs(
             _on_disk(source, Path(folder) / "source.tif"),
             _on_disk(guide, Path(folder) / "guide.tif"),
@@ -180,7 +184,18 @@ def upscale(
             multiband.upscale_bands(inputs, recipe, execution, path)
         else:
             pipeline.upscale_file(inputs, recipe, execution, path)
-        return _load(path, masked=np.dtype(dtype).kind == "f")
+        made = _load(path, masked=np.dtype(dtype).kind == "f")
+    return made.rename(source.name) if isinstance(source, xr.DataArray) else made
+
+
+@contextmanager
+def _without(folder: str) -> Iterator[None]:
+    """Leaves the way to a temporary folder out of what errors say: arrays are called source.tif and guide.tif there."""
+    try:
+        yield
+    except GeosrError as error:
+        error.args = tuple(str(text).replace(f"{folder}{os.sep}", "") for text in error.args)
+        raise
 
 
 def _whole(name: str, value: object) -> int:
@@ -234,7 +249,12 @@ def _load(path: Path, *, masked: bool) -> xr.DataArray:
 def _on_disk(raster: Rasterlike, path: Path) -> Path:
     """A path as it is; an array as a GeoTIFF at `path`, a chunk at a time where Dask holds it."""
     if not isinstance(raster, xr.DataArray):
-        return Path(raster)
+        try:
+            return Path(raster)
+        except TypeError as error:
+            given = type(raster).__name__
+            wanted = "a raster is a path, or a DataArray with coordinates and CRS"
+            raise UsageError(f"{wanted}; this is a {given}") from error
     from rioxarray.exceptions import RioXarrayError
 
     from geosr.raster import GDAL_ERRORS
@@ -245,14 +265,25 @@ def _on_disk(raster: Rasterlike, path: Path) -> Path:
         raise InputError(f"a DataArray of type {raster.dtype} is no raster; expected numbers")
     storing: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
     try:
+        raster = _with_spatial_dims(raster)
         _check_spacing(raster)
         # without a lock the whole array would be computed at once
         _as_stored(raster).rio.to_raster(path, driver="GTiff", BIGTIFF="IF_SAFER", lock=raster.chunks is not None)
     except (RioXarrayError, OverflowError) as error:  # the second of a nodata value that its type cannot hold
-        raise InputError(f"the DataArray {raster.name or ''} cannot be used as a raster: {error}") from error
+        name = f" {raster.name}" if raster.name else ""
+        raise InputError(f"the DataArray{name} cannot be used as a raster: {error}") from error
     except storing as error:
         raise OutputError(f"cannot store an array in {path.parent}: {error}") from error
     return path
+
+
+def _with_spatial_dims(array: xr.DataArray) -> xr.DataArray:
+    """The array with its last two dimensions told to rioxarray where only their names say that they are y and x."""
+    down, across = (str(name) for name in array.dims[-2:])
+    if down.lower() in _DOWN and across.lower() in _ACROSS:
+        placed: xr.DataArray = array.rio.set_spatial_dims(x_dim=across, y_dim=down)
+        return placed
+    return array
 
 
 def _check_spacing(array: xr.DataArray) -> None:

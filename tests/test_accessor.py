@@ -188,6 +188,31 @@ def test_arrays_that_are_no_raster_are_refused(guide, array, message):
         upscale(array, guide)
 
 
+@pytest.mark.parametrize("dims", [("lat", "lon"), ("Northing", "Easting")])
+def test_dimensions_by_other_names_are_y_and_x_as_well(source, guide, dims):
+    array = rioxarray.open_rasterio(source, masked=True).squeeze("band", drop=True)
+    other = array.rename(dict(zip(("y", "x"), dims, strict=True))).rename("heights")
+    for name in dims:
+        other[name].attrs.clear()
+    expected, found = (geosr.upscale(each, guide, method="bicubic") for each in (array, other))
+    np.testing.assert_array_equal(found, expected)
+    assert found.rio.transform() == expected.rio.transform()
+    assert found.name == "heights"
+
+
+def test_what_is_no_raster_at_all_is_named(source, guide):
+    with pytest.raises(UsageError, match=r"a raster is a path, or a DataArray .*; this is a ndarray"):
+        geosr.upscale(np.ones((9, 9)), guide)
+    with pytest.raises(UsageError, match="this is a list"):
+        geosr.upscale(source, [1, 2])
+
+
+def test_errors_do_not_name_temporary_files(source, guide):
+    twice = xr.concat([rioxarray.open_rasterio(source)] * 2, "band").assign_coords(band=[1, 2])
+    with pytest.raises(InputError, match=r"^source\.tif: has 2 bands"):
+        geosr.upscale(twice, guide)
+
+
 def test_a_nodata_value_that_the_type_cannot_hold_is_refused(source, guide):
     """As rioxarray leaves it after `astype`."""
     array = rioxarray.open_rasterio(guide)
