@@ -393,7 +393,7 @@ def test_a_batch_takes_weights_and_knows_what_they_made(tmp_path):
     write_weights(weights, method="fdkn", features=12)
     third = geosr(*command)
     assert third.code == 5
-    assert "made otherwise (weights digest)" in third.out
+    assert "made otherwise (weights)" in third.out
 
 
 def test_from_python(tmp_path):
