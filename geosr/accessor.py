@@ -195,6 +195,7 @@ def _without(folder: str) -> Iterator[None]:
         yield
     except GeosrError as error:
         error.args = tuple(str(text).replace(f"{folder}{os.sep}", "") for text in error.args)
+        error.__notes__ = [note for note in getattr(error, "__notes__", ()) if folder not in note]  # soon it is gone
         raise
 
 

@@ -292,12 +292,10 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
 
 
 def _digests(job: Job) -> dict[str, str]:
-    """Of the files that are there: an output may outlive what it was made of."""
-    found: dict[str, str] = {}
-    for role, path in (("SOURCE", job.source), ("GUIDE", job.guide)):
-        with suppress(InputError):
-            found |= {f"{role}_DIGEST": digest_tags(role, path).get(f"GEOSR_{role}_DIGEST", "")}
-    return found
+    """Of the files, if they are there: an output may outlive what it was made of."""
+    with suppress(InputError):
+        return {name.removeprefix("GEOSR_"): text for name, text in digest_tags(job.source, job.guide).items()}
+    return {}
 
 
 def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
 from geosr.errors import GeosrError, UnavailableError
+from geosr.once import Once
 from geosr.version import __version__
 from geosr.watch import Watch
 
@@ -405,29 +406,8 @@ def _silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class _Once:
-    """A context of the whole process that several threads may be in: the first enters it, the last leaves it."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._make, self._lock, self._inside, self._stack = make, threading.Lock(), 0, ExitStack()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._stack.enter_context(self._make())
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._stack.close()
-
-
-_silent = _Once(_silence)
-_configured = _Once(lambda: dask.config.set(_SETTINGS))
+_silent = Once(_silence)
+_configured = Once(lambda: dask.config.set(_SETTINGS))
 
 
 def _await_workers(client: Client, address: str) -> None:

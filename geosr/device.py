@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from geosr.errors import OutOfMemoryError, UnavailableError
+from geosr.once import Once
 
 Products = Literal["highest", "high"]
 
@@ -89,16 +90,19 @@ def free_memory(device: str) -> int:
 
 
 @contextmanager
-def threads_kept() -> Iterator[None]:
-    """The body may run threads that set their own numbers of torch's threads; threads that come later find what was.
-
-    The last number that any thread sets is what new ones begin with.
-    """
+def _restored() -> Iterator[None]:
     before = torch.get_num_threads()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+threads_kept = Once(_restored)
+"""Its block may run threads that set their own numbers of torch's threads; those that come later find what was before.
+
+The last number that any thread sets is what new ones begin with.
+"""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.grid import GridPair, Window
 from geosr.options import Event, Execution, Inputs, Note, Recipe
-from geosr.outputs import guide_tags
+from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan, make_plan
@@ -69,7 +69,7 @@ def upscale_bands(
     bands = _bands_of(inputs)
     first = replace(inputs, band=bands[0])
     recipe = decide(first, recipe, execution)
-    plan = make_plan(first, recipe)
+    plan = replace(make_plan(first, recipe), digests=digest_tags(inputs.source, inputs.guide))
     for text in plan.scene.notes:
         execution.on_event(Note(text))
     with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:
@@ -87,8 +87,10 @@ def upscale_bands(
         parts, done = [work / f"band{band:04d}.tif" for band in bands], []
         for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):
             execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
+            raster.check_unchanged(plan.scene.source)  # each band's run looks at it anew
             run = partial(_run, replace(common, band=band), recipe, quiet, part, crew)
             done.append(_finished(folder, f"band {band}", run, execution))
+        raster.check_unchanged(plan.scene.source)
         merge_bands(
             parts,
             folder.path,
@@ -184,6 +186,5 @@ def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event
 def _tags(plan: Plan) -> dict[str, str]:
     """What the bands' own tags do not know: the real guide, and where it was found."""
     shift = plan.scene.shift
-    guide = plan.scene.guide.path
-    known = {"GEOSR_GUIDE": guide.name, **guide_tags(plan.inputs, guide), "GEOSR_BAND": ALL}
+    known = {"GEOSR_GUIDE": plan.scene.guide.path.name, **plan.digests, **guide_tags(plan.inputs), "GEOSR_BAND": ALL}
     return known | (shift.tags if shift else {})

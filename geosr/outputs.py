@@ -142,22 +142,28 @@ def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
         "GEOSR_THREADS_PER_TILE": str(placement.threads),
         "GEOSR_SOURCE": scene.source.path.name,
         "GEOSR_GUIDE": scene.guide.path.name,
-        **digest_tags("SOURCE", scene.source.path),
-        **guide_tags(plan.inputs, scene.guide.path),
+        **plan.digests,
+        **guide_tags(plan.inputs),
         "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
         "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
     }
 
 
-def digest_tags(role: str, path: Path) -> dict[str, str]:
-    """What tells a file from another of its name; a folder goes by its name: which files count is up to the pair."""
-    return {} if path.is_dir() else {f"GEOSR_{role}_DIGEST": digest_of_parts(path)}
+def digest_tags(source: Path, guide: Path) -> dict[str, str]:
+    """What tells the files from others of their names.
+
+    A folder goes by its name, and has none: which of its files count is up to the pair.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    files = {"GEOSR_SOURCE_DIGEST": source, "GEOSR_GUIDE_DIGEST": guide}
+    return {name: "" if path.is_dir() else digest_of_parts(path) for name, path in files.items()}
 
 
-def guide_tags(inputs: Inputs, path: Path) -> dict[str, str]:
-    """What tells the guide from others, and what was taken for nodata in it."""
-    given = inputs.guide_nodata
-    return digest_tags("GUIDE", path) | ({} if given is None else {"GEOSR_GUIDE_NODATA": nodata_text(given)})
+def guide_tags(inputs: Inputs) -> dict[str, str]:
+    """What was taken for nodata in the guide, if that was asked for."""
+    return {} if inputs.guide_nodata is None else {"GEOSR_GUIDE_NODATA": nodata_text(inputs.guide_nodata)}
 
 
 def nodata_text(value: float | None) -> str:

@@ -19,7 +19,7 @@ from geosr.assess import decide
 from geosr.estimates import scratch_bytes
 from geosr.methods.base import told_to
 from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
-from geosr.outputs import OUTPUT, check_outputs, mosaics
+from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
 from geosr.plan import Plan, make_plan
@@ -51,7 +51,7 @@ def upscale_file(
     outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
     output = outputs.pop(OUTPUT)
     recipe = decide(inputs, recipe, execution)
-    plan = replace(make_plan(inputs, recipe), layers=tuple(outputs))
+    plan = replace(make_plan(inputs, recipe), layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
     placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from geosr import methods
@@ -27,6 +28,7 @@ class Plan:
 
     `reads_guide`: whether the method uses it. `fit` is `scene` or `tile`; `state` is that of the method fitted on the
     scene; None where it is fitted on each tile. `layers` names the rasters to be made beside the output.
+    `digests` are the output's tags that tell its files from others, taken before the first tile is.
     """
 
     inputs: Inputs
@@ -39,6 +41,7 @@ class Plan:
     reads_guide: bool = True
     state: State | None = None
     layers: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, tile: Tile) -> Pair | None:
         """As `Scene.read`, with what the method uses."""

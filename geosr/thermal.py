@@ -104,22 +104,22 @@ def find_band(path: Path) -> int:
         raise InputError(
             f"{show(path.name)}: is surface temperature (Level 2) by its name, no digital numbers of Level 1"
         )
-    named = _named_band(path)
-    if named not in (10, 11):
+    named = _named_bands(path) & {10, 11}
+    if len(named) != 1:
         raise UsageError(f"{show(path.name)} does not tell whether it is band 10 or 11; say --thermal-band")
-    return named
+    return named.pop()
 
 
-def _named_band(path: Path) -> int | None:
-    """The band that a file's name tells of, if it does."""
-    found = re.search(r"(?:_B|band)(\d{1,2})(?!\d)", path.name, re.IGNORECASE)
-    return int(found[1]) if found else None
+def _named_bands(path: Path) -> set[int]:
+    """The bands that a file's name tells of."""
+    return {int(number) for number in re.findall(r"(?:_B|band)(\d{1,2})(?!\d)", path.name, re.IGNORECASE)}
 
 
 def _check_band(path: Path, band: int) -> int:
-    """A band that was asked for, if the file's name does not tell of another."""
-    if (named := _named_band(path)) not in (None, band):
-        raise UsageError(f"{show(path.name)} is band {named} by its name, and --thermal-band says {band}")
+    """A band that was asked for, if the file's name does not tell of others only."""
+    if (named := _named_bands(path)) and band not in named:
+        others = ", ".join(map(str, sorted(named)))
+        raise UsageError(f"{show(path.name)} is band {others} by its name, and --thermal-band says {band}")
     return band
 
 

@@ -125,6 +125,8 @@ def interpolate_tile(
     tile, scale = failed.tile, plan.scene.grids.scale
     try:
         source, valid = plan.scene.read_source(tile.window)
+    except ChangedInputError:
+        raise
     except InputError:
         return failed
     if not valid.any():

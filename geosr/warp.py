@@ -124,7 +124,10 @@ def area_of(geobox: GeoBox) -> AreaOfInterest | None:
         return None
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()) or np.ptp(lon) > 180 or np.abs(lat).max() > 90:
         return None
-    return AreaOfInterest(float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max()))
+    turns = 360 * round((lon.min() + lon.max()) / 720)  # PROJ knows longitudes within half a turn only
+    west, east = float(lon.min()) - turns, float(lon.max()) - turns
+    west, east = west if west >= -180 else west + 360, east if east <= 180 else east - 360
+    return AreaOfInterest(west, float(lat.min()), east, float(lat.max()))
 
 
 def outline(geobox: GeoBox, steps: int = 32) -> tuple[Floats, Floats]:

@@ -251,7 +251,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             source, source_valid = mosaic.read_source(window)
             valid = spread(source_valid, scale)
             blended = project(_blend(mosaic, tile_rows, window), valid, source, source_valid, mosaic.consistency)
-            beyond += int((source_valid & ((source < mosaic.limits[0]) | (source > mosaic.limits[1]))).sum())
+            beyond += int((source_valid & _beyond(source, mosaic.limits)).sum())
             values = confine(blended, valid, scale, mosaic.limits)
             stored, cut = mosaic.encoding.encode(values, valid), cut + mosaic.encoding.beyond(values, valid)
             top = window.row * scale
@@ -499,6 +499,12 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
             "remove it, or use --overwrite"
         )
     return path
+
+
+def _beyond(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.bool_]:
+    """Outside of limits by more than float32 rounds them."""
+    low, high = (limit - sign * 1e-6 * max(1.0, abs(limit)) for limit, sign in zip(limits, (1, -1), strict=True))
+    return np.asarray((values < low) | (values > high))
 
 
 def _is_same(path: Path, other: Path) -> bool:

@@ -16,7 +16,9 @@ from outputs import SMALL_NETWORK, check_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr.errors import ChangedInputError
-from geosr.options import Progress, TileFailed
+from geosr.multiband import upscale_bands
+from geosr.options import Execution, Inputs, Progress, Recipe, Stage, TileFailed
+from geosr.raster_guard import digest_of_parts
 
 
 @pytest.fixture
@@ -139,6 +141,37 @@ def test_a_source_that_changes_midway_is_never_mixed(tmp_path):
     assert "of use if that file comes back as it was" in error.value.__notes__[0]
     assert kept(tmp_path) == 3
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_bands_of_two_versions_of_a_file_are_never_mixed(tmp_path):
+    make_pair(tmp_path)
+    values = rasters.plain_read(tmp_path / "source.tif")
+    affine = rasters.grid(500000, 5000000, 4)
+    rasters.write(tmp_path / "two.tif", np.stack([values, values]), affine)
+    rasters.write(tmp_path / "new.tif", np.stack([values, values + 1000]), affine)
+
+    def replace_it(event):
+        if "band 2" in getattr(event, "text", ""):
+            (tmp_path / "new.tif").replace(tmp_path / "two.tif")
+
+    inputs = Inputs(tmp_path / "two.tif", tmp_path / "guide.tif", 4, band="all")
+    with pytest.raises(ChangedInputError, match=r"two\.tif: the file has changed"):
+        upscale_bands(inputs, Recipe(method="bicubic"), Execution("cpu", on_event=replace_it), tmp_path / "out.tif")
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_the_digest_is_that_of_the_file_that_was_read(tmp_path):
+    """It is replaced when all tiles are made: the output is of the old one, and a batch must be able to tell."""
+    _, guide = make_pair(tmp_path)
+    before = digest_of_parts(guide)
+
+    def replace_it(event):
+        if isinstance(event, Stage) and event.name == "mosaic":
+            guide.write_bytes(guide.read_bytes() + b"more")
+
+    run(tmp_path / "source.tif", guide, tmp_path / "out.tif", on_event=replace_it)
+    with rasterio.open(tmp_path / "out.tif") as made:
+        assert made.tags()["GEOSR_GUIDE_DIGEST"] == before != digest_of_parts(guide)
 
 
 @pytest.mark.usefixtures("guided_bicubic")

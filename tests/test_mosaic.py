@@ -208,10 +208,11 @@ def test_files_that_are_not_one_raster_are_refused_by_name(tmp_path, what):
 
 def test_metres_and_feet_are_not_one_raster(tmp_path):
     folder = two(tmp_path / "tiles", (values(), BESIDE))
-    for name, unit in (("a", "m"), ("b", "ft")):
+    write(folder / "c.tif", values(), grid(X + 320, Y, 2), nodata=NODATA)
+    for name, unit in (("b", "m"), ("c", "ft")):  # the first says nothing
         with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
             dataset.units = [unit]
-    with pytest.raises(InputError, match=r"b\.tif: has another unit than a\.tif"):
+    with pytest.raises(InputError, match=r"c\.tif: has another unit than"):
         describe_source(folder)
 
 
@@ -511,6 +512,14 @@ def test_folders_of_tiles_by_pattern_and_by_list(pair, tmp_path):
     by_list = batch(tmp_path, "--manifest", "pairs.csv", "-o", "out/{stem}.tif")
     assert "2 skipped" in by_list.stdout, by_list.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"site_v1.2.tif", "site_v1.3.tif"}
+
+
+def test_all_bands_with_a_folder_as_guide_are_skipped_the_next_time(pair, tmp_path):
+    write(tmp_path / "two.tif", values((90, 70), bands=2), grid(X, Y, 4), nodata=NODATA)
+    options = ("--source", "t*.tif", "--guide", pair / "ortho", "-o", "out/{stem}.tif", "--band", "all")
+    first, second = (batch(tmp_path, *options) for _ in range(2))
+    assert "1 done" in first.stdout, first.stderr
+    assert "1 skipped" in second.stdout, second.stdout
 
 
 def test_outputs_beside_the_sources_are_no_sources_the_next_time(pair, tmp_path):

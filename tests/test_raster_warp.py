@@ -306,6 +306,25 @@ def test_a_centre_on_the_date_line_is_a_place_like_any_other(crs):
         )
 
 
+@pytest.mark.parametrize("way", ["guide", "source"])
+@pytest.mark.parametrize("lon", [-81.0, 279.0, -178.0, 182.0, 537.0])
+def test_longitudes_may_be_counted_from_anywhere(tmp_path, way, lon):
+    """Over the western hemisphere too: PROJ is asked about boxes within half a turn."""
+    zone = 32600 + int((lon + 180) % 360 // 6) + 1
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", f"EPSG:{zone}", always_xy=True).transform(lon % 360, 36)
+    degrees, metres = grid(lon - 0.01, 36.01, 1e-4), grid(x - 400, y + 400, 10)
+    ones = np.ones((200, 200), np.float32)
+    wide = write(tmp_path / "degrees.tif", ones, degrees, "EPSG:4326")
+    small = write(tmp_path / "metres.tif", ones[:80, :80], metres, f"EPSG:{zone}")
+    if way == "guide":
+        guide, target = describe_guide(wide), GeoBox((80, 80), metres, f"EPSG:{zone}")
+    else:
+        guide, target = describe_guide(small), GeoBox((40, 40), grid(lon - 0.002, 36.002, 1e-4), "EPSG:4326")
+    values, valid = read_guide(guide, target)
+    assert valid.all()
+    np.testing.assert_allclose(values, 1, atol=1e-6)
+
+
 def test_a_guide_in_utm_beyond_the_date_line_onto_degrees():
     path = shared_data() / "odd" / "cog_dateline.tif"
     guide = describe_guide(path)

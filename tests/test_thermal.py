@@ -124,6 +124,7 @@ def test_refusals(scene, tmp_path):
     assert run(source.rename(tmp_path / "numbers.tif"), mtl, "--thermal-band", 11).code == 3  # no constants of 11
     source = (tmp_path / "numbers.tif").rename(source)
     assert find_band(tmp_path / "LC08_B11.TIF") == 11
+    assert find_band(tmp_path / "site_B2_LC08_L1TP_B10.TIF") == 10
     with pytest.raises(UsageError, match="say --thermal-band"):
         find_band(tmp_path / "LC08_B101.TIF")
     with pytest.raises(InputError, match="surface temperature"):

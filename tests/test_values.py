@@ -224,6 +224,11 @@ def test_source_pixels_beyond_the_limits_are_counted(tmp_path):
     assert any(f"text='{beyond} source pixels lie beyond --min or --max" in str(event) for event in events)
     events.clear()
     run(source, guide, tmp_path / "out.tif", maximum=1e6, overwrite=True, on_event=events.append)
+    limit = round(middle, 1)  # which float32 has not quite
+    with rasterio.open(source) as given:
+        clipped = write(tmp_path / "clipped.tif", plain_read(source).clip(None, np.float32(limit)), given.transform)
+    for maximum in (limit, float(np.float32(limit))):
+        run(clipped, guide, tmp_path / "out.tif", maximum=maximum, overwrite=True, on_event=events.append)
     assert not any("beyond --min" in str(event) for event in events)
 
 
