@@ -12,7 +12,7 @@ import click
 from geosr.errors import TileError, UsageError
 from geosr.options import Execution, Inputs, Note
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
-from geosr.tables import SUFFIXES, Table, check_files, write_files
+from geosr.tables import SUFFIXES, check_files, write_files
 
 from .options import (
     PATH,
@@ -156,7 +156,7 @@ def command(
     if dry_run:
         planned = plan_batch(found, inputs, recipe, execution)
         write_files(files, planned.listing, planned.content())
-        click.echo(printable("\n".join([*_listing(planned).lines(), "", _closing(planned)])))
+        click.echo(printable("\n".join([*planned.listing.lines(), "", _closing(planned)])))
         return TileError.exit_code if planned.counts["failed"] else 0
     counter = _Counter(len(found.jobs), quiet)
     done = run_batch(found, inputs, recipe, execution, counter.show)
@@ -247,12 +247,3 @@ def _print_notes(done: Summary) -> None:
 
 def _closing(done: Summary) -> str:
     return ", ".join(f"{number} {status}" for status, number in done.counts.items() if number)
-
-
-def _listing(planned: Summary) -> Table:
-    """Source, guide and output of every pair that would be worked on, and why others would not."""
-    rows = (
-        (o.name, o.status, *(str(path) if path else "" for path in (o.source, o.guide, o.output)), o.why)
-        for o in planned.outcomes
-    )
-    return Table(("pair", "status", "source", "guide", "output", "why"), tuple(rows))

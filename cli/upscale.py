@@ -33,21 +33,12 @@ _PAIR = "What the job is"
 _RUN = "How it runs"
 
 
-def _only_one(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> Path:
-    """The path of an option that may be given once: click would take the last without a word."""
-    if len(files) > 1:
-        raise UsageError(
-            f"{option.opts[0]} is given {len(files)} times, and one is read; tiles of one raster are read "
-            "together from a folder: put them, or links to them, into one and give that"
-        )
-    return files[0]
-
-
-def _only_one_report(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> Path | None:
-    """The report, if there is to be one."""
-    if len(files) > 1:
-        raise UsageError(f"{option.opts[0]} is given {len(files)} times, and one report is written")
-    return files[0] if files else None
+def _only_one(context: click.Context, option: click.Parameter, paths: tuple[Path, ...]) -> Path | None:
+    """The path of an option that may be given once, if it is: click would take the last without a word."""
+    if len(paths) > 1:
+        folder = "" if option.name == "report" else "; tiles of one raster, or links to them, are given as their folder"
+        raise UsageError(f"{option.opts[0]} is given {len(paths)} times, and one is taken{folder}")
+    return paths[0] if paths else None
 
 
 @click.command(cls=Command)
@@ -92,7 +83,7 @@ def _only_one_report(context: click.Context, option: click.Parameter, files: tup
     "--report",
     type=PATH,
     multiple=True,
-    callback=_only_one_report,
+    callback=_only_one,
     metavar="FILE",
     help="A report to write: settings, versions, times, what became of the tiles, also where some fail. As JSON, or "
     "with a name that ends in .html as a page to look at, with pictures and profiles.",

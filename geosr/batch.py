@@ -89,8 +89,8 @@ class Summary:
     def listing(self) -> Table:
         """The same with every pair's files."""
         paths = ([str(path) if path else None for path in (o.source, o.guide, o.output)] for o in self.outcomes)
-        rows = tuple((*row, *files) for row, files in zip(self.table.rows, paths, strict=True))
-        return Table((*self.table.columns, "source", "guide", "output"), rows)
+        rows = tuple((*row[:2], *files, *row[2:]) for row, files in zip(self.table.rows, paths, strict=True))
+        return Table((*self.table.columns[:2], "source", "guide", "output", *self.table.columns[2:]), rows)
 
     def content(self) -> dict[str, object]:
         """For JSON: everything."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from geosr.dfc2019 import dfc2019, dfc2019_track3
 from geosr.errors import InputError
-from geosr.raster_guard import show
+from geosr.raster_guard import WORLD_ENDINGS, show
 from geosr.samples import Sample
 
 _SCENES = (("im2.png", "disp2.png", 0.0), ("view1.png", "disp1.png", 0.0), ("im0.png", "disp0.pfm", None))
@@ -84,7 +84,7 @@ def _middlebury_scenes(root: Path) -> list[Sample]:
     return samples
 
 
-_BESIDE = (".xml", ".msk", ".ovr", ".prj", ".hdr", ".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".wld")
+_BESIDE = WORLD_ENDINGS | {".xml", ".msk", ".ovr", ".prj", ".hdr"}
 """Endings of what lies beside images and is none."""
 
 

@@ -58,17 +58,23 @@ def _apart(step: Affine, off: float) -> str:
     return f"its pixels are {size[0]:.6g} x {size[1]:.6g} of the other's, or turned"
 
 
-def doubles(windows: Sequence[Window]) -> Iterator[tuple[int, int, Window]]:
-    """Pairs of `windows`, by place, that share more than half of the smaller one; and what they share."""
+def overlaps(windows: Sequence[Window]) -> Iterator[tuple[int, int, Window]]:
+    """Pairs of `windows` that share pixels, by place, the later one's never falling; and what they share."""
     edges = np.array([(w.row, w.col, w.row + w.height, w.col + w.width) for w in windows])
-    areas = np.array([w.height * w.width for w in windows])
     for place in range(1, len(windows)):
         start = np.maximum(edges[:place, :2], edges[place, :2])
-        sides = np.maximum(np.minimum(edges[:place, 2:], edges[place, 2:]) - start, 0)
-        smaller = np.minimum(areas[:place], areas[place])
-        for other in np.flatnonzero(2 * sides.prod(axis=1) > smaller):
+        sides = np.minimum(edges[:place, 2:], edges[place, 2:]) - start
+        for other in np.flatnonzero((sides > 0).all(axis=1)):
             (row, col), (height, width) = start[other].tolist(), sides[other].tolist()
             yield int(other), place, Window(row, col, height, width)
+
+
+def doubles(windows: Sequence[Window]) -> Iterator[tuple[int, int, Window]]:
+    """Those of `overlaps` that are more than half of the smaller window."""
+    areas = [window.height * window.width for window in windows]
+    for one, other, shared in overlaps(windows):
+        if 2 * shared.height * shared.width > min(areas[one], areas[other]):
+            yield one, other, shared
 
 
 def pieces(windows: Sequence[Window], asked: Window) -> Iterator[tuple[int, Window]]:

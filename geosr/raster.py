@@ -413,19 +413,21 @@ def _describe_folder(
             f"{show(folder)}: its files lie so far apart that together they are {cols} x {rows} pixels "
             f"({claimed / 2**30:,.0f} GiB), and they have {size} bytes; one of them may be misplaced"
         )
-    notes = [note for file in wanted for note in file.warnings]
+    notes = [*_folder_notes(folder, found, wanted), *_shortened([note for file in wanted for note in file.warnings])]
+    if mixed := len({str(file.nodata) for file in wanted}) > 1:
+        notes.append(f"{show(folder.name)}: its files do not declare one nodata value; each file's own holds for it")
     return replace(
         first,
         path=folder,
         geobox=grid,
-        nodata=first.nodata if len({str(file.nodata) for file in wanted}) == 1 else None,
+        nodata=None if mixed else first.nodata,
         units=next((file.units for file in wanted if file.units is not None), None),
         description=first.description if len({file.description for file in wanted}) == 1 else None,
         tags=_common([file.tags for file in wanted]),
         band_tags=_common([file.band_tags for file in wanted]),
         alpha=next((file.alpha for file in wanted if file.alpha is not None), None),
         fingerprint=(size, max(file.fingerprint[1] for file in wanted), first.fingerprint[2]),
-        warnings=(*_folder_notes(folder, found, wanted), *_shortened(notes)),
+        warnings=tuple(notes),
         parts=tuple((window, _slim(file, first)) for window, file in zip(windows, wanted, strict=True)),
     )
 
@@ -508,8 +510,6 @@ def _folder_notes(folder: Path, found: Sequence[Raster], wanted: Sequence[Raster
     yield f"{name}: {files} taken for one raster{there}"
     if inside := guard.folders_with_rasters(folder):
         yield f"{name}: rasters in its folders {', '.join(map(show, inside))} are not read"
-    if len({str(file.nodata) for file in wanted}) > 1:
-        yield f"{name}: its files do not declare one nodata value; each file's own holds for it"
 
 
 def _shortened(notes: Sequence[str]) -> tuple[str, ...]:

@@ -74,6 +74,8 @@ _WORLD_FILES = {
     "JPEG": (".jgw", ".wld"),
 }
 
+WORLD_ENDINGS = frozenset(ending for endings in _WORLD_FILES.values() for ending in endings)
+
 Fingerprint = tuple[int, int, int]
 """Size in bytes, modification time in nanoseconds, inode: what a file was when it was described."""
 

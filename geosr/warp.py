@@ -25,6 +25,7 @@ from pyproj.transformer import AreaOfInterest, Transformer
 from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import Window, crop
+from geosr.mosaic import overlaps
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -197,13 +198,10 @@ def overlap_fraction(low: GeoBox, guide: GeoBox, parts: Sequence[Window] = ()) -
     """Share of `low`'s area that lies inside `guide`'s outline, or its `parts`, 0 to 1 (validity of pixels aside)."""
     if not parts:
         return _share(low, guide, Window(0, 0, *guide.shape), (), 96)
-    edges = np.array([(part.row, part.col, part.row + part.height, part.col + part.width) for part in parts])
-    total = 0.0
-    for place, part in enumerate(parts):
-        before, (top, left, bottom, right) = edges[:place], edges[place]
-        meets = (before[:, 0] < bottom) & (before[:, 1] < right) & (before[:, 2] > top) & (before[:, 3] > left)
-        total += _share(low, guide, part, [parts[int(other)] for other in np.flatnonzero(meets)], 32)
-    return min(total, 1.0)
+    counted: list[list[Window]] = [[] for _ in parts]
+    for _, place, shared in overlaps(parts):
+        counted[place].append(shared)
+    return min(sum(_share(low, guide, *each, 32) for each in zip(parts, counted, strict=True)), 1.0)
 
 
 def _share(low: GeoBox, guide: GeoBox, part: Window, others: Sequence[Window], n: int) -> float:

@@ -26,8 +26,8 @@ LAYERS = [
         "watch",
     ],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
-    ["methods", "metrics", "picture"],
-    ["options", "tiling", "warp", "mosaic", "seams", "local_shift"],
+    ["methods", "metrics", "picture", "mosaic"],
+    ["options", "tiling", "warp", "seams", "local_shift"],
     ["raster", "runner", "cluster", "store", "device"],
     [
         "methods.base",

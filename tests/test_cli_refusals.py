@@ -93,7 +93,7 @@ OPTIONS = [
     (["--gpus", "0,0", "--scheduler", "processes"], USAGE, ["gpus is '0,0'", "different numbers"]),
     (["--gpus", "0,", "--scheduler", "processes"], USAGE, ["gpus is '0,'", "0,1"]),
     (["--gpus", "-1", "--scheduler", "processes"], USAGE, ["gpus is '-1'"]),
-    (["--guide", "other.tif"], USAGE, ["--guide is given 2 times", "a folder"]),
+    (["--guide", "other.tif"], USAGE, ["--guide is given 2 times", "as their folder"]),
     (["--report", "a.json", "--report", "a.html"], USAGE, ["--report is given 2 times"]),
     (["--min", "5", "--max", "1"], USAGE, ["limits are 5 and 1"]),
     (["--device", "gpu"], UNAVAILABLE, ["'gpu'", "auto, cpu, cuda"]),
