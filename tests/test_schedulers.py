@@ -294,8 +294,8 @@ def processes():
         process.wait()
 
 
-def start_scheduler(processes, folder, port):
-    where = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
+def start_scheduler(processes, folder, port, dashboard=("--no-dashboard",)):
+    where = ("--host", "127.0.0.1", "--port", str(port), "--no-show", *dashboard)
     processes.append(start("distributed.cli.dask_scheduler", *where, cwd=folder))
     wait_for(lambda: answers(port))
     return f"tcp://127.0.0.1:{port}"
@@ -317,6 +317,15 @@ def test_an_existing_cluster_gives_the_same_bytes(folder, scheduler, processes, 
     code, said = finish(folder, "cluster.tif", "--scheduler", scheduler)
     assert code == 0, said
     assert same(folder, "cluster.tif")
+
+
+def test_the_dashboards_address_is_told_where_there_is_one(folder, processes, tmp_path):
+    page = free_port()
+    scheduler = start_scheduler(processes, tmp_path, free_port(), ("--dashboard-address", f"127.0.0.1:{page}"))
+    add_worker(processes, scheduler, tmp_path)
+    code, said = finish(folder, "told.tif", "--scheduler", scheduler)
+    assert code == 0, said
+    assert f"note: Dask's dashboard: http://127.0.0.1:{page}/status\n" in said
 
 
 def test_a_scheduler_that_is_lost_leaves_a_run_to_go_on_with(folder, scheduler, processes, tmp_path):
