@@ -258,7 +258,7 @@ def _on_disk(raster: Rasterlike, path: Path) -> Path:
             raise UsageError(f"{wanted}; this is a {given}") from error
     from rioxarray.exceptions import RioXarrayError
 
-    from geosr.raster import GDAL_ERRORS
+    from geosr.gdal import GDAL_ERRORS
 
     if raster.ndim not in (2, 3):
         raise InputError(f"a DataArray with dimensions {raster.dims} is no raster; expected (y, x) or (band, y, x)")

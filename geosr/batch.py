@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from geosr import methods, raster
+from geosr import methods
 from geosr.bands import ALL
 from geosr.consistency import Consistency
+from geosr.describe import describe_source
 from geosr.errors import GeosrError, InputError, OutputError, TileError, UnavailableError
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
@@ -268,7 +269,7 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     if not job.output.exists():
         return None
     try:
-        tags = raster.describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
+        tags = describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
     asked = {"SOURCE": job.source.absolute().name, "GUIDE": job.guide.absolute().name} | _asked(inputs, recipe)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geosr import raster
 from geosr.assess import WITHOUT_GUIDE, steps_down
 from geosr.consistency import EXACT, spread
+from geosr.describe import describe_source
 from geosr.errors import InputError, OutputError, TileError, UsageError
 from geosr.evaluation import place_on, read_onto
 from geosr.figures import check_drawing, draw_comparison
@@ -165,7 +165,7 @@ def compare(
 
 def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> Array:
     """The truth on a window of the output's grid, NaN where unknown; some of it is to be where a run would answer."""
-    described = raster.describe_source(path)
+    described = describe_source(path)
     file, _ = place_on(scene.grids.high, described, "output", "truth")
     values, valid = read_onto(file, scene.grids.high, window)
     if not (valid & answered).any():

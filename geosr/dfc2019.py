@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import raster
+from geosr.describe import describe_source
 from geosr.errors import InputError, UnavailableError
-from geosr.grid import Window
+from geosr.grid import Window, pool_grid
 from geosr.ortho import Surface, off_nadir, orthorectify
 from geosr.raster_guard import show
 from geosr.samples import Sample, TruePair, pool_truth
@@ -68,7 +69,7 @@ def dfc2019(root: Path, *, image: str = "RGB") -> list[Sample]:
 
 def _crops(view: str, image: Path, heights: Path) -> list[Sample]:
     """All crops of a view; none if a height in them is invalid."""
-    truth = raster.describe_source(heights)
+    truth = describe_source(heights)
     starts = [range(0, side - CROP + 1, CROP) for side in truth.shape]
     windows = [Window(row, col, CROP, CROP) for row in starts[0] for col in starts[1]]
     if not all(raster.read_source(truth, window)[1].all() for window in windows):
@@ -138,7 +139,7 @@ class OrthoSample(Sample):
         if not known.any():
             raise InputError(f"{show(self.truth)}: no block of {scale} x {scale} pixels is valid")
         filled = np.where(known, low, np.median(low[known]))
-        image, seen = orthorectify(self.guide, grid, Surface(filled, raster.pool_grid(grid, scale)))
+        image, seen = orthorectify(self.guide, grid, Surface(filled, pool_grid(grid, scale)))
         if not seen.any():
             raise InputError(f"{show(self.guide)}: does not show the tile of {show(self.truth.name)}")
         return pool_truth(self.name, truth, image, scale, seen, grid)

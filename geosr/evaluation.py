@@ -11,9 +11,10 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geosr import raster, warp
+from geosr import coordinates, raster
 from geosr.bands import Band, wavelength_of
 from geosr.consistency import pool_measured
+from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window, crop, reconcile
 from geosr.metrics import HALO, Array, Block, Mask, Scores, score
@@ -109,21 +110,21 @@ def evaluate(
     if step is not None and not 0 <= step < np.inf:
         raise UsageError(f"step is {step:g}; a height of an edge is 0 or more, in the truth's units")
     bands = _choose(band, [truth, prediction, *([source] if source else [])], assume_crs)
-    made = raster.describe_source(prediction, band=bands[prediction], assume_crs=assume_crs)
-    real = raster.describe_source(truth, band=bands[truth], assume_crs=assume_crs)
+    made = describe_source(prediction, band=bands[prediction], assume_crs=assume_crs)
+    real = describe_source(truth, band=bands[truth], assume_crs=assume_crs)
     both, notes = _align(made, real)
     if guide is not None:
-        sharp, note = place_on(both.grid, raster.describe_guide(guide, assume_crs=assume_crs), "truth", "guide")
+        sharp, note = place_on(both.grid, describe_guide(guide, assume_crs=assume_crs), "truth", "guide")
         both, notes = replace(both, guide=sharp), (*notes, *note)
-    spacing = raster.ground_resolution(both.grid) if elevation else None
+    spacing = coordinates.ground_resolution(both.grid) if elevation else None
     scores = score(both.blocks, step=step, spacing=spacing)
     if not scores.pixels:
         raise InputError(
-            f"no pixel is valid in both\nprediction: {raster.extent_text(made.geobox)}\n"
-            f"truth: {raster.extent_text(both.truth.geobox)}"
+            f"no pixel is valid in both\nprediction: {coordinates.extent_text(made.geobox)}\n"
+            f"truth: {coordinates.extent_text(both.truth.geobox)}"
         )
     if source is not None:
-        given = raster.describe_source(
+        given = describe_source(
             source, band=bands[source], assume_crs=assume_crs, native_resolution=_native_resolution(made)
         )
         rms, largest, note = measure_consistency(made, given)
@@ -172,7 +173,7 @@ def evaluate_bands(
 
 def _bands(path: Path, assume_crs: str | None) -> tuple[int, ...]:
     """Numbers of a raster's bands, but for alpha."""
-    return raster.describe_guide(path, assume_crs=assume_crs).bands
+    return describe_guide(path, assume_crs=assume_crs).bands
 
 
 def _choose(band: Band | None, paths: Sequence[Path], assume_crs: str | None) -> dict[Path, Band | None]:
@@ -195,12 +196,12 @@ def _align(prediction: Raster, truth: Raster) -> tuple[_Both, tuple[str, ...]]:
         truth, notes = place_on(prediction.geobox, truth, "prediction", "truth")
     else:
         prediction, notes = place_on(truth.geobox, prediction, "truth", "prediction")
-    ratio = min(raster.guide_ratio(prediction, truth.geobox))
+    ratio = min(coordinates.step_ratio(truth.geobox, prediction.geobox))
     if ratio >= 0.99:
         on, moved, name, reference = truth, prediction, "prediction", "truth"
     else:
         on, moved, name, reference = prediction, truth, "truth", "prediction"
-        ratio = min(raster.guide_ratio(truth, prediction.geobox))
+        ratio = min(coordinates.step_ratio(prediction.geobox, truth.geobox))
     both = _Both(prediction, truth, on.geobox)
     if (nested := _nested(on.geobox, moved.geobox)) and nested[0] == 1:
         return both, (*notes, "prediction and truth lie on one pixel grid: compared as they are")
@@ -218,7 +219,7 @@ def place_on(grid: GeoBox, moved: Raster, name: str, other: str) -> tuple[Raster
     box, notes = reconcile(grid, moved.geobox, (name, other))
     moved = replace(moved, geobox=box)
     # a raster that stands for the grid: only where it lies matters
-    way = raster.check_transform(replace(moved, geobox=grid), moved, allow_ballpark=True, name=other)
+    way = coordinates.check_transform(grid, moved.geobox, allow_ballpark=True, name=other)
     return moved, (*notes, *((way,) if way else ()))
 
 
@@ -250,7 +251,7 @@ def measure_consistency(prediction: Raster, source: Raster) -> tuple[float, floa
     prediction, notes = place_on(source.geobox, prediction, "source", "prediction")
     squares, count, largest = 0.0, 0, 0.0
     rows, cols = source.shape
-    side = max(1, WINDOW // max(1, round(min(raster.guide_ratio(prediction, source.geobox)))))
+    side = max(1, WINDOW // max(1, round(min(coordinates.step_ratio(source.geobox, prediction.geobox)))))
     for row in range(0, rows, side):
         for col in range(0, cols, side):
             window = Window(row, col, min(side, rows - row), min(side, cols - col))
@@ -306,14 +307,14 @@ def _turns(grid: GeoBox, fine: GeoBox) -> float:
         return 0.0
     (rows, cols), (fine_rows, fine_cols) = grid.shape, fine.shape
     apart = (grid.affine * (cols / 2, rows / 2))[0] - (fine.affine * (fine_cols / 2, fine_rows / 2))[0]
-    return warp.turn(fine.crs) * round(apart / warp.turn(fine.crs))
+    return coordinates.turn(fine.crs) * round(apart / coordinates.turn(fine.crs))
 
 
 def _nested(grid: GeoBox, fine: GeoBox) -> tuple[int, int, int] | None:
     """How many of `fine`'s pixels make a side of one of `grid`'s, and the row and column where it begins; or None."""
     if (grid.crs is None) != (fine.crs is None):
         return None
-    if grid.crs is not None and fine.crs is not None and not warp.same_crs(grid.crs.to_wkt(), fine.crs.to_wkt()):
+    if grid.crs is not None and fine.crs is not None and not coordinates.same_crs(grid.crs.to_wkt(), fine.crs.to_wkt()):
         return None
     way = ~fine.affine * Affine.translation(-_turns(grid, fine), 0) * grid.affine
     scale, row, col = round(way.a), round(way.f), round(way.c)

@@ -88,6 +88,12 @@ def crop(geobox: GeoBox, window: Window) -> GeoBox:
     return GeoBox(window.shape, geobox.affine * Affine.translation(window.col, window.row), geobox.crs)
 
 
+def pool_grid(geobox: GeoBox, times: int) -> GeoBox:
+    """The grid of whole blocks of `times` x `times` pixels, from the same corner."""
+    rows, cols = (side // times for side in geobox.shape)
+    return GeoBox((rows, cols), geobox.affine * Affine.scale(times, times), geobox.crs)
+
+
 def plan_grids(
     source: GeoBox, guide: GeoBox, scale: int, bounds: tuple[float, float, float, float] | None = None
 ) -> tuple[GridPair, GeoBox, Window, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from odc.geo.geobox import GeoBox
 
-from geosr import raster
+from geosr import coordinates, raster
 from geosr.assess import decide
 from geosr.estimates import memory_load, scratch_bytes
 from geosr.grid import crs_name
@@ -59,7 +59,7 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
     """The lines of `geosr info` as (name, text)."""
     plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
-    finer = raster.guide_ratio(scene.guide, grids.high)
+    finer = coordinates.step_ratio(grids.high, scene.guide.geobox)
     height, width = plan.tiles[0].window.times(grids.scale).shape
     chosen = ", ".join(f"{name}={value}" for name, value in asdict(plan.method.settings).items())
     too_much = ", more than this machine has" if found.memory > (memory_limit() or found.memory) else ""
@@ -96,6 +96,6 @@ def _file_row(file: Raster) -> str:
 
 
 def _grid_row(box: GeoBox) -> str:
-    x, y = raster.ground_resolution(box)
+    x, y = coordinates.ground_resolution(box)
     unit = "m" if box.crs else "pixels"
     return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {crs_name(box.crs)}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from geosr import raster
 from geosr.assess import decide
 from geosr.bands import ALL, wavelength_of
+from geosr.describe import describe_guide
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.grid import GridPair, Window
@@ -133,7 +134,7 @@ def _bands_of(inputs: Inputs) -> tuple[int, ...]:
     Raises:
         InputError: they have no type or no nodata value in common.
     """
-    file = raster.describe_guide(inputs.source, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs)
+    file = describe_guide(inputs.source, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs)
     if any(len({str(nodata) for nodata in part.nodatas}) > 1 for part in file.files):
         raise InputError(f"{show(file.path.name)}: its bands have different nodata values; do them one by one")
     return file.bands

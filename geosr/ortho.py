@@ -25,7 +25,7 @@ from rasterio.transform import RPCTransformer
 
 from geosr import raster_guard as guard
 from geosr.errors import InputError
-from geosr.raster import open_file, translated
+from geosr.gdal import open_file, translated
 from geosr.raster_guard import show
 
 _RISE = 100.0  # metres between the two heights that tell an image's direction

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geosr import methods, raster
+from geosr import gdal, methods
 from geosr.consistency import Consistency
 from geosr.options import Inputs, Recipe
 from geosr.raster import Raster
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
     """Versions of what has a say in the output's bytes."""
     from geosr.device import torch_version
 
-    return {"geosr": __version__, "numpy": np.__version__, "torch": torch_version(), **raster.versions()}
+    return {"geosr": __version__, "numpy": np.__version__, "torch": torch_version(), **gdal.versions()}
 
 
 def fingerprint(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from odc.geo.geobox import GeoBox
 
-from geosr import raster
+from geosr import coordinates, raster
 from geosr.bands import Band
+from geosr.describe import describe_source
 from geosr.errors import UsageError
 from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint
 from geosr.raster import Raster
@@ -47,7 +48,7 @@ def kind_of(file: Raster, *, stem: str | None = None) -> Kind:
 
 def steps_of(grid: GeoBox, kind: Kind, times: float = 1.0) -> tuple[float, float]:
     """Length of `times` column steps and row steps of `grid` in the unit of heights, for `hillshade`."""
-    across, down = raster.ground_resolution(grid)
+    across, down = coordinates.ground_resolution(grid)
     return times * across / kind.metres, times * down / kind.metres
 
 
@@ -79,7 +80,7 @@ def quicklook(
     if kind not in (None, *KINDS):
         raise UsageError(f"kind is {kind!r}; use one of {', '.join(KINDS)}")
     output = check_output(output, [path], overwrite=overwrite, form="PNG")
-    file = raster.describe_source(path, band=band)
+    file = describe_source(path, band=band)
     found = kind_of(file)
     drawn = draw(file, replace(found, name=kind, reason="what was asked for") if kind else found, size)
     write_whole(output, encode_picture(drawn.picture, "PNG"))

@@ -64,6 +64,8 @@ _IN_FOLDERS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg"),
 }
+MAX_CLAIM = 100_000
+"""Times its own size that a file may claim in pixels, beyond a gibibyte: deflate reaches 1032, sparse files more."""
 _PICTURES = ("PNG", "JPEG")
 _MOST_FILES = 10_000
 _FEW = 4
@@ -100,6 +102,11 @@ def check_environment() -> None:
     # even NO is harmful: once it is set (GDAL 3.10), world files are read although only INTERNAL is allowed
     if os.environ.get("GTIFF_POINT_GEO_IGNORE"):
         raise UsageError("GTIFF_POINT_GEO_IGNORE moves pixel-is-point rasters by half a pixel; unset it")
+
+
+def claims_too_much(claimed: int, size: int) -> bool:
+    """Whether so many bytes of pixels cannot honestly be in so many of files."""
+    return claimed > 1 << 30 and claimed > MAX_CLAIM * size
 
 
 def fingerprint(path: Path) -> Fingerprint:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geosr import raster
+from geosr.describe import describe_source
 from geosr.errors import InputError, OutputError, TileError, UsageError
 from geosr.options import Execution
 from geosr.placement import Placement
@@ -187,8 +187,8 @@ def _page(plan: Plan, report: Report, content: dict[str, object], uncertainty: P
     scene, found = plan.scene, report.written
     seen: Look | str
     try:
-        result = raster.describe_source(report.output) if found else None
-        doubt = raster.describe_source(uncertainty) if found and uncertainty else None
+        result = describe_source(report.output) if found else None
+        doubt = describe_source(uncertainty) if found and uncertainty else None
         seen = look(Subject(scene.source, scene.guide, result, scene.grids, scene.origin, scene.seen, doubt))
     except InputError as error:  # of a block that cannot be read, which made tiles fail
         seen = str(error)

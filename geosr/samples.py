@@ -16,8 +16,9 @@ from odc.geo.geobox import GeoBox
 from geosr import raster
 from geosr.bands import Band
 from geosr.consistency import blocks_of
+from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError
-from geosr.grid import Window, crop
+from geosr.grid import Window, crop, pool_grid
 from geosr.pair import Pair
 from geosr.raster_guard import files_of, show
 from geosr.store import reported, scratch_folder
@@ -96,14 +97,14 @@ class Sample:
 
     def _read_guide(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """All of it, (bands, rows, columns), and where it is valid."""
-        guide = raster.describe_guide(self.guide)
+        guide = describe_guide(self.guide)
         return raster.read_guide(guide, guide.geobox)
 
     def _read_truth(self) -> Array:
         """All of it, NaN where unknown."""
         if self.truth.suffix.lower() == ".pfm":
             return read_pfm(self.truth)
-        values, valid = raster.read_source(raster.describe_source(self.truth, band=self.band, nodata=self.unknown))
+        values, valid = raster.read_source(describe_source(self.truth, band=self.band, nodata=self.unknown))
         return np.where(valid, values, np.nan)
 
 
@@ -189,7 +190,7 @@ def save_sample(sample: Sample, scale: int, source: Path, guide: Path) -> None:
 def origin_of(path: Path) -> str | None:
     """The `origin` of the sample that a file was made from; None where there is no such file."""
     try:
-        return raster.describe_guide(path).tags.get(_ORIGIN)
+        return describe_guide(path).tags.get(_ORIGIN)
     except InputError:
         return None
 
@@ -198,4 +199,4 @@ def _grid_of(true: TruePair, shape: tuple[int, int]) -> GeoBox:
     """The grid of an array of the pair: the truth's, or that of its source."""
     if true.grid is None:
         return GeoBox(shape, Affine.identity(), None)
-    return raster.pool_grid(true.grid, true.grid.shape[0] // shape[0])
+    return pool_grid(true.grid, true.grid.shape[0] // shape[0])

@@ -11,8 +11,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from geosr import raster
+from geosr import coordinates, preflight, raster
 from geosr.coregister import Shift, find_shift
+from geosr.describe import describe_guide, describe_source
 from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import GridPair, Window, crop, plan_grids
@@ -87,20 +88,18 @@ def open_scene(inputs: Inputs) -> Scene:
         InputError: a raster is refused, or the two do not fit.
     """
     if inputs.assume_crs is not None:
-        raster.parse_crs(inputs.assume_crs)  # wrong is wrong, also where both files name theirs
-    source = raster.describe_source(
+        coordinates.parse_crs(inputs.assume_crs)  # wrong is wrong, also where both files name theirs
+    source = describe_source(
         inputs.source,
         band=inputs.band,
         nodata=inputs.source_nodata,
         assume_crs=inputs.assume_crs,
         native_resolution=inputs.native_resolution,
     )
-    guide = raster.describe_guide(
-        inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs, near=source.geobox
-    )
+    guide = describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs, near=source.geobox)
     grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
     guide = replace(guide, geobox=guide_box)
-    shift = raster.check_transform(source, guide, allow_ballpark=inputs.allow_ballpark)
+    shift = coordinates.check_transform(source.geobox, guide.geobox, allow_ballpark=inputs.allow_ballpark)
     fit = _check_fit(source, guide, grids)
     notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
     scene = Scene(source, guide, grids, origin, notes)
@@ -124,9 +123,9 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
     if covered == 0:
         raise InputError(
             "source and guide do not overlap\n"
-            f"source: {raster.extent_text(grids.low)}\nguide: {raster.extent_text(guide.geobox)}"
+            f"source: {coordinates.extent_text(grids.low)}\nguide: {coordinates.extent_text(guide.geobox)}"
         )
-    finer = min(raster.guide_ratio(guide, grids.low))
+    finer = min(coordinates.step_ratio(grids.low, guide.geobox))
     if finer <= 1.01:
         raise InputError(
             f"the guide {show(guide.path.name)} is no finer than the source: {finer:.2f} of its pixels to one source "
@@ -143,7 +142,7 @@ def suspicions(scene: Scene) -> Iterator[str]:
     """Constants in the files that look like nodata which nobody declared."""
     for role, file in (("source", scene.source), ("guide", scene.guide)):
         with suppress(InputError):  # what cannot be read will be named by its tile
-            constant = raster.suspicious_constant(file)
+            constant = preflight.suspicious_constant(file)
             if constant is not None:
                 value = f"{constant:.17g}"  # whole, as it will be typed
                 yield f"the {role} holds {value} as if for nodata; if it is, say --{role}-nodata {value}"

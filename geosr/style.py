@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from geosr import raster
+from geosr.describe import describe_source
 from geosr.errors import UsageError
 from geosr.picture import RAMPS, Kind, Stretch
 from geosr.quicklook import kind_of
@@ -37,7 +38,7 @@ def write_style(output: Path, source: Path) -> None:
         InputError: the output cannot be read.
         OutputError: the style cannot be written.
     """
-    file = raster.describe_source(output)
+    file = describe_source(output)
     step = -(-max(file.shape) // _GLANCE)
     stretch = Stretch.measure(*raster.glance_source(file, step))
     write_whole(style_path(output), make_style(kind_of(file, stem=source.stem), stretch))

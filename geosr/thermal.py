@@ -18,8 +18,9 @@ from odc.geo.geobox import GeoBox
 
 from geosr import raster
 from geosr.consistency import pool_measured
+from geosr.describe import describe_source, pixels_of, pooled_text
 from geosr.errors import InputError, UsageError
-from geosr.grid import Window
+from geosr.grid import Window, pool_grid
 from geosr.picture import DEGREES
 from geosr.raster import Raster
 from geosr.raster_guard import show
@@ -157,11 +158,11 @@ def convert(
     """
     output = check_output(output, [source, mtl], overwrite=overwrite)
     constants = read_calibration(mtl, find_band(source) if band is None else _check_band(source, band))
-    file = raster.describe_source(source)
+    file = describe_source(source)
     if (file.units or "").lower() in DEGREES:
         raise InputError(f"{show(source.name)}: is in {file.units} already; the digital numbers of Level 1 are needed")
-    times = 1 if native_resolution is None else raster.pixels_of(file, native_resolution)
-    grid = raster.pool_grid(file.geobox, times)
+    times = 1 if native_resolution is None else pixels_of(file, native_resolution)
+    grid = pool_grid(file.geobox, times)
     units = "degC" if celsius else "K"
     tags = {
         "GEOSR_SOURCE": file.path.name,
@@ -181,7 +182,7 @@ def convert(
         tags=tags,
         overwrite=overwrite,
     )
-    pooled = f", {raster.pooled_text(grid, times)}" if times > 1 else ""
+    pooled = f", {pooled_text(grid, times)}" if times > 1 else ""
     return (*file.warnings, f"band {constants.band} to brightness temperature in {units}{pooled}")
 
 

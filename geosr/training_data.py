@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from geosr import raster
+from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError
 from geosr.evaluation import place_on
 from geosr.grid import Window, crop
@@ -90,7 +91,7 @@ def _tiles_of_sample(job: Job, scale: int, side: int) -> tuple[list[TruePair], s
 
 
 def _tiles_of_files(job: Job, scale: int, side: int, count: int) -> tuple[list[TruePair], str | None]:
-    truth, described = raster.describe_source(job.source), raster.describe_guide(job.guide)
+    truth, described = describe_source(job.source), describe_guide(job.guide)
     guide, _ = place_on(truth.geobox, described, "truth", "guide")
     tiles = []
     for low in _spread(_windows(job.name, truth.shape, scale, side), count):

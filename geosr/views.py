@@ -14,7 +14,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from geosr import raster
+from geosr import coordinates, raster
 from geosr.grid import GridPair, Window, crop
 from geosr.picture import Array, Kind, Mask, Picture, Stretch, around, hillshade, paint, paint_image, paint_relief
 from geosr.quicklook import kind_of, steps_of
@@ -154,7 +154,7 @@ def _view(subject: Subject, kind: Kind, title: str, window: Window, step: int) -
         doubt = Stretch.measure(values, valid).high
         pictures["uncertainty"] = paint(values, valid, "other", Stretch(0.0, doubt))
     high = subject.grids.high_window(window)
-    ground = raster.ground_resolution(GeoBox((rows, cols), high.affine * part, high.crs))
+    ground = coordinates.ground_resolution(GeoBox((rows, cols), high.affine * part, high.crs))
     return View(title, window, step, pictures, surfaces, stretch, factor, high.affine * part, ground, doubt)
 
 

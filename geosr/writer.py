@@ -22,8 +22,9 @@ from rasterio.windows import Window as RasterioWindow
 
 from geosr.consistency import Consistency, confine, pool, project, spread
 from geosr.errors import GeosrError, OutputError, UsageError
+from geosr.gdal import GDAL_ERRORS, gdal_environment
 from geosr.grid import GridPair, Window
-from geosr.raster import GDAL_ERRORS, Raster, gdal_environment
+from geosr.raster import Raster
 from geosr.raster_guard import files_of, show
 from geosr.seams import SeamMeter
 from geosr.store import TileResult, TileStore, note_published, scratch_folder

@@ -27,8 +27,11 @@ LAYERS = [
     ],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods", "metrics", "picture", "mosaic"],
-    ["options", "tiling", "warp", "seams", "local_shift"],
-    ["raster", "runner", "cluster", "store", "device"],
+    ["options", "tiling", "coordinates", "gdal", "seams", "local_shift"],
+    ["warp", "runner", "cluster", "store", "device"],
+    ["raster"],
+    ["preflight", "folders"],
+    ["describe"],
     [
         "methods.base",
         "methods.compiled",
@@ -76,7 +79,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # A module may import such a library, at its top or inside functions.
 HOMES = {
-    "rasterio": {"raster", "writer", "ortho"},
+    "rasterio": {"gdal", "raster", "describe", "writer", "ortho"},
     "tifffile": {"dfc2019"},
     "torch": {
         "device",

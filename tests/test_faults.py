@@ -103,7 +103,7 @@ def damage(path, block):
 )
 @pytest.mark.usefixtures("guided_bicubic")
 def test_a_block_that_cannot_be_read_costs_its_tiles(name, block, rescued, tmp_path, monkeypatch):
-    monkeypatch.setattr("geosr.raster.SMALL", 0)  # as if too large to be read through beforehand
+    monkeypatch.setattr("geosr.preflight.SMALL", 0)  # as if too large to be read through beforehand
     blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
     for each, side, step in (("source.tif", 1100, 4.0), ("guide.tif", 2200, 2.0)):
         values = (

@@ -250,7 +250,7 @@ def make_claims(folder):
 CLAIMS = """
 import resource, sys, time
 from geosr.errors import InputError
-from geosr.raster import describe_guide, describe_source
+from geosr.describe import describe_guide, describe_source
 import geosr.pipeline
 def used():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -282,7 +282,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from geosr.errors import GeosrError
-from geosr.raster import describe_guide, describe_source, read_source
+from geosr.describe import describe_guide, describe_source
+from geosr.raster import read_source
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 outcomes = [0, 0]
 for name in sys.argv[1:]:

@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates
 from test_coregister import SCALE, look, town, values
 
 from geosr import raster
+from geosr.describe import describe_guide
 from geosr.displacement import Displacement, terms
 from geosr.grid import Window, crop
 from geosr.local_shift import Costs, fit_field
@@ -121,7 +122,7 @@ def test_the_guide_is_taken_from_the_displaced_place(tmp_path, seed):
     row, col = np.mgrid[:100, :120] - 19.5
     rasters.write(tmp_path / "guide.tif", np.stack([row, col]), rasters.grid(499980, 5000020, 1))
     field = a_field(seed, GRID)
-    guide = replace(raster.describe_guide(tmp_path / "guide.tif"), displacement=field)
+    guide = replace(describe_guide(tmp_path / "guide.tif"), displacement=field)
     for grid in (GRID, crop(GRID, Window(7, 11, 30, 40)), GRID.zoom_out(2)):
         bands, valid = raster.read_guide(guide, grid)
         assert valid.all()

@@ -21,6 +21,7 @@ from rasterio.merge import merge
 from rasters import UTM, grid, plain_read, write
 
 from geosr.batch import _files_of as batch_files
+from geosr.describe import describe_guide, describe_source
 from geosr.errors import ChangedInputError, InputError
 from geosr.grid import Window, crop
 from geosr.inspection import inspect
@@ -28,14 +29,7 @@ from geosr.mosaic import lay_out, pieces, shrunk
 from geosr.options import Execution, Inputs, Recipe
 from geosr.pair_lists import Job
 from geosr.plan import make_plan
-from geosr.raster import (
-    describe_guide,
-    describe_source,
-    glance_guide,
-    overlap_fraction,
-    read_guide,
-    read_source,
-)
+from geosr.raster import glance_guide, overlap_fraction, read_guide, read_source
 from geosr.samples import Sample, save_sample
 from geosr.training_data import identities
 from geosr.writer import Encoding

@@ -10,6 +10,7 @@ from pairs import geosr, make_pair, upscale
 from rasters import grid, plain_read, shared_data, write
 
 from geosr import raster
+from geosr.describe import describe_source
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window
 from geosr.options import Note, Progress
@@ -68,7 +69,7 @@ def test_windows_are_averaged_as_the_whole(tmp_path, seed):
     turned = grid(500000, 5000000, 7, 9, rotation=20)
     path = write(tmp_path / "source.tif", values, turned, nodata=np.nan, scale=0.5, offset=100)
     times = int(rng.integers(2, 6))
-    file = raster.describe_source(path, native_resolution=8.3 * times)
+    file = describe_source(path, native_resolution=8.3 * times)
     expected = pooled(path, times)
     assert (file.shape, file.geobox.affine) == (expected.shape, turned * turned.scale(times))
     np.testing.assert_allclose(np.where(*raster.read_source(file)[::-1], np.nan), expected, rtol=1e-12)
@@ -132,16 +133,16 @@ def test_refusals(tmp_path):
         run(source, guide, tmp_path / "out.tif", native_resolution=-12.0)
     bare = write(tmp_path / "bare.tif", physical(source), crs=None, nodata=np.nan)
     with pytest.raises(InputError, match="has no CRS: its pixels have no size in metres"):
-        raster.describe_source(bare, native_resolution=12)
+        describe_source(bare, native_resolution=12)
     assert not (tmp_path / "out.tif").exists()
 
 
 def test_degrees_are_brought_to_metres(tmp_path):
     values = np.random.default_rng(1).normal(300, 3, (40, 40)).astype("float32")
     path = write(tmp_path / "geo.tif", values, grid(10, 60, 0.0018, 0.0009), "EPSG:4326")  # 100 m both ways at 60 N
-    assert raster.describe_source(path, native_resolution=200).pooled == 2
+    assert describe_source(path, native_resolution=200).pooled == 2
     np.testing.assert_allclose(
-        raster.read_source(raster.describe_source(path, native_resolution=400))[0], pooled(path, 4), rtol=1e-6
+        raster.read_source(describe_source(path, native_resolution=400))[0], pooled(path, 4), rtol=1e-6
     )
 
 

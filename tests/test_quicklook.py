@@ -15,6 +15,7 @@ from matplotlib import image
 from scipy import ndimage
 
 from geosr import raster
+from geosr.describe import describe_guide, describe_source
 from geosr.grid import Window
 from geosr.picture import KINDS, RAMPS, Stretch, decide_kind, hillshade
 from geosr.quicklook import quicklook
@@ -161,7 +162,7 @@ def test_a_glance_mixes_no_nodata_in(step, tmp_path):
     rng = np.random.default_rng(step)
     values = rng.uniform(10, 20, (61, 47)).astype("float32")
     values[rng.random(values.shape) < 0.4] = -9999
-    file = raster.describe_source(rasters.write(tmp_path / "x.tif", values, nodata=-9999))
+    file = describe_source(rasters.write(tmp_path / "x.tif", values, nodata=-9999))
     seen, valid = raster.glance_source(file, step)
     assert seen.shape == (-(-61 // step), -(-47 // step))
     assert valid.any()
@@ -178,7 +179,7 @@ def test_a_glance_mixes_no_nodata_in(step, tmp_path):
 def test_a_glance_at_a_guide_lies_where_the_guide_does(tmp_path):
     row, col = np.mgrid[:400, :500]
     bands = np.stack([row, col, row + col]).astype("float32")
-    guide = raster.describe_guide(rasters.write(tmp_path / "g.tif", bands, rasters.grid(500000, 5000000, 1)))
+    guide = describe_guide(rasters.write(tmp_path / "g.tif", bands, rasters.grid(500000, 5000000, 1)))
     coarse = raster.GeoBox((40, 50), rasters.grid(500000, 5000000, 10), guide.geobox.crs)
     seen, valid = raster.glance_guide(guide, coarse)
     assert valid.all()

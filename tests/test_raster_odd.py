@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from rasters import plain_read, shared_data, tiff_tag, world
 
+from geosr.describe import describe_guide, describe_source
 from geosr.errors import GeosrError, InputError
 from geosr.grid import Window, crop
-from geosr.raster import describe_guide, describe_source, read_guide, read_source, suspicious_constant
+from geosr.preflight import suspicious_constant
+from geosr.raster import read_guide, read_source
 
 REFUSED = [
     ("lfs_pointer.tif", {}, "Git LFS pointer"),

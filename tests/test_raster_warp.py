@@ -18,17 +18,11 @@ from odc.geo.geobox import GeoBox
 from rasters import UTM, grid, pixel_centres, plain_read, shared_data, world, write
 
 from geosr import warp
+from geosr.coordinates import extent_text, ground_resolution, step_ratio
+from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError
 from geosr.grid import Window, crop
-from geosr.raster import (
-    describe_guide,
-    describe_source,
-    extent_text,
-    ground_resolution,
-    guide_ratio,
-    overlap_fraction,
-    read_guide,
-)
+from geosr.raster import overlap_fraction, read_guide
 
 X, Y = 500160.0, 4999840.0
 HUNDREDTH = 0.01
@@ -368,7 +362,7 @@ def test_overlap_of_the_neon_pair_by_hand():
     width = min(320214 + 121, 320214.8 + 121.3) - 320214.8
     height = 4881614.5 - max(4881615 - 111, 4881614.5 - 110.6)
     assert overlap_fraction(source.geobox, guide) == pytest.approx(width * height / (121 * 111), abs=1e-3)
-    assert guide_ratio(guide, source.geobox) == pytest.approx((10, 10))
+    assert step_ratio(source.geobox, guide.geobox) == pytest.approx((10, 10))
     assert ground_resolution(guide.geobox) == pytest.approx((0.1, 0.1))
     assert "320214.8 to 320336.1" in extent_text(guide.geobox)
 

@@ -16,7 +16,7 @@ import rasters
 from outputs import block_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
-from geosr import raster
+from geosr.describe import describe_guide, describe_source
 from geosr.grid import GridPair, Window
 from geosr.report_page import make_page, quantise
 from geosr.views import DETAIL, WHOLE, Subject, Surface, look
@@ -162,9 +162,9 @@ def noise(path, bands, side, step):
 def test_the_largest_page_there_can_be_is_small_enough(tmp_path):
     """Noise cannot be compressed, a larger scene shows no more pixels than this one, and every tile has failed."""
     side = 2 * WHOLE
-    result = raster.describe_source(noise(tmp_path / "result_dsm.tif", 1, side, 1))
-    source = raster.describe_source(noise(tmp_path / "source_dsm.tif", 1, side // 2, 2))
-    guide = raster.describe_guide(noise(tmp_path / "guide.tif", 3, side, 1))
+    result = describe_source(noise(tmp_path / "result_dsm.tif", 1, side, 1))
+    source = describe_source(noise(tmp_path / "source_dsm.tif", 1, side // 2, 2))
+    guide = describe_guide(noise(tmp_path / "guide.tif", 3, side, 1))
     grids = GridPair(source.geobox, 2)
     seen = look(Subject(source, guide, result, grids, Window(0, 0, side // 2, side // 2), grids.high, result))
     sizes = [view.pictures["result"].shape[1:] for view in seen.views]

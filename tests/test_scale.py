@@ -14,7 +14,7 @@ from rasterio._env import get_gdal_config
 
 from geosr import writer
 from geosr.errors import TileError
-from geosr.raster import gdal_environment
+from geosr.gdal import gdal_environment
 
 
 def peak(folder, size):
@@ -34,7 +34,7 @@ def test_memory_does_not_grow_with_the_raster(tmp_path, monkeypatch):
     """Nine times the area; strips of 64 and more rows, as a mosaic of 65 000 columns and more has them."""
     monkeypatch.setattr(writer, "_PIXELS", 1 << 15)
     monkeypatch.setattr(writer, "_ROWS", (8, 512))
-    monkeypatch.setattr("geosr.raster.SMALL", 1 << 16)  # as if too large to be looked at whole
+    monkeypatch.setattr("geosr.preflight.SMALL", 1 << 16)  # as if too large to be looked at whole
     peak(tmp_path, 40)  # what is made once
     small, large = peak(tmp_path, 64), peak(tmp_path, 192)
     assert large < 1.5 * small, f"{large} against {small} bytes"
@@ -55,7 +55,7 @@ def test_the_cache_of_gdal_is_bounded_in_bytes():
 
 
 def test_a_guide_that_a_method_does_not_use_is_not_read(tmp_path, request, monkeypatch):
-    monkeypatch.setattr("geosr.raster.SMALL", 0)  # as if too large to be read through beforehand
+    monkeypatch.setattr("geosr.preflight.SMALL", 0)  # as if too large to be read through beforehand
     source, guide = make_pair(tmp_path, size=80)
     noise = np.random.default_rng(0).integers(0, 255, (320, 320), "uint8")
     rasters.write(guide, noise, tiled=True, blockxsize=64, blockysize=64, compress="deflate")

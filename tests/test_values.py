@@ -12,9 +12,9 @@ from outputs import SMALL_NETWORK, block_means, check_means, physical, run
 from pairs import make_pair
 from rasters import grid, plain_read, write
 
+from geosr.describe import describe_source
 from geosr.errors import InputError, UsageError
 from geosr.options import Note, Recipe
-from geosr.raster import describe_source
 from geosr.writer import Encoding
 
 AFFINE = grid(461_200, 5_211_400, 2)
