@@ -1,8 +1,8 @@
-"""What pairs in work at once gain: the same batch with one worker and with several, in turns.
+"""What pairs in progress at once gain: the same batch with one worker and with several, in turns.
 
     PYTHONPATH=examples python benchmarks/batch_pairs.py FOLDER --pairs 8 --size 640 --method mmsr --workers 2
 
-Wall and processor seconds of `geosr batch`, the median over the rounds and the ratio of the wall seconds; and whether
+Wall and CPU seconds of `geosr batch`, the median over the rounds and the ratio of the wall seconds; and whether
 the outputs are the same byte for byte, as promised. Pairs are one scene under several names. Inputs are made in FOLDER
 once and stay there; outputs are removed.
 """

@@ -3,7 +3,7 @@
     python benchmarks/cmsr.py ../shared/data/middlebury            # reduced: two samples, 200 steps a stage, one seed
     python benchmarks/cmsr.py ../shared/data/middlebury --full     # every sample, 800 steps a stage, three seeds; days
 
-The source is the truth's block mean; RMSE over all pixels, in the truth's units, made consistent with the source. The
+The source is the truth's block mean; RMSE over all pixels, in the truth's units, projected onto the source. The
 ablation over the scheme's probability p (the supplement's Fig. 3) also has the PSNR (peak 255) and deforms no guide. A
 bent guide is moved, turned by a degree and bent like a sine; `off` is the root mean square distance in output pixels
 between where the guide is and where it should be, before and after the deformation. One thread. Prints Markdown.

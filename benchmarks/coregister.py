@@ -72,7 +72,7 @@ def cases(data: Path, folder: Path) -> Iterator[Case]:
     made = scene.make_scene(folder / "scene", seed=3, size=320)
     for name in ("dsm", "thermal"):
         truths, affine = read(made[f"truth_{name}"])
-        yield Case(f"made-up {name}", truths[0], affine, *read(made["ortho"]))
+        yield Case(f"synthetic {name}", truths[0], affine, *read(made["ortho"]))
     for name in ("vhm_0_1", "depth_0"):
         with np.load(data / f"p2p/{name}.npz") as file:
             for index, (truth, guide) in enumerate(zip(file["source_hr"], file["guide"], strict=True)):

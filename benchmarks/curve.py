@@ -4,7 +4,7 @@
     python benchmarks/middlebury.py --data ../shared/data/middlebury --trace 100 > default.log
     python benchmarks/curve.py paper=paper.log default=default.log -o curve.png
 
-Draws for each image the error of the network during its fit, made consistent with the source, and of the answer at the
+Draws for each image the error of the network during its fit, projected onto the source, and of the answer at the
 end; prints Markdown: the ends, and after how long each fit was first as good as the first log's answer. One thread, and
 a quiet machine: the seconds are wall time (without those of the looks).
 """
@@ -28,7 +28,7 @@ class Fit:
     """Of one image.
 
     Attributes:
-        looks: (seconds, RMSE) of the network during the fit, made consistent with the source.
+        looks: (seconds, RMSE) of the network during the fit, projected onto the source.
         end: the same of the answer.
         raw: RMSE of the answer as it is.
     """
@@ -79,7 +79,7 @@ def table(logs: Mapping[str, Mapping[str, Fit]], names: Sequence[str]) -> str:
     """Markdown."""
     first = next(iter(logs))
     lines = [
-        f"| image | fit | seconds | RMSE | made consistent | s to {first}'s RMSE | s to {first}'s made consistent |",
+        f"| image | fit | seconds | RMSE | projected | s to {first}'s RMSE | s to {first}'s projected |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in names:

@@ -1,4 +1,4 @@
-"""Pairs of any size for the other benchmarks: a made-up scene, repeated in mirrors."""
+"""Pairs of any size for the other benchmarks: a synthetic scene, repeated in mirrors."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=examples:benchmarks python benchmarks/local_shift.py --data ../shared/data --scale 4
 
-The Middlebury samples and made-up scenes of `coregister.py`. The guide is displaced by a known smooth field of up to
+The Middlebury samples and synthetic scenes of `coregister.py`. The guide is displaced by a known smooth field of up to
 `--size` output pixels along each axis with one period over the image, by a turn and a stretch, by a plain shift, and
 not at all. The source is the truth's block mean; everything goes through files. The guide's has pixels of half the
 size, undisplaced too, so that taking it from between its pixels does not blur it. RMSE over all pixels, of `--method

@@ -4,7 +4,7 @@
     python benchmarks/methods_table.py ../shared/data/middlebury --methods mmsr p2p:paper
 
 Each method runs on one thread in a process of its own. RMSE (disparity values, mean of the samples) of the answer as it
-is and made consistent with the source; processor seconds of fit and prediction; the process's peak memory, and what of
+is and projected onto the source; CPU seconds of fit and prediction; the process's peak memory, and what of
 that is there before the method is loaded. Prints Markdown.
 """
 
@@ -30,7 +30,7 @@ CHEAP = [name for name in methods.names() if name != "mmsr" and not methods.entr
 def measure(
     data: Path, name: str, scale: int, weights: Mapping[str, Path] | None = None
 ) -> tuple[float, float, float, float]:
-    """Mean RMSE as answered and made consistent, mean seconds, peak bytes, in a process that has done nothing else.
+    """Mean RMSE raw and projected onto the source, mean seconds, peak bytes, in a process that has done nothing else.
 
     Args:
         data: folder with guide/ and source_hr/.

@@ -3,7 +3,7 @@
     python benchmarks/middlebury.py --data ../shared/data/middlebury --scale 4 --preset default
 
 The source is the true disparity's block mean in float64; the error is over all pixels, in disparity values.
-`raw` is the method's answer, `projected` the same made consistent with the source (the refined answer is so
+`raw` is the method's answer, `projected` the same after the projection onto the source (the refined answer is so
 already). Prints Markdown.
 """
 

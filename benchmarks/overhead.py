@@ -5,7 +5,7 @@
 `plain` is `rio warp --resampling cubic` of the source to the output's grid and `rio cogeo create` with the same
 compression and threads, and `geosr upscale --method bicubic` does the same with tiles, blending and consistency.
 `with the guide` adds `rio warp --resampling average` of the guide to that grid, and geosr reads and aligns the guide,
-too, for the same bicubic method. Wall and processor seconds; the ratios are the medians over the rounds. Inputs are
+too, for the same bicubic method. Wall and CPU seconds; the ratios are the medians over the rounds. Inputs are
 made in FOLDER once and stay there; outputs are removed.
 """
 

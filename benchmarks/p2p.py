@@ -4,7 +4,7 @@
 
 The yardstick cuts the guide into one patch for each source pixel, hands them out through torch's DataLoader, and sends
 them through 1 x 1 convolutions with autograd. Both draw weights and batches of their own. Prints Markdown: processor
-seconds of fit and prediction on one thread, their ratio, and RMSE as answered and made consistent with the source, for
+seconds of fit and prediction on one thread, their ratio, and RMSE raw and projected onto the source, for
 both at the paper's settings (but for --steps) and for geosr's default. All steps of the plain loop take the same time:
 with --plain-steps it does only so many, and the seconds of its fit are counted in proportion. Ours become faster as the
 weight decay silences features, so that it needs all of them.
@@ -91,7 +91,7 @@ def ours(patch: Patch, settings: P2pSettings, seed: int) -> tuple[float, FloatAr
 
 
 def errors(sample: Sample, values: FloatArray) -> str:
-    """RMSE as answered and made consistent."""
+    """RMSE raw and projected onto the source."""
     return " / ".join(f"{error:.3f}" for error in sample.errors(values))
 
 

@@ -6,7 +6,7 @@
 
 FOLDER is `shared/data`, or one laid out as geosr.datasets has it: `guide/` and `source_hr/` with images of the same
 names (also in folders 2003, 2005, 2014), or DFC2019's Track 1. Sources are the truth's block means; RMSE over all
-pixels, then the mean over the pairs, as answered and made consistent with the source; and that over bicubic's, pair by
+pixels, then the mean over the pairs, raw and projected onto the source; and that over bicubic's, pair by
 pair, since pairs differ in their units. Every network is MMSR's own (64 channels) unless it says "default". Writes
 papers.md and two pictures a scale, and prints every error as it comes.
 """
@@ -239,7 +239,7 @@ class Bench:
             means = np.mean(found, axis=0).tolist() if found else (None, None, None)
             rows.append((label, *means, experiment.published.get(label)))
         theirs = ((name, None, None, None, error) for name, error in _others(experiment).items())
-        names = "model", "mean RMSE", "made consistent", "over bicubic", "published"
+        names = "model", "mean RMSE", "projected", "over bicubic", "published"
         return len(pairs), Table(names, (*rows, *theirs))
 
 

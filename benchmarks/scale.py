@@ -31,7 +31,7 @@ _LOOK = 0.05  # seconds between two looks at the run folder
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one command: wall seconds, processor seconds, bytes of resident memory at the peak."""
+    """Of one command: wall seconds, CPU seconds, bytes of resident memory at the peak."""
 
     wall: float
     processor: float

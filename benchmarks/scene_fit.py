@@ -2,7 +2,7 @@
 
     PYTHONPATH=examples python benchmarks/scene_fit.py ../shared/data FOLDER
 
-The made-up suburb (heights and temperatures, x4) and the larger rasters of `shared/data`, whole: the truth's block
+The synthetic suburb (heights and temperatures, x4) and the larger rasters of `shared/data`, whole: the truth's block
 means are the source. Prints for bicubic and for the default with `--fit scene` and `--fit tile` the RMSE, the seams
 (the mean step across tile edges over that across other lines of the same phase; 1 is none) and the wall seconds, of all
 and for a megapixel. Inputs and outputs stay in FOLDER; an output that is there is not made again.
@@ -45,7 +45,7 @@ def cases(data: Path, folder: Path, size: int) -> Iterator[Case]:
     for kind in ("dsm", "thermal"):
         with rasterio.open(made[f"truth_{kind}"]) as file:
             truth = file.read(1, masked=True).astype(np.float64).filled(np.nan)
-        yield Case(f"made-up town, {kind}", made[kind], made["ortho"], truth)
+        yield Case(f"synthetic town, {kind}", made[kind], made["ortho"], truth)
     for files in FILES:
         if files.name in _LARGE:
             source = folder / f"{files.name}.tif"
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path, help="where inputs and outputs go")
-    parser.add_argument("--size", type=int, default=640, help="of the made-up town, output pixels a side")
+    parser.add_argument("--size", type=int, default=640, help="of the synthetic town, output pixels a side")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     print("| scene | fit | tiles | RMSE | seams | s | s a megapixel |\n|---|---|---|---|---|---|---|")

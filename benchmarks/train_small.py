@@ -116,7 +116,7 @@ def main() -> None:
     for method in arguments.methods:
         weights = columns[method] = work / f"{method}_x{SCALE}.safetensors"
         train(method, SCALE, manifest, weights, arguments.threads, arguments.set)
-    print(f"\nA small training on the CPU. RMSE at x{SCALE} on what it has not seen, made consistent:\n")
+    print(f"\nA small training on the CPU. RMSE at x{SCALE} on what it has not seen, projected onto the source:\n")
     print(f"| left out | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     with torch_threads(arguments.threads):
         for kind in ("dsm", "thermal"):

@@ -33,7 +33,7 @@ def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device
     """Tell what methods can be expected to do on a pair, before any long work and without a truth.
 
     SOURCE and GUIDE are pooled by --scale, or by 4 or 2 where that would leave too little, on two tiles of the pair;
-    each method upscales the pooled source, and the source itself is the truth. Gains one step down are mostly larger
+    each method upscales the pooled source, and the source itself is the truth. Gains one scale lower are mostly larger
     than at full size; the order is what counts.
 
     \b

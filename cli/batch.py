@@ -81,12 +81,14 @@ _RUN = "How it runs"
     "--workers",
     type=int,
     metavar="N",
-    help="Pairs in work at once, and tiles of all of them together. Does not change the outputs.  "
+    help="Pairs in progress at once, and tiles of all of them together. Does not change the outputs.  "
     "[default: one for each processor; 1 on a GPU; as many as an existing cluster has]",
 )
 @scheduler_options
 @tile_error_option
-@option(_RUN, "--overwrite", is_flag=True, help="Make outputs anew that are there; else their pairs are skipped.")
+@option(
+    _RUN, "--overwrite", is_flag=True, help="Make outputs again that exist already; without it their pairs are skipped."
+)
 @uncertainty_option("TEMPLATE")
 @style_option
 @option(_RUN, "--dry-run", is_flag=True, help="List the pairs and what does not match, and write nothing.")
@@ -188,7 +190,7 @@ def _find(
 
     patterns, scale = not (source is guide is truth is None), inputs.scale
     if patterns + (manifest is not None) + (dataset is not None) != 1:
-        raise UsageError("which pairs? give --source and --guide patterns, or --manifest, or --dataset; one of them")
+        raise UsageError("no pairs given; use either --source and --guide patterns, or --manifest, or --dataset")
     stac = manifest is not None and manifest.suffix.lower() in (".json", ".geojson")
     if any(assets) and not stac:
         raise UsageError("--source-asset and --guide-asset are for STAC items: --manifest FILE.json")

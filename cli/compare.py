@@ -63,7 +63,7 @@ def command(
     """Run methods side by side on a pair: their errors, seconds and peak memory.
 
     They work on one part of at most 320 x 320 output pixels in the middle of the scene, or of --bounds, each in a
-    process of its own. Without --truth they work one step down, where the source is the truth.
+    process of its own. Without --truth they work one scale lower, where the source is the truth.
 
     \b
       geosr compare dsm.tif ortho.tif --truth lidar.tif --methods diffusion,mmsr,mmsr:paper-dem -o side_by_side

@@ -154,7 +154,7 @@ def _check_options(context: click.Context, protocol: str | None) -> None:
     for name in _OF_FILES if protocol else _OF_PROTOCOLS:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} has no effect {'with' if protocol else 'without'} --protocol; leave it away")
+            raise UsageError(f"{flag} has no effect {'with' if protocol else 'without'} --protocol; leave it out")
 
 
 def _rerun(protocol: str, root: Path, scale: float, methods: str, device: str, files: dict[str, Path | None]) -> None:

@@ -138,7 +138,7 @@ def _prepare_streams() -> None:
 
 
 def _leave(code: int) -> None:
-    """Leave at once: tiles still in work on other threads are not waited for; scratch is gone by now."""
+    """Leave at once: tiles still in progress on other threads are not waited for; scratch is gone by now."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -140,7 +140,8 @@ method_options = _together(
         default="mmsr",
         show_default=True,
         metavar="NAME",
-        help="How the detail is found; `geosr methods` lists them, and 'auto' takes what does best one step down.",
+        help="How the detail is found; `geosr methods` lists them, and 'auto' takes the one that does "
+        "best on the pair itself, one scale lower (see `geosr assess`).",
     ),
     option(
         _RESULT,
@@ -300,7 +301,7 @@ batch_option = option(
     "--batch",
     type=int,
     metavar="N",
-    help="Tiles that are fitted together, with --fit tile and a method that can (mmsr); it changes last bits.  "
+    help="Tiles that are fitted together, with --fit tile and a method that can (mmsr); rounding depends on it.  "
     "[default: what a GPU has memory for; 1 on the CPU]",
 )
 

@@ -88,7 +88,7 @@ _EVERY = 10.0  # seconds between two progress lines
     "--threads",
     type=int,
     metavar="N",
-    help="Of the processor; another number changes last bits.  [default: all]",
+    help="Of the processor; another number changes the result by rounding.  [default: all]",
 )
 @option(_RUN, "--overwrite", is_flag=True, help="Replace weights that exist.")
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -122,7 +122,7 @@ def command(
     from geosr.train import Course, train
 
     if (pairs is None) == (dataset is None):
-        raise UsageError("what is learnt from? give --pairs or --dataset; one of them")
+        raise UsageError("no training pairs given; use either --pairs or --dataset")
     if log is not None and pairs is not None and log.absolute() == pairs.absolute():
         raise UsageError("the log is the list of pairs; give it another name")
     course = Course(method, check_scale(scale), preset, read_settings(settings), validation, seed, licence)

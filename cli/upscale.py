@@ -71,7 +71,7 @@ def _only_one(context: click.Context, option: click.Parameter, paths: tuple[Path
     "--workers",
     type=int,
     metavar="N",
-    help="Tiles in work at once; does not change the output.  [default: one for each processor; 1 on a GPU]",
+    help="Tiles in progress at once; does not change the output.  [default: one for each processor; 1 on a GPU]",
 )
 @scheduler_options
 @batch_option

@@ -1,4 +1,4 @@
-"""The main job on a made-up scene, scored and drawn: `python demo.py FOLDER` (what `make demo` runs)."""
+"""The main job on a synthetic scene, scored and drawn: `python demo.py FOLDER` (what `make demo` runs)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def draw(path: Path, files: dict[str, Path], errors: tuple[float, float]) -> Non
 
 def main() -> None:
     """Make the scene, run the command, print the errors, draw the picture."""
-    options = parse("Run the main job on a made-up scene and show how it did.", size=320)
+    options = parse("Run the main job on a synthetic scene and show how it did.", size=320)
     folder: Path = options.folder
     start = time.perf_counter()
     print(f"Making a scene in {folder} ...", flush=True)

@@ -1,4 +1,4 @@
-"""A small made-up piece of suburb as georeferenced rasters, with the truth known: `python scene.py FOLDER`.
+"""A small synthetic piece of suburb as georeferenced rasters, with the truth known: `python scene.py FOLDER`.
 
 The ground is a function of world coordinates (terrain, houses, halls, trees, cars, paint), the same for
 every size with the same seed: a larger scene shows more of it. Each raster is drawn from that function on

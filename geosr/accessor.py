@@ -105,7 +105,7 @@ def upscale(
         dtype: of the output: float32, float64, int16, int32, uint8 or uint16.
         compress: of `output`: deflate or zstd.
         device: `auto`, `cpu` or `cuda`.
-        workers: tiles in work at once; never changes the result.
+        workers: tiles in progress at once; never changes the result.
         scheduler: `threads`; `processes`, which survive each other (call from under `if __name__ == "__main__"`);
             or `tcp://HOST:PORT` of a Dask scheduler whose workers see the same files.
         gpus: `all`, or numbers as in `0,1`: one worker process each, with `scheduler="processes"`.

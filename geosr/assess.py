@@ -1,4 +1,4 @@
-"""What a method can be expected to do on a pair, measured on the pair itself one step down.
+"""What a method can be expected to do on a pair, measured on the pair itself one scale lower.
 
 Source and guide are pooled by the scale; then the source itself is the truth (Wald, Ranchin and Mangolini 1997).
 """
@@ -30,7 +30,7 @@ _TILES = 2  # that methods are tried on
 
 @dataclass(frozen=True)
 class Score:
-    """One method one step down.
+    """One method one scale lower.
 
     Attributes:
         method: its name.
@@ -45,11 +45,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Assessment:
-    """Methods one step down, `WITHOUT_GUIDE` first.
+    """Methods one scale lower, `WITHOUT_GUIDE` first.
 
     Attributes:
         samples: tiles that were tried.
-        pixels: with a truth. Where it is 0 too little of the source is left one step down, and there are no scores.
+        pixels: with a truth. Where it is 0 too little of the source is left one scale lower, and there are no scores.
         scores: one for each method.
         step: what the pair was pooled by; None where too little of it is left.
         units: of the errors, None where the source's file says nothing.
@@ -77,7 +77,7 @@ class Assessment:
     def verdict(self) -> str:
         """In a sentence."""
         if self.best is None:
-            return "cannot tell: less than 32 source pixels are left one step down"
+            return "cannot tell: less than 32 source pixels are left one scale lower"
         gain = self.gain(self.best)
         if gain < 0.01:
             return "the guide does not help: nothing is expected to be better than bicubic"
@@ -85,7 +85,7 @@ class Assessment:
 
 
 def assess(patches: Sequence[Patch], chosen: Sequence[Method], spread: float, seed: int, device: str) -> Assessment:
-    """Every method on every patch one step down, made consistent with the pooled source.
+    """Every method on every patch one scale lower, projected onto the pooled source.
 
     Args:
         patches: of the pair, normalised by the scene's statistics.
@@ -113,9 +113,9 @@ def assess(patches: Sequence[Patch], chosen: Sequence[Method], spread: float, se
 
 
 def steps_down(patches: Sequence[Patch], device: str) -> list[tuple[Patch, FloatArray, BoolArray]]:
-    """The patches one step down that leave enough to tell, each with its truth and where that is known.
+    """The patches one scale lower that leave enough to tell, each with its truth and where that is known.
 
-    Methods do not judge by a further step down, where nothing would be left: they believe the guide's edges as far as
+    Methods do not judge by a further scale down, where nothing would be left: they believe the guide's edges as far as
     the patches themselves let them, and take over all detail of a network, for whose worth this is the test.
     """
     from geosr.methods.diffusion_settings import DiffusionSettings
@@ -130,7 +130,7 @@ def steps_down(patches: Sequence[Patch], device: str) -> list[tuple[Patch, Float
 
 
 def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Sequence[str]) -> Assessment:
-    """Methods one step down on a few tiles of the pair; their default presets, nothing is written.
+    """Methods one scale lower on a few tiles of the pair; their default presets, nothing is written.
 
     Raises:
         UsageError, InputError, UnavailableError: as `upscale_file`.
@@ -148,7 +148,7 @@ def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Seq
 
 
 def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
-    """With `auto`, the method that does best one step down; where nothing can be told, the default one."""
+    """With `auto`, the method that does best one scale lower; where nothing can be told, the default one."""
     if recipe.method != AUTO:
         return recipe
     if recipe.preset != "default" or recipe.settings or recipe.weights:

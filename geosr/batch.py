@@ -132,7 +132,7 @@ def run_batch(
 ) -> Summary:
     """Every pair as `upscale_file` does it; one that fails does not stop the others.
 
-    As many pairs are in work at once as there are workers (processors, when `execution.workers` is None), each on a
+    As many pairs are in progress at once as there are workers (processors, when `execution.workers` is None), each on a
     thread of this process; one that has no memory left for its tiles waits for others. With threads, the workers that
     are left over are shared out among the pairs' tiles; worker processes, of which there is one set for all pairs, work
     on tiles of any of them. A fit and a tile have one thread of the processor each, however many pairs there are, so

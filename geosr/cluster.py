@@ -55,7 +55,7 @@ class Cluster:
     Attributes:
         client: of the scheduler.
         workers: items that they work on at once.
-        in_flight: items of one run at most in work or waiting at the scheduler.
+        in_flight: items of one run at most in progress or waiting at the scheduler.
         keeper: looks after the workers, for all runs together.
     """
 
@@ -210,7 +210,7 @@ class Keeper:
             )
 
     def _ask(self, ours: Iterable[str]) -> dict[str, list[str]]:
-        """What each worker owes: items in work, and results that it has not handed out."""
+        """What each worker owes: items in progress, and results that it has not handed out."""
         client = self._client
 
         async def ask(scheduler: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -366,7 +366,7 @@ def connect(
 
     Args:
         address: `tcp://host:port`.
-        workers: items in work at once; as many as its workers take when None.
+        workers: items in progress at once; as many as its workers take when None.
         files: what they must see, with sizes in bytes.
         folder: what they must be able to write in.
         timeout: seconds of the watch; derived from the times that workers take when None.

@@ -118,7 +118,7 @@ def compare(
 ) -> Comparison:
     """Run methods on one part of a pair, of a tile's size: the one in the middle of the scene or of `inputs.bounds`.
 
-    Without a truth they run one step down, where the source itself is the truth; see `assess`.
+    Without a truth they run one scale lower, where the source itself is the truth; see `assess`.
 
     Args:
         inputs: the pair.
@@ -130,7 +130,7 @@ def compare(
 
     Raises:
         UsageError, InputError, UnavailableError: as for a run.
-        InputError: no pixel has a truth, or too little of the source is left one step down.
+        InputError: no pixel has a truth, or too little of the source is left one scale lower.
     """
     from geosr.methods.solve import prepare
 
@@ -145,7 +145,7 @@ def compare(
     if truth is None:
         steps = steps_down([patch], placement.device)
         if not steps:
-            raise InputError("cannot tell: less than 32 source pixels are left one step down; give a truth (--truth)")
+            raise InputError("cannot tell: less than 32 source pixels are left one scale lower; give a truth (--truth)")
         patch, normal, known = steps[0]
         answered = np.ones(known.shape, dtype=bool)
         real = np.where(known, normal * stats.source_spread + stats.source_centre, np.nan)

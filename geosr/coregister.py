@@ -53,7 +53,7 @@ _RESAMPLES = 200
 _SURE = 0.95  # of them; 52 guides that were turned round or made of noise reached 0.87 at most
 _ROUNDS = 4  # of the diffusion: 12 and 24 place the guide no better
 _PIXELS = 1 << 19  # high pixels that are looked at in a larger scene
-_SMALLEST = 0.25  # output pixels: for less the guide is not interpolated anew
+_SMALLEST = 0.25  # output pixels: for less the guide is not interpolated again
 
 
 @dataclass(frozen=True)
@@ -414,14 +414,14 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
     lag = _descend(cost, start, max(scale // 4, step), step)
     near = [(lag[0] + step * i, lag[1] + step * j) for i, j in _NEIGHBOURS]
     if np.isinf([cost(other) for other in near]).any():
-        return replace(coarse, obstacle="colours and edges are for different shifts")
+        return replace(coarse, obstacle="colours and edges indicate different shifts")
     offset, error = _vertex(np.array([roughness(other) for other in near]))
     if not error <= scale / (4 * step):
-        return replace(coarse, obstacle="the edges leave it open by more than a quarter of a source pixel")
+        return replace(coarse, obstacle="the edges leave an uncertainty of more than a quarter of a source pixel")
     rows, cols = (a + step * b for a, b in zip(lag, offset, strict=True))
     shift, gain = Shift(rows, cols, step * error, coarse.confidence), roughness((0, 0)) - roughness(lag)
     if any(shift.applied) and gain.sum() < gain.std() * np.sqrt(len(gain)):
-        return replace(shift, obstacle="where it would go the guide fits no better than where it is")
+        return replace(shift, obstacle="the guide fits no better at the estimated position than at its own")
     return shift
 
 

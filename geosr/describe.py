@@ -334,7 +334,8 @@ def _sidecar_notes(file: Path, dataset: Any, sidecar: Sidecar, bands: Sequence[i
         elif beside is not None and not _agree(beside, own):
             ignored.append(what)
     if ignored:
-        yield f"{', '.join(ignored)} in {there} {'is' if len(ignored) == 1 else 'are'} not read: {name} itself holds"
+        verb = "is" if len(ignored) == 1 else "are"
+        yield f"{', '.join(ignored)} in {there} {verb} ignored: {name} itself takes precedence"
 
 
 def _agree(beside: Any, own: Any) -> bool:

@@ -113,7 +113,7 @@ def _same_crs(a: str | None, b: str | None) -> bool:
 
 
 def _is_near(file: Raster, place: GeoBox) -> bool:
-    """Whether a guide's file may have a say there: with a margin for guides that are looked for elsewhere."""
+    """Whether a guide's file may be used there: with a margin for guides that are looked for elsewhere."""
     if file.geobox.crs is None or place.crs is None:
         return True
     return coordinates.overlap_fraction(place.pad(_MARGIN), file.geobox) > 0

@@ -1,7 +1,7 @@
 """A smooth field of shifts, fitted through what each window of a scene says of each shift.
 
 No window is asked for a shift of its own: what it would cost is known for a lattice of shifts, and the field minimises
-the sum over windows. So one without structure has no say, one with an edge has it across the edge alone, and one that
+the sum over windows. So one without structure adds nothing, one with an edge has it across the edge alone, and one that
 is undecided between two places goes with its neighbours. How far the field bends is settled by windows that were
 left out (Stone 1974).
 """

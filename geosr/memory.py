@@ -23,7 +23,7 @@ class Load:
 
     Attributes:
         plan: of the run.
-        workers: groups of tiles in work at once.
+        workers: groups of tiles in progress at once.
         batch: tiles to a group.
         processes: whether each worker is a process of its own, beside the coordinating one.
     """

@@ -117,7 +117,7 @@ def score(
     are right to 0.02 % of an error's distance from the first block's median error.
 
     Args:
-        blocks: gives the blocks anew, in any order; their cores cover each pixel once.
+        blocks: gives the blocks each time it is called, in any order; their cores cover each pixel once.
         step: height of an edge, in the truth's units; twice the root of the mean squared difference between
             neighbours of the truth when None: that finds steps among slopes and flats, and no edges on a plane.
         spacing: length of a column step and of a row step on the ground, in the units of the values; gives slope and

@@ -88,7 +88,7 @@ def upscale_bands(
         parts, done = [work / f"band{band:04d}.tif" for band in bands], []
         for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):
             execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
-            raster.check_unchanged(plan.scene.source)  # each band's run looks at it anew
+            raster.check_unchanged(plan.scene.source)  # each band's run looks at it again
             run = partial(_run, replace(common, band=band), recipe, quiet, part, crew)
             done.append(_finished(folder, f"band {band}", run, execution))
         raster.check_unchanged(plan.scene.source)

@@ -16,7 +16,7 @@ from geosr.errors import UnavailableError, UsageError
 DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
 COMPRESSIONS = ("deflate", "zstd")
 AUTO = "auto"
-"""In place of a method's name: the one that does best one step down."""
+"""In place of a method's name: the one that does best one scale lower."""
 
 FITS = ("tile", "scene")
 DEVICES = ("auto", "cpu", "cuda")
@@ -122,11 +122,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how the work runs; only `device`, `threads` and `batch` have a say in a result, in its last bits.
+    """Where and how the work runs; only `device`, `threads` and `batch` change a result, by rounding.
 
     Attributes:
         device: `auto`, `cpu` or `cuda`.
-        workers: tiles in work at once; as many as there are processors (on a GPU: one) when None.
+        workers: tiles in progress at once; as many as there are processors (on a GPU: one) when None.
         scheduler: `threads` of this process, worker `processes`, or `tcp://HOST:PORT` of a Dask scheduler.
         overwrite: replace an existing output.
         on_tile_error: what becomes of tiles that fail: `fail`, no output is written; `interpolate`, they hold the
@@ -143,7 +143,8 @@ class Execution:
         threads: of the processor for a fit and for each tile; all for a fit, and what follows from the number of tiles
             and the machine for a tile, when None.
         batch: tiles that are fitted together, for a method that can and where each tile has a fit of its own; None
-            takes as many as a GPU has memory for, and 1 on the CPU. It belongs to a run's record: it changes last bits.
+            takes as many as a GPU has memory for, and 1 on the CPU. It belongs to a run's record, as it changes
+            the result by rounding.
     """
 
     device: str = "auto"
@@ -313,7 +314,7 @@ class Validated(Event):
     Attributes:
         step: after which.
         loss: mean of the training's since the last time.
-        rmse: of the result made consistent, in standard deviations of the source, mean of the pairs.
+        rmse: of the result projected onto the source, in standard deviations of the source, mean of the pairs.
         bicubic: the same of bicubic interpolation.
     """
 

@@ -80,7 +80,7 @@ def check_template(template: str | None, option: str = "--output") -> str:
         UsageError: there is none, it has a field other than {stem} and {scale}, or no name from it is a GeoTIFF's.
     """
     if template is None:
-        raise UsageError("where do the outputs go? give --output, e.g. --output 'out/{stem}_x{scale}.tif'")
+        raise UsageError("no outputs given; use --output, e.g. --output 'out/{stem}_x{scale}.tif'")
     if unknown := set(re.findall(r"\{[^{}]*\}", template)) - {"{stem}", "{scale}"}:
         raise UsageError(f"{option} {show(template)}: {', '.join(sorted(unknown))} is none of {{stem}} and {{scale}}")
     if not template.lower().endswith((".tif", ".tiff", "}")):  # a stem may bring the ending with it

@@ -168,7 +168,7 @@ def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterato
     if smaller := sum(result.batch is not None for result in report.results):
         yield (
             f"memory did not suffice for {placement.batch} tiles at once: {smaller} were fitted in smaller "
-            "batches, and another run may differ in last bits"
+            "batches, and another run may differ by rounding"
         )
     if plan.reads_guide and report.guided < 1 and not report.failed:
         yield f"no guide on {1 - report.guided:.1%} of the area: the source is interpolated there"
@@ -177,8 +177,8 @@ def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterato
 def _notes_on_output(plan: Plan, written: Written) -> Iterator[str]:
     if written.beyond:
         yield (
-            f"{written.beyond} source pixels lie beyond --min or --max and became that: the output is not true to "
-            "them, and the expected error does not know of it"
+            f"{written.beyond} source pixels lie beyond --min or --max and were set to the limit: the output "
+            "deviates from the source there, and the expected error does not include it"
         )
     if written.cut:
         yield (

@@ -22,7 +22,7 @@ class Placement:
 
     A fit for the scene has the `fit_threads`.
     `batch` tiles are fitted together; `planned` says that the free memory decided how many.
-    The tiles in work take about `memory` bytes of this machine; None where that is not known.
+    The tiles in progress take about `memory` bytes of this machine; None where that is not known.
     """
 
     device: str
@@ -57,12 +57,12 @@ class Crew:
             return nullcontext()
 
         def tell() -> None:
-            execution.on_event(Note("it waited for memory: tiles of more pairs at once would not have fitted"))
+            execution.on_event(Note("this pair waited until others freed memory"))
 
         return self.memory.part(placement.memory, tell)
 
     def at_once(self, placement: Placement) -> int | None:
-        """Groups of tiles in work at once at most, where they are fewer than there are workers."""
+        """Groups of tiles in progress at once at most, where they are fewer than there are workers."""
         return placement.workers if placement.workers < self.pool.workers else None
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what has a say in the output's bytes."""
+    """Versions of everything that decides the output's bytes."""
     from geosr.device import torch_version
 
     return {"geosr": __version__, "numpy": np.__version__, "torch": torch_version(), **gdal.versions()}

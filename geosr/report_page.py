@@ -244,7 +244,7 @@ def _tables(content: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     run = {"output": content["output"] or "none", "exit code": content["exit_code"], "scheduler": content["scheduler"]}
     run |= {"workers": content["workers"]}
     if smaller := content.get("batches", {}).get("smaller"):
-        run |= {"smaller batches": f"{len(smaller)} tiles, for want of memory: another run may differ in last bits"}
+        run |= {"smaller batches": f"{len(smaller)} tiles, for want of memory: another run may differ by rounding"}
     inputs, settings, versions = (content[name] for name in ("inputs", "settings", "versions"))
     notes = [(str(number), text) for number, text in enumerate(content.get("notes", ()), 1)]
     return [

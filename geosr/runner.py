@@ -20,7 +20,7 @@ class Pool(Protocol):
 
     @property
     def workers(self) -> int:
-        """Items in work at once."""
+        """Items in progress at once."""
 
     def run(
         self,
@@ -40,7 +40,7 @@ class Pool(Protocol):
             on_done: called in the caller's thread with each result as it comes.
             on_lost: the result of an item whose processes died or hung, and why in a sentence.
             tell: called in the caller's thread with a sentence when a worker that had its items is ended.
-            at_once: no more than so many in work or on their way to it; as many as there are workers when None.
+            at_once: no more than so many in progress or on their way to it; as many as there are workers when None.
 
         Returns:
             The results in the order of the items.
@@ -63,7 +63,7 @@ class Threads:
         tell: Callable[[str], None] | None = None,
         at_once: int | None = None,
     ) -> list[Result]:
-        """As `Pool.run`. When it ends by an error, what is still in work on other threads is left behind."""
+        """As `Pool.run`. When it ends by an error, what is still in progress on other threads is left behind."""
 
         def pass_on(key: str, result: Result, *_: Any) -> None:
             on_done(result)

@@ -145,7 +145,8 @@ def suspicions(scene: Scene) -> Iterator[str]:
             constant = preflight.suspicious_constant(file)
             if constant is not None:
                 value = f"{constant:.17g}"  # whole, as it will be typed
-                yield f"the {role} holds {value} as if for nodata; if it is, say --{role}-nodata {value}"
+                hint = f"if it is, pass --{role}-nodata {value}"
+                yield f"the {role} contains {value}, which looks like undeclared nodata; {hint}"
 
 
 def find_valid(scene: Scene, tiles: list[Tile], *, with_guide: bool = True) -> tuple[Tile, Pair]:

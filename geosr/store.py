@@ -173,7 +173,7 @@ class TileStore:
         with self._file(index).open("rb") as file:
             digest = file.readline(2 * _DIGEST_SIZE + 1).strip().decode(errors="replace")
             if check and _digest(file.read()) != digest:
-                raise OutputError(f"{self._file(index)} is damaged; run the same command again to make the tile anew")
+                raise OutputError(f"{self._file(index)} is damaged; run the same command again to recompute the tile")
             file.seek(2 * _DIGEST_SIZE + 1)
             header: dict[str, Any] = json.loads(file.readline())
             return header, file.tell()
@@ -216,7 +216,7 @@ class RunFolder:
         self._write_manifest()
 
     def withdraw(self) -> None:
-        """Take back what an earlier run published without its output: this one will publish it anew.
+        """Take back what an earlier run published without its output: this one will publish it again.
 
         Raises:
             OutputError: there is no right.
@@ -240,7 +240,7 @@ class RunFolder:
         return value
 
     def forget(self, name: str) -> None:
-        """What is remembered as `name` will be made anew."""
+        """What is remembered as `name` will be recomputed."""
         self._manifest["remembered"].pop(name, None)
         self._write_manifest()
 
@@ -264,7 +264,7 @@ class RunFolder:
             return dict(arrays)
 
     def tiles(self, layers: Sequence[str] = ()) -> TileStore:
-        """The tiles of this run, and room for those of further rasters. What is remembered later has no say in them."""
+        """The tiles of this run, and room for those of further rasters; nothing remembered later changes them."""
         with reported(f"cannot write in {self.path}"):
             for name in layers:
                 (self.path / name).mkdir(exist_ok=True)
@@ -502,7 +502,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # after it a tile still in work cannot add a file to the folder being emptied
+    with suppress(OSError):  # after it a tile still in progress cannot add a file to the folder being emptied
         path = path.rename(_gone(path))
     _erase(path)
 

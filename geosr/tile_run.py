@@ -39,7 +39,7 @@ def run_tiles(
     """`work` on every group of tiles that is not whole in `store` already.
 
     A tile whose failure may pass gets a second attempt when all others are done, one at a time: what failed for
-    want of memory has the machine to itself then. Its group comes with it, for a tile's last bits follow from what
+    want of memory has the machine to itself then. Its group comes with it, for a tile's rounding follows from what
     it is fitted together with.
 
     Args:
@@ -50,7 +50,7 @@ def run_tiles(
         batch: tiles to a group.
         scale: output pixels to one source pixel along a side.
         pool: where the tiles are worked on.
-        at_once: groups in work at once at most, where they are to be fewer than the pool's workers.
+        at_once: groups in progress at once at most, where they are to be fewer than the pool's workers.
         on_event: told of every tile.
     """
     groups = [tuple(tiles[first : first + batch]) for first in range(0, len(tiles), batch)]
@@ -129,8 +129,8 @@ def _stored(groups: Sequence[Group], store: TileStore, on_event: Callable[[Event
         else:
             parted += len(whole)
     if found or damaged or parted:
-        also = f"; {damaged} more were damaged and are made anew" if damaged else ""
-        also += f"; {parted} more are made anew with the rest of their batch" if parted else ""
+        also = f"; {damaged} more were damaged and are recomputed" if damaged else ""
+        also += f"; {parted} more are recomputed with the rest of their batch" if parted else ""
         total = sum(map(len, groups))
         on_event(Note(f"continuing an earlier run: {len(found)} of {total} tiles are done{also}"))
     return found

@@ -64,7 +64,7 @@ def fit_group(
     group: Sequence[Tile],
     pairs: Sequence[Pair | Exception | None],
 ) -> dict[int, Fit]:
-    """By index, the fits of those tiles in which the method has a say."""
+    """By index, the fits of those tiles that the method is asked for."""
     from geosr.device import torch_threads
     from geosr.methods.solve import Fit, asks, fit_together, prepare
 

@@ -98,7 +98,7 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
     """Train a network on pairs and write its weights to `output`, its model card beside them (`.md`).
 
     The weights are those with the least error on the pairs that were left out: the mean over these of the RMSE of the
-    result made consistent with its source, in standard deviations of the source. At each validation a checkpoint is
+    result projected onto its source, in standard deviations of the source. At each validation a checkpoint is
     kept in a hidden folder beside the output; the same call goes on from there and comes to the same bytes.
 
     Args:
@@ -106,7 +106,7 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
         course: what is trained and how.
         execution: its device, threads, `overwrite` and `on_event` count.
         output: a `.safetensors` file.
-        log: a CSV file with a row for each validation, written anew at each.
+        log: a CSV file with a row for each validation, rewritten at each.
 
     Returns:
         The model card.
@@ -338,7 +338,7 @@ def describe(card: Card) -> str:
         f"- network: {_pairs_of(card.network)}",
         f"- made with {_pairs_of(about['software'])}",
         "",
-        "Both made consistent with the source:",
+        "Both projected onto the source:",
         "",
         scores.markdown(),
     ]

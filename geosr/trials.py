@@ -41,7 +41,7 @@ class Trial:
 
 
 def attempt(patch: Patch, name: str, kind: str, *, seed: int, device: str, threads: int) -> Trial:
-    """Fit a method (`methods.create_as`) on a patch and predict it, made consistent where its preset means to be.
+    """Fit a method (`methods.create_as`) on a patch and predict it, projected where its preset says so.
 
     Raises:
         TileError: the fit failed.

@@ -43,7 +43,7 @@ def standard_deviation(
 
     Args:
         values: (H, W) the answer, in the source's units; a constant may be missing.
-        valid: (H, W) pixels over a valid source. The others have no say, and get what their neighbours show.
+        valid: (H, W) pixels over a valid source. The others are ignored, and get what their neighbours show.
         spread: standard deviation of the scene's source.
         belief: how far the guide's edges were believed, from 0 to 1, for all or for each pixel.
         scale: output pixels to one source pixel along a side.

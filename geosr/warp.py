@@ -242,7 +242,7 @@ def _block_sum(image: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.floa
 def _sample(image: _Image, u: Floats, v: Floats, cell: Mask, plan: Sampling) -> tuple[npt.NDArray[np.float32], Mask]:
     """Means of the samples of each pixel of `cell`, from the positions of its corners, and where they count.
 
-    Where all guide pixels that have a say are valid, one weighted sum does it; the others are treated one by one. That
+    Where all guide pixels that are used are valid, one weighted sum does it; the others are treated one by one. That
     depends on the pixel alone, so a window gives the same bits as a larger one.
     """
     counted = np.zeros(cell.shape, bool)
@@ -294,7 +294,7 @@ def _inside(position: Floats, size: int) -> Mask:
 
 
 def _separable(image: _Image, u: Floats, v: Floats, plan: Sampling) -> tuple[npt.NDArray[np.float32], Mask]:
-    """Means where columns depend on columns only and rows on rows, and where all that has a say is valid."""
+    """Means where columns depend on columns only and rows on rows, and where all that is used is valid."""
     _, rows, cols = image.values.shape
     down, across = _axis(v, plan.down, rows, plan.cubic), _axis(u, plan.across, cols, plan.cubic)
     strips = reduce(np.add, (w[:, None] * image.values[:, index] for w, index, _ in down.taps))
@@ -339,7 +339,7 @@ def _axis(corners: Floats, samples: int, size: int, cubic: bool) -> _Axis:
 
 
 def _scattered(image: _Image, u: Floats, v: Floats, plan: Sampling) -> tuple[npt.NDArray[np.float32], Mask]:
-    """Means for pixels with corners anywhere, and where all that has a say is valid."""
+    """Means for pixels with corners anywhere, and where all that is used is valid."""
     rows, cols = image.valid.shape
     shape, gaps = (len(u) - 1, u.shape[1] - 1), not image.valid.all()
     total, whole = np.zeros((len(image.values), *shape), np.float32), np.ones(shape, bool)

@@ -31,7 +31,7 @@ from geosr.store import TileResult, TileStore, note_published, scratch_folder
 from geosr.tiling import Span, core_edges
 
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB
-_ROWS = 64, 512  # at least and at most so many output rows of them, about: each strip opens its tiles anew
+_ROWS = 64, 512  # at least and at most so many output rows of them, about: each strip opens its tiles again
 _BLOCK = 512  # side of the COG's blocks
 _CACHE_BYTES = 32 << 20  # at least, of GDAL's blocks while a mosaic is written
 _FEW_BANDS = 4  # of a multi-band output, up to which its blocks are as large as any

@@ -410,7 +410,7 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="no file matches"):
         pairs_by_pattern(f"{tmp_path}/*.tif", "{stem}.tif", "{stem}.tif", 4)
     for options, text in (
-        ([], "which pairs?"),
+        ([], "no pairs given"),
         (["--source", "*.tif"], "belong together"),
         (["--manifest", manifest, "--source", "*.tif"], "one of them"),
         (

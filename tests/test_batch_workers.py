@@ -89,7 +89,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
         (log / f"{{name}}-{{tile.index}}-{{os.getpid()}}.begun").touch()
         stop = time.monotonic() + 60
         while name[0] in "ab" and len({{p.name[0] for p in log.glob("[ab]*.begun")}}) < 2:
-            assert time.monotonic() < stop, "the other pair is not in work"
+            assert time.monotonic() < stop, "the other pair is not in progress"
             time.sleep(0.01)
         return solve(method, plan, placement, stats, pair, tile)
     geosr.tile_work.solve_tile = watched
@@ -180,7 +180,7 @@ def test_no_workers_are_started_for_nothing_or_without_room(tmp_path):
 
 @dataclass(frozen=True)
 class Hungry(Interpolation):
-    """Bicubic that says it takes so many bytes a tile, and notes how many are in work."""
+    """Bicubic that says it takes so many bytes a tile, and notes how many are in progress."""
 
     takes: int = 0
     inside: list = field(default_factory=list)
@@ -205,7 +205,7 @@ def test_pairs_wait_for_memory_that_others_have(tmp_path, monkeypatch, share, at
     done = geosr(*arguments(tmp_path, "--workers", 4))
     assert done.code == 0, done.err
     assert max(hungry.most) <= at_once
-    assert ("waited for memory" in done.err) == waiting
+    assert ("until others freed memory" in done.err) == waiting
 
 
 # --- the pool itself -----------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_killed_and_called_again_the_output_is_the_same_byte_for_byte(folder):
     again = begin(folder, "killed.tif", *BATCH, "--workers", "1")
     assert again.stderr.readline() == (
         f"note: continuing an earlier run: {len(whole)} of 25 tiles are done; "
-        f"{len(kept - whole)} more are made anew with the rest of their batch\n"
+        f"{len(kept - whole)} more are recomputed with the rest of their batch\n"
     )
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0, said
@@ -200,7 +200,7 @@ def test_a_batch_for_which_there_is_no_memory_is_halved_and_recorded(tight, fold
         assert made.tags()["GEOSR_SMALLER_BATCHES"].startswith("tile 0 (row 0, column 0): 2; tile 1 ")
     page = ("--report", tight / "report.html", "--overwrite")
     assert upscale(tight, "--method", "tight", *OPTIONS[2:], "--batch", 5, *page, method=None).code == 0
-    assert "25 tiles, for want of memory: another run may differ in last bits" in (tight / "report.html").read_text()
+    assert "25 tiles, for want of memory: another run may differ by rounding" in (tight / "report.html").read_text()
     here, there = physical(tight / "out.tif"), physical(folder / "together.tif")
     assert np.abs(here - there).max() <= 1e-5 * np.ptp(there)
 

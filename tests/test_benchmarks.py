@@ -1,4 +1,4 @@
-"""Benchmarks that draw or parse run on made-up pairs, reduced; those of the papers say that they are."""
+"""Benchmarks that draw or parse run on synthetic pairs, reduced; those of the papers say that they are."""
 
 import re
 import subprocess

@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def start(folder):
-    """Starts a run that would take hours and waits until its tiles are in work."""
+    """Starts a run that would take hours and waits until its tiles are in progress."""
     started = []
 
     def begin(*more, by=()):
@@ -93,7 +93,7 @@ def test_an_interrupted_run_keeps_the_finished_tiles_in_a_hidden_folder_and_name
     kept = tiles[0].parents[1]
     count = len([*kept.glob("tiles/*")])
     assert code == 130
-    told = [  # a tile in work may come in after the count
+    told = [  # a tile in progress may come in after the count
         f"interrupted; finished tiles ({number}) are kept in {kept}; run the same command again to continue"
         for number in (count - 1, count)
     ]

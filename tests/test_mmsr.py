@@ -419,7 +419,7 @@ def test_a_guide_whose_edges_are_not_believed_gets_the_papers_neighbourhoods_for
     texture = make_patch(rows=40, cols=40, guide=np.stack([waves] * 3), source=source)
     patches, plain = [squares(), texture, squares()], [fixed, heights, fixed]
     few_pixels = make_patch(rows=20, cols=20, guide=np.stack([waves[:80, :80]] * 3), source=source[:20, :20])
-    for patch, other in zip([*patches, few_pixels], [*plain, fixed], strict=True):  # 25 pixels one step down by 4
+    for patch, other in zip([*patches, few_pixels], [*plain, fixed], strict=True):  # 25 pixels one scale lower by 4
         (state, values), (expected, same) = answer(method, patch), answer(other, patch)
         assert is_network(state, expected)
         assert np.array_equal(values, same)

@@ -17,7 +17,7 @@ from geosr.protocols import published, rerun
 
 
 def bicubic(truth, scale):
-    """Cubic convolution made consistent, in plain torch and numpy."""
+    """Cubic convolution projected onto the source, in plain torch and numpy."""
     low = block_means(truth, scale)
     high = F.interpolate(torch.tensor(low)[None, None], scale_factor=scale, mode="bicubic")[0, 0].numpy()
     return high + np.kron(low - block_means(high, scale), np.ones((scale, scale)))

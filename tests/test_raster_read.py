@@ -236,7 +236,7 @@ def test_a_contradicting_sidecar_is_not_read(plain):
     plain.with_suffix(".tfw").write_text("2\n0\n0\n-2\n7\n7\n")
     after = describe_source(plain)
     assert (after.geobox, after.nodata) == (before.geobox, before.nodata)
-    said = "nodata value, position, CRS in plain.tif.aux.xml are not read: plain.tif itself holds"
+    said = "nodata value, position, CRS in plain.tif.aux.xml are ignored: plain.tif itself takes precedence"
     assert said in after.warnings
     assert any(".tfw is not read" in text for text in after.warnings)
 

@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it was: only tiles that were in work are made anew, and no bit differs."""
+"""A run that was killed goes on where it was: only tiles that were in progress are recomputed, and no bit differs."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_a_damaged_tile_is_made_anew(damage, stopped):
     tiles[1].write_bytes(DAMAGE[damage](tiles[1].read_bytes()))
     outcome = upscale(folder, *options)
     assert (outcome.code, resumed(outcome)) == (0, len(tiles) - 1)
-    assert "1 more were damaged and are made anew" in outcome.err
+    assert "1 more were damaged and are recomputed" in outcome.err
     assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
 
 

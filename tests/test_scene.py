@@ -1,4 +1,4 @@
-"""The made-up scene of the examples: reproducible, aligned, with things in the photo that have no height."""
+"""The synthetic scene of the examples: reproducible, aligned, with things in the photo that have no height."""
 
 from __future__ import annotations
 

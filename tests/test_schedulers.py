@@ -343,7 +343,7 @@ def test_a_scheduler_that_is_lost_leaves_a_run_to_go_on_with(folder, scheduler, 
 
 
 def make_slow(path):
-    """Travels as code, as in `make_reading`: every item says in a file that it is in work, and takes a while."""
+    """Travels as code, as in `make_reading`: every item says in a file that it is in progress, and takes a while."""
 
     def work(item):
         import os

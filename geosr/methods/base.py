@@ -142,7 +142,7 @@ class Method(Protocol):
 
     @property
     def uses_guide(self) -> bool:
-        """Whether the guide has a say; where it has, gaps of the guide are filled with the interpolated source.
+        """Whether the guide is used; where it is, gaps of the guide are filled with the interpolated source.
 
         Where it has none it is not read, and a patch's guide has no bands.
         """

@@ -120,7 +120,7 @@ class _Network(nn.Module):
     def forward(self, son: Tensor, guide: Tensor, covered: Tensor) -> tuple[Tensor, ...]:
         """Answers (1, h, w), the last of which counts, from (1, h, w) and (bands, h, w).
 
-        The guide has a say as far as it covers a pixel. Of two branches the first answer is the source branch's alone,
+        The guide is used as far as it covers a pixel. Of two branches the first answer is the source branch's alone,
         and the guide branch learns from the second what that one leaves.
         """
         if self.guide is None:

@@ -35,7 +35,7 @@ class Diffusion(Method):
         return 4 * (2 * bands + 20 + 6 * len(self.settings.steps)) * shape[0] * shape[1]
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
-        """How far the patches' own test one step down lets the guide be believed."""
+        """How far the patches' own test one scale lower lets the guide be believed."""
         from geosr.methods.judgement import judge_edges
 
         return {"belief": judge_edges(patches, self.settings, device)}

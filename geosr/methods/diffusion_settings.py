@@ -32,7 +32,7 @@ class DiffusionSettings:
         guide_power: a.
         value_contrast: K_Y.
         value_power: b.
-        belief: `judged` lets a test one step down decide how far the guide's edges are believed; where they are
+        belief: `judged` lets a test one scale lower decide how far the guide's edges are believed; where they are
             not, the answer is `MILD`'s. `full` believes them untested.
     """
 

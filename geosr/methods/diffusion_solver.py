@@ -43,7 +43,7 @@ def diffuse(patch: Patch, settings: DiffusionSettings, device: str, hint: FloatA
     Middlebury samples, x4) in a sixth of the time; see `_relax` for why Chebyshev's steps took their place.
 
     A hint is used where it explains the source (`_trust`): there it is the start, and its edges count more than the
-    guide's. Elsewhere it has no say.
+    guide's. Elsewhere it is ignored.
 
     Args:
         patch: guide and source. Where the guide is invalid it says nothing about edges.

@@ -80,7 +80,7 @@ def guided_filter(values: FloatArray, guide: FloatArray, valid: BoolArray, radiu
     Args:
         values: (H, W) to filter.
         guide: (bands, H, W), finite everywhere.
-        valid: (H, W); the rest has no say, in means and covariances over a window.
+        valid: (H, W); the rest is left out of means and covariances over a window.
         radius: windows have 2 * radius + 1 pixels a side.
         epsilon: ridge on the guide's covariance.
 
@@ -117,7 +117,7 @@ class JointBilateralSettings:
     """How weights fall off.
 
     Attributes:
-        radius: source pixels to each side that have a say.
+        radius: source pixels to each side that are used.
         distance: standard deviation of the weight by distance, in source pixels.
         contrast: standard deviation of the weight by the guide's difference (root of the mean square over its bands),
             in the guide's standard deviations.
@@ -139,7 +139,7 @@ class JointBilateral(Method):
     name: str = "joint-bilateral"
 
     def halo(self, scale: int) -> int:
-        """The neighbours that have a say."""
+        """The neighbours that are used."""
         return (self.settings.radius + 1) * scale
 
     def memory(self, bands: int, shape: tuple[int, int], scale: int) -> int:

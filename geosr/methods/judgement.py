@@ -1,4 +1,4 @@
-"""Does the guide tell where the source's edges are? Judged on the pair itself, one step down.
+"""Does the guide tell where the source's edges are? Judged on the pair itself, one scale lower.
 
 Pooled by the scale the guide lies on the source's own grid, and the pooled source is a source whose truth is known
 (Wald, Ranchin and Mangolini 1997). No truth of the user's is needed.
@@ -19,7 +19,7 @@ from geosr.methods.diffusion_solver import diffuse
 from geosr.methods.solve import interpolate
 
 _FEWEST = 32
-"""Source pixels that must be left one step down; with fewer the test is chance."""
+"""Source pixels that must be left one scale lower; with fewer the test is chance."""
 
 _LIMITS = {4: (0.9, 0.8), 3: (0.9, 0.8), 2: (0.7, 0.6)}
 """For each step the errors of the diffusion, relative to the interpolation's, at which the guide is not believed, and
@@ -54,7 +54,7 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
 
 
 def _ratio(patches: Sequence[Patch], settings: DiffusionSettings, device: str, step: int) -> float | None:
-    """The diffusion's error over the interpolation's one step down; None where nothing can be told."""
+    """The diffusion's error over the interpolation's one scale lower; None where nothing can be told."""
     guided = plain = 0.0
     # as many source pixels as at full size: with 3 of x8's coarse pixels, whole objects, one sample has 0.87 for 0.70
     near = replace(settings, reach=max(1, round(settings.reach * step / patches[0].scale)))
@@ -68,7 +68,7 @@ def _ratio(patches: Sequence[Patch], settings: DiffusionSettings, device: str, s
 def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> FloatArray:
     """What share of a fitted network's detail to take over, from 0 to 1; 0 where too little is left to tell.
 
-    The network, as it was fitted, predicts the patches one step down; the share is the one with the least squared
+    The network, as it was fitted, predicts the patches one scale lower; the share is the one with the least squared
     error between the mild diffusion (0) and that prediction (1). It was never fitted at that scale, so the share is
     rather too small: 0.3 to 1.0 on the pairs where 0.6 to 1.0 would have been best.
 
@@ -88,7 +88,7 @@ def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatA
 
 
 def proves_itself(patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str) -> bool:
-    """Whether any share at all of a network's detail would help one step down, by 4 or by 2.
+    """Whether any share at all of a network's detail would help one scale lower, by 4 or by 2.
 
     For a network half fitted: with steps of 4 the orchard's heights have -0.81 after a quarter of the fit and 1.11 in
     the end (0.48 and 1.65 with steps of 2), when the answer's error is 0.85 of the interpolation's.
@@ -101,7 +101,7 @@ def proves_itself(patches: Sequence[Patch], predict: Callable[[Patch], FloatArra
 def _proof(
     patches: Sequence[Patch], predict: Callable[[Patch], FloatArray], device: str, steps: tuple[int, ...]
 ) -> tuple[float, float, int]:
-    """How far the detail goes along what is missing one step down, its squares, and over how many pixels."""
+    """How far the detail goes along what is missing one scale lower, its squares, and over how many pixels."""
     along = length = 0.0
     pixels = 0
     for patch in patches:
@@ -158,7 +158,7 @@ def _smooth(patch: Patch, device: str) -> FloatArray:
     """The mild diffusion's values from x4 on, the interpolated source at x2, both by halves at x3.
 
     At x2 a block has too few pixels to be shaped: on the ten pairs of `shared/data` whose guide is not believed the
-    mild diffusion has 0.95 to 1.07 of the interpolation's error, and one step down does not tell where which
+    mild diffusion has 0.95 to 1.07 of the interpolation's error, and one scale lower does not tell where which
     (docs/accuracy.md).
     """
     share = np.float32(min(patch.scale / 2 - 1, 1))
@@ -169,13 +169,13 @@ def _smooth(patch: Patch, device: str) -> FloatArray:
 
 
 def exact(values: NDArray[np.floating], patch: Patch) -> NDArray[np.float64]:
-    """Values made consistent with the patch's source."""
+    """Values projected onto the patch's source."""
     everywhere, source = np.ones(values.shape, bool), patch.source.astype(np.float64)
     return project(values.astype(np.float64), everywhere, source, patch.source_valid, Consistency(patch.tolerance))
 
 
 def back_project(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
-    """Values made consistent with the patch's source without steps between its pixels, as far as that is possible.
+    """Values projected onto the patch's source without steps between its pixels, as far as that is possible.
 
     Iterated back-projection (Irani and Peleg 1991): what is missing is interpolated and added, three times, before the
     constants of `exact`, which alone leave the source's pixels to be seen. The network's prediction has 0.5 to 16 %
@@ -190,7 +190,7 @@ def back_project(values: FloatArray, patch: Patch) -> NDArray[np.float64]:
 
 
 def can_tell(patches: Sequence[Patch]) -> bool:
-    """Whether enough is left one step down by 4, or by the scale where that is less."""
+    """Whether enough is left one scale lower by 4, or by the scale where that is less."""
     step = min(patches[0].scale, 4)
     return all(any(True for _ in one_step_down(patch, (step,))) for patch in patches)
 

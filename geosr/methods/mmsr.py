@@ -68,7 +68,7 @@ class MmsrSettings:
         refine: `diffusion` makes the network's prediction the start and a further guide of the guided
             diffusion, which decides on which side of an edge a pixel lies; `none` in the paper.
         belief: of that diffusion, see its settings. Where its edges are not believed, the network's own detail is
-            taken over as far as it proves itself one step down.
+            taken over as far as it proves itself one scale lower.
         statistics: normalise by the `scene`'s or, as in the paper, by the `tile`'s own.
         consistency: what is done to the output when nothing else is asked for; `off` in the paper.
     """
@@ -270,7 +270,7 @@ class Mmsr(Method):
 class _Pays:
     """Whether fitting still pays, judged without a truth.
 
-    For each fit, by its own patches one step down: how far the guide's edges are believed (known from the start), and
+    For each fit, by its own patches one scale lower: how far the guide's edges are believed (known from the start), and
     the share of the network's detail that proves itself. Where no edge is believed only that detail can count; where
     nothing of it proves itself after a quarter of the epochs, the fit is hopeless, and over when all that go with it
     are.

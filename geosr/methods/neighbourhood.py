@@ -44,7 +44,7 @@ def neighbourhood_filter(values: Tensor, target: Tensor, size: int) -> Tensor:
 
 
 def kernels(device: str) -> str:
-    """What the filter is made of there: `compiled`, `triton` with its version, or `torch`; they differ in last bits."""
+    """What the filter is made of there: `compiled`, `triton` with its version, or `torch`; they differ by rounding."""
     if device == "cpu":
         return "compiled" if compiled.library() else "torch"
     fused = _fused()

@@ -56,7 +56,7 @@ def predict(patch: Patch, state: State, device: str) -> FloatArray:
         inputs = [part.flatten(1).t() for part in _inputs(patch, device)]
         parts = (torch.split(part, _PIXELS) for part in inputs)
         values = inputs[0].new_empty(patch.guide_valid.size)
-        # kept for all parts: asked for anew, between the small ones, the memory was torn and grew by up to 300 MB
+        # kept for all parts: allocated each time, between the small ones, the memory was torn and grew by up to 300 MB
         room = values.new_empty(len(views["wide"]) * min(_PIXELS, len(values)))
         for place, part in zip(torch.split(values, _PIXELS), zip(*parts, strict=True), strict=True):
             place.copy_(_values(views, room, *part))
@@ -207,7 +207,7 @@ def _step(net: _Network, rooms: Tensor, position: Tensor, guide: Tensor, share: 
     """The mean absolute difference between block means and source.
 
     Its gradients and those of the weight decay are left in the network. `rooms` (2, hidden * n or more) is for the wide
-    features and their gradient: memory asked for anew costs more than what is computed in it.
+    features and their gradient: memory allocated each time costs more than what is computed in it.
     """
     views, slopes = net.views, net.slopes
     narrow = _narrow(views, position, guide)

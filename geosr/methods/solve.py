@@ -27,7 +27,7 @@ class Solution:
         centre: what to add; kept apart so that the values survive float32 however far they lie from zero
             (float32 loses up to 0.49 at 4.5 million).
         deviation: (s*h, s*w) float64, standard deviation of the values' error, estimated (`geosr.uncertainty`).
-        influence: (s*h, s*w) float64, the values less those of the interpolated source made consistent in the same way;
+        influence: (s*h, s*w) float64, the values less those of the interpolated source, projected in the same way;
             0 where there is no guide. None where it was not asked for.
     """
 
@@ -113,7 +113,7 @@ def fit_together(patches: Sequence[Patch], method: Method, seeds: Sequence[int],
     """To each patch a fit of its own, all at once; where memory runs out half as many, a quarter, down to one.
 
     Args:
-        patches: in all of them the method has a say (`asks`); of one shape.
+        patches: the method is asked for each of them (`asks`); of one shape.
         method: that fits together.
         seeds: of each.
         device: as torch names it.
@@ -137,13 +137,13 @@ def _fit_each(
     try:
         with memory_told(device):
             return method.fit_each(patches, seeds, device)
-    except (TileError, MemoryError) as error:  # made anew: this one's traceback would keep the batch's tensors
+    except (TileError, MemoryError) as error:  # a new one: this one's traceback would keep the batch's tensors
         kind = type(error) if isinstance(error, TileError) else OutOfMemoryError
         return [kind(str(error) or "out of memory")] * len(patches)
 
 
 def asks(patch: Patch, method: Method) -> bool:
-    """Whether the method has a say in the answer, and is to be fitted."""
+    """Whether the method is used for the answer, and is to be fitted."""
     return tells(patch) if method.uses_guide else _varies(patch)
 
 
