@@ -118,13 +118,13 @@ def fingerprint(path: Path) -> Fingerprint:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def digest_of_parts(path: Path, parts: int = 16, length: int = 1 << 16) -> str:
+def digest_of_parts(path: Path) -> str:
     """A digest of parts of a file spread evenly over it, both ends included: cheap however large the file is.
 
     With size and modification time it tells whether a file is the one of before, but for a change that keeps both
     and lies between the parts.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest, parts, length = hashlib.blake2b(digest_size=16), 16, 1 << 16
     try:
         with path.open("rb") as file:
             last = max(file.seek(0, os.SEEK_END) - length, 0)

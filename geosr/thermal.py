@@ -26,7 +26,6 @@ from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.writer import check_output, write_strips
 
-BANDS = (10, 11)
 ZERO_CELSIUS = 273.15  # kelvin
 
 _ROWS = 512  # about how many are converted at once

@@ -55,12 +55,9 @@ class Conformance:
         assert method.statistics in ("scene", "tile")
         assert method.consistency in ("exact", "off")
         assert method.fits in ("scene", "tile")
-        assert method.needs_fit in (False, True)
-        assert method.uses_guide in (False, True)
         assert {2, 4, 32} & set(method.scales)
         assert method.bands in (None, 3)  # the number that the other tests' guides have
         assert method.weights is None or methods.entry(method.name).needs_weights
-        assert method.halo(4) >= 0
         assert method.memory(3, (320, 320), 4) > 4 * 3 * 320 * 320
         assert type(method.settings).__dataclass_params__.frozen
         assert all(isinstance(value, str | bool | int | float) for value in asdict(method.settings).values())

@@ -135,6 +135,9 @@ def imports(path):
     for node in ast.walk(tree):
         if node in typing_only:
             continue
+        assert not (isinstance(node, ast.ImportFrom) and node.level), (
+            f"{path}: a relative import, which is not followed"
+        )
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

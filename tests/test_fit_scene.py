@@ -45,17 +45,22 @@ def test_the_fit_is_shared_and_repeatable(tmp_path):
 def test_every_tile_uses_the_state_of_the_scene(tmp_path, monkeypatch):
     make_pair(tmp_path, size=48)
     inputs = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif")
-    recipe = Recipe(settings={"epochs": 3, "channels": 8}, tile=160, fit="scene")
+    recipe = Recipe(settings={"epochs": 3, "channels": 8, "belief": "full"}, tile=160, fit="scene")
     plan = make_plan(inputs, recipe)
     placement, stats = place(len(plan.tiles), Execution()), measure_scene(plan)
-    fitted = dataclasses.replace(plan, state=fit_scene(plan, placement, stats))
+    state = fit_scene(plan, placement, stats)
+    other = fit_scene(dataclasses.replace(plan, recipe=dataclasses.replace(recipe, seed=1)), placement, stats)
 
     def refuse(*_):
         raise AssertionError("a tile was fitted by itself")
 
+    def answer(tile, state):
+        fitted = dataclasses.replace(plan, state=state)
+        return solve_tile(plan.method, fitted, placement, stats, plan.scene.read(tile), tile).values
+
     monkeypatch.setattr(Mmsr, "fit", refuse)
-    for tile in fitted.tiles:
-        solve_tile(plan.method, fitted, placement, stats, plan.scene.read(tile), tile)
+    for tile in plan.tiles:
+        assert answer(tile, state).tobytes() == answer(tile, state).tobytes() != answer(tile, other).tobytes()
 
 
 def test_a_killed_run_goes_on_with_the_stored_fit(tmp_path):
