@@ -22,6 +22,7 @@ from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, se
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
+from geosr.plan import tile_size
 from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
@@ -269,17 +270,19 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     if not job.output.exists():
         return None
     try:
-        tags = describe_source(job.output, band=1, assume_crs=inputs.assume_crs).tags
+        made = describe_source(job.output, band=1, assume_crs=inputs.assume_crs)
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
+    tags = made.tags
     asked = {"SOURCE": job.source.absolute().name, "GUIDE": job.guide.absolute().name} | _asked(inputs, recipe)
     asked |= {} if job.sample else _digests(job)
     names = [name for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
     other = [*dict.fromkeys(name.removesuffix("_DIGEST").lower().replace("_", " ") for name in names)]
+    other += ["dtype"] if made.dtype != recipe.dtype else []
     other += ["coregister"] if inputs.coregister != ("GEOSR_COREGISTER_SHIFT" in tags) else []
     if job.sample:
-        made = {"source": origin_of(job.source), "guide": origin_of(job.guide)}
-        other += [name for name, origin in made.items() if origin not in (None, job.sample.origin)]
+        cut_from = {"source": origin_of(job.source), "guide": origin_of(job.guide)}
+        other += [name for name, origin in cut_from.items() if origin not in (None, job.sample.origin)]
     if other:
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")
@@ -319,6 +322,7 @@ def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
         method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
         consistency = consistency or Consistency.parse(method.consistency)
         asked |= {"METHOD": recipe.method, "PRESET": recipe.preset, "SETTINGS": settings_text(method)}
+        asked |= {"TILE": str(tile_size(recipe, method, inputs.scale)), "FIT": recipe.fit or method.fits}
     return asked | ({"CONSISTENCY": str(consistency)} if consistency else {})
 
 

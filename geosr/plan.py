@@ -70,13 +70,17 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
             f"{_named(method)} takes a guide of {method.bands} bands; {show(scene.guide.path.name)} has "
             f"{scene.guide.channels}"
         )
-    halo = method.halo(inputs.scale)
-    size = recipe.tile or max(_TILE, smallest_tile(inputs.scale, halo))
-    tiles = cut(scene.grids.low.shape, inputs.scale, size=size, halo=halo)
+    size = tile_size(recipe, method, inputs.scale)
+    tiles = cut(scene.grids.low.shape, inputs.scale, size=size, halo=method.halo(inputs.scale))
     tiles = [tile for tile in tiles if scene.may_hold(tile.window)] or tiles
     recipe = replace(recipe, tile=size)
     consistency = recipe.consistency or Consistency.parse(method.consistency)
     return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)
+
+
+def tile_size(recipe: Recipe, method: Method, scale: int) -> int:
+    """A tile's side in output pixels: what was asked for, else 320 or the least that method and scale allow."""
+    return recipe.tile or max(_TILE, smallest_tile(scale, method.halo(scale)))
 
 
 def _named(method: Method) -> str:

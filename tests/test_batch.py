@@ -116,6 +116,9 @@ def test_an_output_made_otherwise_is_left_alone_and_said(tmp_path):
         (("--bounds", 500000, 4999950, 500040, 5000000), "bounds"),
         (("--consistency", "off"), "consistency"),
         (("--coregister",), "coregister"),
+        (("--tile", "160"), "tile"),
+        (("--fit", "tile"), "fit"),
+        (("--dtype", "float64"), "dtype"),
     ):
         assert f"a_x4.tif exists, made otherwise ({said})" in batch(tmp_path, *options).out
     (tmp_path / "out/a_x4.tif").write_text("no raster")
@@ -395,7 +398,7 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="missing: guide"):
         pairs_by_manifest(manifest, None, 4)
     manifest.write_text("source,guide\na.tif,b.tif\n")
-    with pytest.raises(UsageError, match="give --output"):
+    with pytest.raises(UsageError, match="use --output"):
         pairs_by_manifest(manifest, None, 4)
     with pytest.raises(InputError, match="cannot be read as CSV"):
         pairs_by_manifest(tmp_path / "nowhere.csv", "{stem}.tif", 4)
