@@ -415,7 +415,7 @@ def test_refusals(tmp_path):
     for options, text in (
         ([], "no pairs given"),
         (["--source", "*.tif"], "belong together"),
-        (["--manifest", manifest, "--source", "*.tif"], "one of them"),
+        (["--manifest", manifest, "--source", "*.tif"], "use either"),
         (
             ["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"],
             "there are: middlebury, dfc2019,",
