@@ -7,12 +7,13 @@ Its name follows from the output's, so that the same command finds it again:
     state.npz   what a fit on the scene left behind, its digest in the manifest
     checkpoint.safetensors   what a training has come to, with a digest of its own
     tiles/      one file a tile, there and complete or not there at all, each with a digest
-    published.json   files beside the output that are about to get their names, and how to know them again
+    published.json   the finished files that are about to get their names, and how to know them again
     bands/      of a run for all bands of a source: finished ones, and the run folder of the next
 
-Everything else in it is being made and of no use to a later run. The digest of the manifest is the key that every
-tile file carries: what a tile depends on beyond its own pixels belongs into the manifest before the first tile is
-stored. Numbers and text go there as they are (`RunFolder.remember`), arrays into a file beside it.
+Everything else in it is being made and of no use to a later run. The digest of the manifest is the key in every
+tile file's name: what a tile depends on beyond its own pixels belongs into the manifest before the first tile is
+stored, and a worker that a lost run left behind on a cluster cannot put its tiles into another run. Numbers and text
+go there as they are (`RunFolder.remember`), arrays into a file beside it.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class TileStore:
 
     Attributes:
         path: the folder.
-        key: of the run; tiles that carry another one are not there.
+        key: of the run; its tiles carry it in their names.
         layers: names of further rasters, of which a tile has its part as well.
     """
 
@@ -112,7 +113,6 @@ class TileStore:
         """
         stored = None if values is None else np.ascontiguousarray(values, _DTYPE)
         header = {
-            "key": self.key,
             "shape": None if stored is None else stored.shape,
             "centre": result.centre,
             "guided": result.guided,
@@ -128,7 +128,7 @@ class TileStore:
         return result
 
     def find(self, tile: Tile) -> TileResult | None:
-        """What is stored of `tile` under this run's key; None where nothing is, or an interpolation only.
+        """What is stored of `tile`; None where nothing is, or an interpolation only.
 
         Raises:
             OutputError: the file is damaged.
@@ -136,12 +136,13 @@ class TileStore:
         try:
             header = self._header(tile.index, check=True)[0]
             beside = self.layers if header["centre"] is not None else ()  # a skipped tile has none
-            parts = [self.layer(name)._header(tile.index, check=True)[0] for name in beside]
+            for name in beside:
+                self.layer(name)._header(tile.index, check=True)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OutputError(f"cannot read tile {tile.index} in {self.path}: {error.strerror or error}") from error
-        if any(part["key"] != self.key for part in (header, *parts)) or header["failure"] is not None:
+        if header["failure"] is not None:
             return None
         known = {name: header[name] for name in ("centre", "guided", "valid", "expected", "batch")}
         return TileResult(tile, **known)
@@ -179,7 +180,7 @@ class TileStore:
             return header, file.tell()
 
     def _file(self, index: int) -> Path:
-        return self.path / f"{index:07d}.tile"
+        return self.path / f"{index:07d}-{self.key}.tile"
 
 
 def _digest(data: bytes) -> str:
@@ -192,7 +193,8 @@ class RunFolder:
     Attributes:
         path: the folder.
         changes: what differs from the earlier run whose work was dropped for it; empty if none was.
-        published: the files beside the output that an earlier run had given their names when it ended.
+        published: the files beside the output that an earlier run had given their names when it ended before it
+            could name the output.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, str]) -> None:
@@ -321,11 +323,17 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
     with _locked(path, output):
         with suppress(OSError):  # a run that was killed while it removed its folder may have left a part
             _erase(_gone(path))
+        done = False
         try:
-            folder = RunFolder(path, fingerprint)
-            yield folder
+            yield RunFolder(path, fingerprint)
+            done = True
+            _remove(path)
         except BaseException as error:
-            if finished := _finished(path):
+            if done or _is_published(path):
+                _remove(path)
+                _erase(_gone(path))
+                error.add_note(f"{output} was written")
+            elif finished := _finished(path):
                 _sweep(path, _KEPT)
                 changed = isinstance(error, ChangedInputError)
                 then = (
@@ -335,7 +343,6 @@ def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFold
             else:
                 _remove(path)
             raise
-        _remove(path)
 
 
 def _folder_of(output: Path) -> Path:
@@ -347,12 +354,12 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
 
     Args:
         folder: the run folder.
-        files: by the name that each will get.
+        files: in that folder, by the name that each will get.
 
     Raises:
         OutputError: there is no room or no right.
     """
-    known = {str(name): _identity(file) for name, file in files.items()}
+    known = [[str(name), file.name, _identity(file)] for name, file in files.items()]
     write_whole(folder / _PUBLISHED, json.dumps(known).encode())
 
 
@@ -362,11 +369,29 @@ def published_before(output: Path) -> frozenset[Path]:
 
 
 def _published(folder: Path) -> frozenset[Path]:
+    known = {} if _is_published(folder) else _noted(folder)
+    return frozenset(name for name, (_, identity) in known.items() if _identity(name) == identity)
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether the last of the files, the output, has or had its name: one that was moved is still linked here."""
+    *_, last = _noted(folder).items() or [None]
+    if last is None:
+        return False
+    name, (file, identity) = last
+    with suppress(FileNotFoundError):
+        if file.lstat().st_nlink > 1:
+            return True
+    return _identity(name) == identity
+
+
+def _noted(folder: Path) -> dict[Path, tuple[Path, list[int]]]:
+    """What `note_published` wrote: by its name each file in the folder and its identity; empty if it cannot be read."""
     try:
         known = json.loads((folder / _PUBLISHED).read_text("utf-8"))
-        return frozenset(Path(name) for name, identity in known.items() if _identity(Path(name)) == identity)
-    except (OSError, ValueError, AttributeError):
-        return frozenset()
+        return {Path(name): (folder / file, identity) for name, file, identity in known}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _identity(file: Path) -> list[int] | None:

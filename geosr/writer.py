@@ -209,8 +209,7 @@ def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[
             written.append(_stage(mosaic, staging))
             _copy_to_cog(staging, finished, compress)
             _check(finished, staging, mosaic)
-    if len(files) > 1:
-        note_published(mosaics[0].folder, {mosaic.output: finished for mosaic, finished in files})
+    note_published(mosaics[0].folder, {mosaic.output: finished for mosaic, finished in files})
     for mosaic, finished in files:
         with _reported(mosaic.output):
             _publish(finished, mosaic.output, overwrite=overwrite)
@@ -430,6 +429,7 @@ def merge_bands(
             for window in _samples(made):
                 if not np.array_equal(made.read(window=window), meant.read(window=window), equal_nan=True):
                     raise OutputError(f"the finished file differs from what was written at {window}")
+        note_published(folder, {output: finished})
         _publish(finished, output, overwrite=overwrite)
 
 

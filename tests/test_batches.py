@@ -81,7 +81,7 @@ def test_killed_and_called_again_the_output_is_the_same_byte_for_byte(folder):
     run.communicate()
     left = tiles_of(folder, "killed.tif")
     left[1].unlink()  # one more batch is no longer whole
-    kept = {int(path.stem) for path in left} - {int(left[1].stem)}
+    kept = {int(path.stem[:7]) for path in left} - {int(left[1].stem[:7])}
     whole = {index for index in kept if {*range(index // 3 * 3, min(index // 3 * 3 + 3, 25))} <= kept}
     again = begin(folder, "killed.tif", *BATCH, "--workers", "1")
     assert again.stderr.readline() == (

@@ -166,6 +166,62 @@ def test_a_file_that_took_the_name_after_a_kill_is_left_alone(folder, tmp_path):
     assert (folder / "taken.tif").read_text() == "somebody else's"
 
 
+AT_THE_END = """
+import os, signal
+from geosr import {module}
+before, ended = {module}.{name}, []
+def end(path, *more, **named):
+    done = before(path, *more, **named) if {after} else None
+    if not ended and path.suffix in (".geosr", ".tif"):
+        ended.append(path)
+        os.kill(os.getpid(), signal.{signal})
+    return done if {after} else before(path, *more, **named)
+{module}.{name} = end
+"""
+"""The process gets a signal once its output has its name, or once its folder is to be removed."""
+
+
+@pytest.mark.chaos
+def test_what_a_finished_output_had_beside_it_is_never_taken_back(folder, tmp_path):
+    hook = AT_THE_END.format(module="store", name="_remove", after=False, signal="SIGKILL")
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    run = begin(folder, "moved.tif", *FAST, "--uncertainty", "of_moved.tif", PYTHONPATH=str(tmp_path))
+    run.communicate(timeout=600)
+    assert run.returncode == -signal.SIGKILL
+    beside = (folder / "of_moved.tif").read_bytes()
+    (folder / "moved.tif").rename(folder / "elsewhere.tif")
+    refused = begin(folder, "moved.tif", *FAST, "--uncertainty", "of_moved.tif")
+    assert "of_moved.tif exists; use --overwrite" in refused.communicate(timeout=600)[1]
+    finish(folder, "moved.tif", "--method", "lanczos", "--uncertainty", "another.tif")
+    assert (folder / "of_moved.tif").read_bytes() == beside
+    assert not [*folder.glob(".moved.tif*")]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("module", "name", "after"), [("writer", "_publish", True), ("store", "_remove", False)])
+def test_an_interruption_after_the_output_has_its_name_says_so_and_leaves_nothing(
+    module, name, after, folder, tmp_path
+):
+    hook = AT_THE_END.format(module=module, name=name, after=after, signal="SIGINT")
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    run = begin(folder, f"late{name}.tif", *FAST, PYTHONPATH=str(tmp_path))
+    said = run.communicate(timeout=600)[1]
+    assert run.returncode == 130
+    assert said.endswith(f"interrupted; {folder / f'late{name}.tif'} was written\n")
+    assert (folder / f"late{name}.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
+    assert not [*folder.glob(f".late{name}*")]
+
+
+def test_a_tile_that_another_runs_worker_brings_late_is_not_in_this_one(tmp_path):
+    """On a cluster a worker goes on when its run is gone; the next run of other settings has the same folder."""
+    tile = cut((4, 4), 4, size=16, halo=0)[0]
+    late, own = TileStore(tmp_path, "a" * 32), TileStore(tmp_path, "b" * 32)
+    own.save(TileResult(tile, centre=1.0), np.full((16, 16), 1.0))
+    late.save(TileResult(tile, centre=2.0), np.full((16, 16), 2.0))
+    assert own.find(tile) == TileResult(tile, centre=1.0)
+    assert (own.load(tile.index, check=True) == 1).all()
+
+
 @pytest.mark.chaos
 def test_a_run_in_work_is_not_joined_by_a_second_one(folder):
     first = begin(folder, "shared.tif", "--tile", "112", "--fit", "tile", "--set", "epochs=1000000")
@@ -330,7 +386,7 @@ def test_a_tile_of_another_run_is_not_taken(stopped):
     foreign = TileStore(left / "tiles", "another key")
     tile = cut((24, 24), 4, size=48, halo=8)[1]
     foreign.save(TileResult(tile, 5.0, 1.0, 3), np.ones(tile.window.times(4).shape))
-    assert resumed(upscale(folder, *options)) == len(tiles) - 1
+    assert resumed(upscale(folder, *options)) == len(tiles)
     assert (folder / "out.tif").read_bytes() == fresh(folder, *options)
 
 
