@@ -13,6 +13,7 @@ from geosr.noise import LEAST, white_noise
 
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
+_TINY = 1e-150  # a spread that can still be squared
 _LEAST_SIGNAL = 0.05  # of a noisy band's variance that is taken as signal: nothing is blown up out of noise alone
 
 
@@ -60,8 +61,8 @@ class Stats:
 
         With `noise` the guide's is looked for, to be removed; the paper takes a noisy guide as it is.
 
-        A spread is never below 1e-6 of its centre's size (or 1e-12), so that a constant band becomes zeros
-        and not noise blown up to unit variance.
+        A constant band becomes zeros, and not rounding errors blown up to unit variance: a spread is never below
+        what its type can tell from its centre, 1e-12 of it for the source (float64), 1e-6 for the guide (float32).
         """
         source, guide = _Moments(1), None
         noises = []
@@ -72,8 +73,8 @@ class Stats:
             noises.append([white_noise(band, pair.guide_valid) if noise else 0.0 for band in pair.guide])
         if guide is None:
             raise ValueError("no pairs to measure")
-        (centre,), (spread,) = source.finish()
-        centres, spreads = guide.finish()
+        (centre,), (spread,) = source.finish(1e-12)
+        centres, spreads = guide.finish(1e-6)
         shares = np.median(noises, axis=0) / spreads
         return cls(centre, spread, centres, spreads, tuple(np.where(shares < LEAST, 0.0, shares).tolist()))
 
@@ -97,9 +98,10 @@ class _Moments:
         self.mean += shift * (count / total)
         self.count = total
 
-    def finish(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def finish(self, resolution: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations, these at least `resolution` of the mean's size."""
         spread = np.sqrt(self.squares / max(self.count, 1))
-        floor = np.maximum(1e-6 * np.abs(self.mean), 1e-12)
+        floor = np.maximum(resolution * np.abs(self.mean), _TINY)
         return tuple(self.mean.tolist()), tuple(np.maximum(spread, floor).tolist())
 
 

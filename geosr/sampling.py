@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geosr.errors import InputError
+from geosr.grid import Window
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement
 from geosr.plan import Plan
@@ -22,15 +24,18 @@ if TYPE_CHECKING:
 
 FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
 _SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+_LEAST_RELIEF = 0.25  # of the scene's variance that they must show
+
+Floats = NDArray[np.float64]
 
 
 def measure_scene(plan: Plan) -> Stats:
-    """Statistics over a fixed, evenly spread sample of the tiles that hold valid pixels.
+    """Statistics over a fixed sample of the tiles that hold valid pixels: spread evenly, unless that misses the relief.
 
     Raises:
         InputError: no source pixel is valid, or the guide is missing everywhere.
     """
-    sampled = sample(plan.tiles)
+    sampled = _telling(plan, sample(plan.tiles))
     pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands 32 would take gigabytes
     if not any(pair.guide_valid.any() for pair in _pairs(plan, sampled)):
         pairs = islice((pair for pair in _pairs(plan, plan.tiles) if pair.guide_valid.any()), _SAMPLE_TILES)
@@ -42,6 +47,44 @@ def measure_scene(plan: Plan) -> Stats:
             "check its nodata and the extents with geosr info"
         )
     return Stats.measure(chain([first], pairs), noise=True)
+
+
+def _telling(plan: Plan, sampled: list[Tile]) -> list[Tile]:
+    """The sampled tiles, or as many that differ most from the scene's mean if the sample has too little of its relief.
+
+    An island in the sea may lie in no sampled tile. The spread of what is flat is a rounding error, and nothing of the
+    guide but its noise is seen on water.
+    """
+    if len(sampled) == len(plan.tiles):
+        return sampled
+    counts, means, squares = _moments_by_tile(plan)
+    centre = (counts * means).sum() / max(counts.sum(), 1)
+    relief = dict(zip(plan.tiles, squares + counts * (means - centre) ** 2, strict=True))
+    known = dict(zip(plan.tiles, counts, strict=True))
+    seen, whole = (
+        sum(relief[tile] for tile in tiles) / max(sum(known[tile] for tile in tiles), 1)
+        for tiles in (sampled, plan.tiles)
+    )
+    if seen >= _LEAST_RELIEF * whole:
+        return sampled
+    return sorted(sorted(plan.tiles, key=lambda tile: -relief[tile])[:_SAMPLE_TILES], key=lambda tile: tile.index)
+
+
+def _moments_by_tile(plan: Plan) -> tuple[Floats, Floats, Floats]:
+    """Of each tile's core: valid source pixels, their mean, and the sum of their squared distances from it."""
+    counts, means, squares = np.zeros((3, len(plan.tiles)))
+    cols = plan.scene.grids.low.shape[1]
+    for _, row in groupby(enumerate(plan.tiles), key=lambda item: item[1].core.row):
+        tiles = [*row]
+        core = tiles[0][1].core
+        with suppress(InputError):  # its tiles will fail by their names
+            values, valid = plan.scene.read_source(Window(core.row, 0, core.height, cols))
+            for place, tile in tiles:
+                part = np.s_[:, tile.core.col : tile.core.col + tile.core.width]
+                known = values[part][valid[part]]
+                if known.size:
+                    counts[place], means[place], squares[place] = known.size, known.mean(), known.var() * known.size
+    return counts, means, squares
 
 
 def _pairs(plan: Plan, tiles: Iterable[Tile]) -> Iterator[Pair]:

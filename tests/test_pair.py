@@ -22,7 +22,7 @@ def test_statistics_over_several_pairs_are_those_of_all_valid_pixels_at_once(see
     stats = Stats.measure(pairs)
     source = np.concatenate([p.source[p.source_valid] for p in pairs])
     assert stats.source_centre == pytest.approx(source.mean(), rel=1e-12, abs=1e-9)
-    assert stats.source_spread == pytest.approx(max(source.std(), 1e-6 * abs(source.mean())), rel=1e-9)
+    assert stats.source_spread == pytest.approx(max(source.std(), 1e-12 * abs(source.mean())), rel=1e-9)
     for band in range(2):
         values = np.concatenate([p.guide[band][p.guide_valid] for p in pairs]).astype(np.float64)
         assert stats.guide_centres[band] == pytest.approx(values.mean(), rel=1e-12, abs=1e-9)
@@ -38,6 +38,17 @@ def test_a_patch_has_zero_mean_and_unit_deviation_where_valid():
     for band in patch.guide:
         assert band[patch.guide_valid].mean() == pytest.approx(0, abs=1e-4)
         assert band[patch.guide_valid].std() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("centre", "size"), [(5000.0, 1e-3), (4.5e6, 0.1), (1.7e9, 60.0), (0.0, 1e-15), (1.7e18, 1e9)])
+def test_the_source_keeps_its_relief_far_from_zero_and_in_any_unit(centre, size):
+    """Millimetres in the mountains, national grids, UNIX seconds, fluxes in SI units: float64 holds them all."""
+    relief = np.random.default_rng(0).normal(size=(12, 9))
+    guide, known = np.ones((1, 36, 27), np.float32), np.ones((12, 9), bool)
+    pair = Pair(guide, np.ones((36, 27), bool), centre + size * relief, known)
+    patch = normalise(pair, Stats.measure([pair]))
+    expected = (relief - relief.mean()) / relief.std()
+    np.testing.assert_allclose(patch.source, expected, atol=2e-6 + 4 * np.spacing(centre) / size)
 
 
 def test_constant_bands_become_zeros():

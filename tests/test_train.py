@@ -279,7 +279,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(folder):
     assert "the log is the list of pairs" in refusal(folder, "--log", folder / "pairs.csv")
     assert "crops have 96 a side" in refusal(folder, crop=96, code=3)
     assert "cannot be read as CSV" in refusal(folder, pairs="none.csv", code=3)
-    assert "one of them" in geosr("train", "-o", folder / "w.safetensors").err
+    assert "use either" in geosr("train", "-o", folder / "w.safetensors").err
     (folder / "w.md").write_text("mine")
     assert "the model card" in refusal(folder)
 

@@ -1,0 +1,43 @@
+"""The scene's statistics are those of the scene, also where most of it is flat."""
+
+import numpy as np
+import pytest
+from outputs import block_means
+from rasters import UTM, grid, write
+
+from geosr.options import Inputs, Recipe
+from geosr.plan import make_plan
+from geosr.sampling import measure_scene, sample
+
+SCALE, ROWS, COLS = 4, 24, 654
+
+
+def measure(folder, high, rng):
+    write(folder / "source.tif", block_means(high, SCALE), grid(500000, 5000000, SCALE), UTM)
+    guide = 100 + high + rng.normal(0, 1, high.shape)
+    write(folder / "guide.tif", guide.astype(np.float32)[None], grid(500000, 5000000, 1), UTM)
+    plan = make_plan(Inputs(folder / "source.tif", folder / "guide.tif"), Recipe(method="diffusion", tile=96))
+    assert len(sample(plan.tiles)) < len(plan.tiles)
+    return plan, measure_scene(plan)
+
+
+@pytest.mark.parametrize("col", [0, 300, 640])
+def test_an_island_in_the_sea_is_seen_wherever_it_lies(tmp_path, col):
+    """Elsewhere source and guide are flat but for the guide's noise, which is 1."""
+    rng = np.random.default_rng(0)
+    high = np.zeros((ROWS * SCALE, COLS * SCALE), np.float32)
+    high[28:68, col * SCALE : col * SCALE + 40] = np.kron(rng.uniform(40, 60, (5, 5)), np.ones((8, 8)))
+    _, stats = measure(tmp_path, high, rng)
+    low = block_means(high, SCALE)
+    assert low.std() / 2 < stats.source_spread < low.max()
+    assert stats.guide_noise[0] * stats.guide_spreads[0] == pytest.approx(1, rel=0.1)
+    assert high.std() / 2 < stats.guide_spreads[0] < high.max()
+
+
+def test_a_scene_with_relief_everywhere_is_sampled_evenly(tmp_path):
+    rng = np.random.default_rng(1)
+    high = np.kron(rng.normal(300, 5, (ROWS, COLS)), np.ones((SCALE, SCALE)))
+    plan, stats = measure(tmp_path, high, rng)
+    pairs = [plan.read(tile) for tile in sample(plan.tiles)]
+    values = np.concatenate([pair.source.ravel() for pair in pairs])
+    assert (stats.source_centre, stats.source_spread) == pytest.approx((values.mean(), values.std()))
