@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 from geosr.errors import TileError, UsageError
 from geosr.options import Execution, Inputs, Note
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
-from geosr.tables import SUFFIXES, check_files, write_files
+from geosr.tables import SUFFIXES, Table, check_files, write_files
 
 from .options import (
     PATH,
@@ -157,15 +158,13 @@ def command(
         found = with_uncertainty(found, str(uncertainty), inputs.scale)
     if dry_run:
         planned = plan_batch(found, inputs, recipe, execution)
-        write_files(files, planned.listing, planned.content())
-        click.echo(printable("\n".join([*planned.listing.lines(), "", _closing(planned)])))
+        _show(planned.listing, planned, files)
         return TileError.exit_code if planned.counts["failed"] else 0
     counter = _Counter(len(found.jobs), quiet)
     done = run_batch(found, inputs, recipe, execution, counter.show)
-    write_files(files, done.listing, done.content())
     if not quiet:
         _print_notes(done)
-    click.echo(printable("\n".join([*done.table.lines(), "", _closing(done)])))
+    _show(done.table, done, files)
     return done.exit_code
 
 
@@ -247,5 +246,10 @@ def _print_notes(done: Summary) -> None:
         say(f"note ({count(pairs, 'pair')}): {text}")
 
 
-def _closing(done: Summary) -> str:
-    return ", ".join(f"{number} {status}" for status, number in done.counts.items() if number)
+def _show(table: Table, done: Summary, files: Mapping[str, Path | None]) -> None:
+    """The table on stdout, and in its files: one that cannot be written, or has no reader, is no loss of the other."""
+    counts = ", ".join(f"{number} {status}" for status, number in done.counts.items() if number)
+    try:
+        click.echo(printable("\n".join([*table.lines(), "", counts])))
+    finally:
+        write_files(files, done.listing, done.content())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from geosr.pair import Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
-from geosr.store import scratch_folder
+from geosr.store import check_place, scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import cut
 from geosr.trials import Array, Trial, attempt_alone
@@ -187,12 +188,11 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         UsageError: it is there.
-        OutputError: the folder that it will lie in is not.
+        OutputError: as `check_place`.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UsageError(f"{show(folder)} exists; give a folder that does not")
-    if not folder.absolute().parent.is_dir():
-        raise OutputError(f"{show(folder.absolute().parent)} does not exist; make the folder first")
+    check_place(folder)
 
 
 def write_folder(found: Comparison, folder: Path) -> None:

@@ -82,9 +82,13 @@ def upscale_file(
         *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)
         _tell(execution, _notes_on_output(plan, written))
     report = replace(report, written=written, seconds=stages.seconds)
-    if execution.style:
-        write_style(output, inputs.source)
-    write_report(report, plan, placement, execution, depends_on)
+    try:
+        if execution.style:
+            write_style(output, inputs.source)
+        write_report(report, plan, placement, execution, depends_on)
+    except BaseException as error:
+        error.add_note(f"the output {output} was written")
+        raise
     return report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from geosr.describe import describe_source
-from geosr.errors import InputError, OutputError, TileError, UsageError
+from geosr.errors import InputError, TileError, UsageError
 from geosr.options import Execution
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.provenance import versions
 from geosr.raster_guard import show
-from geosr.store import TileResult, write_whole
+from geosr.store import TileResult, check_place, write_whole
 from geosr.writer import Written
 
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
@@ -85,20 +86,17 @@ class Report:
         return TileError("\n".join([summary, *lines, *more]))
 
 
-def check_report(path: Path, others: Sequence[Path]) -> Path:
-    """Where the report will lie, before any work is done; one that is there will be replaced.
+def check_report(path: Path, others: Sequence[Path]) -> None:
+    """See before any work that the report can be written; one that is there will be replaced.
 
     Raises:
         UsageError: the name does not end in .json or .html, or is one of `others`.
-        OutputError: its folder does not exist.
+        OutputError: as `check_place`.
     """
     if path.suffix.lower() not in (".json", ".html"):
         raise UsageError(f"{show(path)}: a report is JSON or a page; give a name that ends in .json or .html")
-    if any(path.absolute() == other.absolute() for other in others):
+    if check_place(path) in [Path(os.path.realpath(other)) for other in others]:
         raise UsageError(f"the report {show(path)} is an input or the output; give it another name")
-    if not path.parent.is_dir():
-        raise OutputError(f"{show(path.parent)} does not exist; make the folder first")
-    return path.absolute()
 
 
 def write_report(

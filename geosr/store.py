@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.errors import ChangedInputError, OutputError
+from geosr.raster_guard import show
 from geosr.tiling import Tile
 
 _DTYPE = np.dtype("<f4")
@@ -563,12 +564,35 @@ def _size(number: int) -> str:
     return f"{number / 1e9:,.1f} GB"
 
 
+def check_place(path: Path) -> Path:
+    """Where a file of that name will really lie, links resolved: see before any work that one can be made there.
+
+    Raises:
+        OutputError: it is a folder, its own folder does not exist or takes no files, or the system cannot have such a
+            name.
+    """
+    name = show(path)
+    if "\0" in str(path):
+        raise OutputError(f"{name} cannot be written: no file's name has a NUL in it")
+    with reported(f"{name} cannot be written"):  # too long a name, no right to look
+        real = Path(os.path.realpath(path))
+        if real.is_dir():
+            raise OutputError(f"{name} is a folder; give the name of a file to write")
+        if not real.parent.is_dir():
+            raise OutputError(f"{show(real.parent)} does not exist; make the folder first")
+        with reported(f"cannot write in {show(real.parent)}"), tempfile.TemporaryFile(dir=real.parent):
+            return real
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there with all of `data`, on disk, or not there at all; one of that name is replaced.
+
+    A link is kept, and the file that it leads to written.
 
     Raises:
         OutputError: there is no room or no right.
     """
+    path = Path(os.path.realpath(path))
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     with reported(f"cannot write {path}"):
         try:

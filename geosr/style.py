@@ -11,7 +11,7 @@ from geosr.errors import UsageError
 from geosr.picture import RAMPS, Kind, Stretch
 from geosr.quicklook import kind_of
 from geosr.raster_guard import show
-from geosr.store import write_whole
+from geosr.store import check_place, write_whole
 
 _GLANCE = 1024  # pixels a side at most that the stretch is measured on
 
@@ -22,12 +22,13 @@ def style_path(output: Path) -> Path:
 
 
 def check_style(output: Path, *, overwrite: bool) -> None:
-    """See before any work that no style would be replaced unasked.
+    """See before any work that the style can be written, and replaces none unasked.
 
     Raises:
         UsageError: one is there.
+        OutputError: as `check_place`.
     """
-    if not overwrite and style_path(output).exists():
+    if check_place(style_path(output)).exists() and not overwrite:
         raise UsageError(f"{show(style_path(output))} exists; use --overwrite to replace it")
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from geosr.errors import OutputError, UsageError
+from geosr.errors import UsageError
 from geosr.raster_guard import show
-from geosr.store import write_whole
+from geosr.store import check_place, write_whole
 
 SUFFIXES = {"json": ".json", "csv": ".csv", "markdown": ".md"}
 """How the file of each kind must end."""
@@ -67,15 +67,14 @@ def check_files(files: Mapping[str, Path | None]) -> None:
 
     Raises:
         UsageError: a name does not end as its kind does.
-        OutputError: its folder does not exist.
+        OutputError: as `check_place`.
     """
     for kind, path in files.items():
         if path is None:
             continue
         if path.suffix.lower() != SUFFIXES[kind]:
             raise UsageError(f"{show(path)}: --{kind} wants a name that ends in {SUFFIXES[kind]}")
-        if not path.absolute().parent.is_dir():
-            raise OutputError(f"{show(path.parent)} does not exist; make the folder first")
+        check_place(path)
 
 
 def write_files(files: Mapping[str, Path | None], table: Table, content: Mapping[str, object]) -> None:
@@ -88,7 +87,7 @@ def write_files(files: Mapping[str, Path | None], table: Table, content: Mapping
         if path is None:
             continue
         text = as_json(content) if kind == "json" else table.csv() if kind == "csv" else table.markdown()
-        write_whole(path.absolute(), text.encode(errors="replace"))
+        write_whole(path, text.encode(errors="replace"))
 
 
 def as_json(content: Mapping[str, object]) -> str:

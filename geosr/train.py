@@ -19,7 +19,7 @@ from geosr.options import Execution, Note, Stage, Trained, Validated, processors
 from geosr.pair_lists import Job
 from geosr.provenance import versions
 from geosr.raster_guard import show
-from geosr.store import CHECKPOINT, RunFolder, run_folder, write_whole
+from geosr.store import CHECKPOINT, RunFolder, check_place, run_folder, write_whole
 from geosr.tables import Table, check_files, write_files
 from geosr.training_data import TrainingPair, identities, read_training_pair
 from geosr.writer import check_output
@@ -146,7 +146,7 @@ def _check_outputs(output: Path, log: Path | None, jobs: Sequence[Job], *, overw
     inputs = [path for job in jobs for path in (job.source, job.guide)]
     output = check_output(output, inputs, overwrite=overwrite, form="safetensors file")
     beside = output.with_suffix(".md")
-    if beside.exists() and not overwrite:
+    if check_place(beside).exists() and not overwrite:
         raise UsageError(f"the model card {show(beside)} exists; use --overwrite to replace it")
     check_files({"csv": log})
     return output, beside

@@ -21,13 +21,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
 from geosr.consistency import Consistency, confine, pool, project, spread
-from geosr.errors import GeosrError, OutputError, UsageError
+from geosr.errors import OutputError, UsageError
 from geosr.gdal import GDAL_ERRORS, gdal_environment
 from geosr.grid import GridPair, Window
 from geosr.raster import Raster
-from geosr.raster_guard import files_of, show
+from geosr.raster_guard import files_of, is_folder, show
 from geosr.seams import SeamMeter
-from geosr.store import TileResult, TileStore, note_published, scratch_folder
+from geosr.store import TileResult, TileStore, check_place, note_published, scratch_folder
 from geosr.tiling import Span, core_edges
 
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB
@@ -470,26 +470,16 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
     Raises:
         UsageError: it is no name for a file of that form, is one of the inputs or lies in one that is a folder, or
             exists and `overwrite` is not given.
-        OutputError: its folder does not exist, it is a folder itself, or the system cannot have such a name.
+        OutputError: as `check_place`.
     """
-    name = show(output)
-    try:
-        path = Path(os.path.realpath(output))
-        if path.is_dir():
-            raise OutputError(f"{name} is a folder; give the name of a file to write")
-        if path.suffix.lower() not in _ENDINGS[form]:
-            raise UsageError(f"{name}: a {form} is written; give a name that ends in {_ENDINGS[form][0]}")
-        if not path.parent.is_dir():
-            raise OutputError(f"{show(path.parent)} does not exist; make the folder first")
-        exists = path.exists()
-        if exists and any(_is_same(path, file) for other in inputs for file in files_of(other)):
-            raise UsageError(f"the output {name} is one of the inputs; give it another name")
-        if any(other.is_dir() and os.path.samefile(path.parent, other) for other in inputs):
-            raise UsageError(f"the output {name} would lie among the rasters of an input; give another folder")
-    except GeosrError:
-        raise
-    except (OSError, ValueError) as error:  # too long a name, a NUL in it, no right to look
-        raise OutputError(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    name, path = show(output), check_place(output)
+    if path.suffix.lower() not in _ENDINGS[form]:
+        raise UsageError(f"{name}: a {form} is written; give a name that ends in {_ENDINGS[form][0]}")
+    exists = path.exists()
+    if exists and any(_is_same(path, file) for other in inputs for file in files_of(other)):
+        raise UsageError(f"the output {name} is one of the inputs; give it another name")
+    if any(is_folder(other) and os.path.samefile(path.parent, other) for other in inputs):
+        raise UsageError(f"the output {name} would lie among the rasters of an input; give another folder")
     if overwrite:
         return path
     if exists:
@@ -509,7 +499,7 @@ def _beyond(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    return other.exists() and os.path.samefile(path, other)
+    return os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _beside(path: Path) -> list[Path]:

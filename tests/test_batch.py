@@ -161,6 +161,15 @@ def test_the_summary_is_never_the_list(tmp_path):
     assert "is the list of the pairs" in refused.err
 
 
+def test_a_summary_that_cannot_be_written_after_all_costs_no_table(tmp_path):
+    fill(tmp_path, ["a"])
+    pairs = ("--source", tmp_path / "dsm/*_DSM.tif", "--guide", tmp_path / "rgb/{stem}_RGB.tif", "--method", "bicubic")
+    done = geosr("batch", *pairs, "-o", tmp_path / "out.csv/{stem}.tif", "--summary", tmp_path / "out.csv")
+    assert done.code == 6
+    assert done.out.endswith("\n1 done\n")
+    assert "Is a directory" in done.err
+
+
 def test_an_output_of_other_settings_is_not_taken_for_done(tmp_path):
     fill(tmp_path, ["a"])
     assert batch(tmp_path, "--set", "rounds=1", method="diffusion").code == 0

@@ -169,6 +169,16 @@ def as_others():
         prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; anybody else has none to drop
 
 
+def run_as_others(folder, *arguments):
+    command = [sys.executable, "-m", "geosr", *arguments]
+    return subprocess.run(
+        command, cwd=folder, preexec_fn=as_others, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+UPSCALE = ("upscale", "--source", "source.tif", "--guide", "guide.tif", "--method", "bicubic")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
 @pytest.mark.parametrize(
     ("closed", "mode", "code", "phrase"),
@@ -181,22 +191,35 @@ def as_others():
 def test_what_may_not_be_read_or_written(closed, mode, code, phrase, folder):
     (folder / "out").mkdir()
     (folder / closed).chmod(mode)
-    pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", "out/a.tif", "--method", "bicubic"]
-    done = subprocess.run(
-        [sys.executable, "-m", "geosr", "upscale", *pair],
-        cwd=folder,
-        preexec_fn=as_others,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_as_others(folder, *UPSCALE, "-o", "out/a.tif")
     (folder / closed).chmod(0o700)
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("Error: ")
     assert phrase in done.stderr
     assert done.stderr.count("\n") == 1
     assert [*(folder / "out").iterdir()] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*UPSCALE, "-o", "a.tif", "--report", "closed/a.json"),
+        (*UPSCALE, "-o", "a.tif", "--uncertainty", "closed/a.tif"),
+        ("batch", "--manifest", "pairs.csv", "-o", "{stem}_x4.tif", "--method", "bicubic", "--summary", "closed/a.csv"),
+        ("train", "--pairs", "pairs.csv", "-o", "a.safetensors", "--log", "closed/a.csv"),
+        ("compare", "source.tif", "guide.tif", "-o", "closed/a"),
+    ],
+    ids=lambda command: command[-2],
+)
+def test_a_folder_that_takes_no_files_is_found_out_before_the_work(command, folder):
+    (folder / "pairs.csv").write_text("source,guide\nsource.tif,guide.tif\n")
+    (folder / "closed").mkdir(mode=0o500)
+    before = contents(folder)
+    done = run_as_others(folder, *command)
+    assert done.returncode == OUTPUT, done.stderr
+    assert done.stderr == f"Error: cannot write in {folder / 'closed'}: Permission denied\n"
+    assert contents(folder) == before
 
 
 # --- headers that claim more than there is -------------------------------------------------------------------

@@ -9,9 +9,13 @@ import re
 import numpy as np
 import pytest
 from geosr_cli.render import Screen
+from outputs import check_means
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
-from geosr.options import Fitting
+from geosr.errors import OutputError, UsageError
+from geosr.options import Execution, Fitting, Inputs, Recipe, Stage
+from geosr.pipeline import upscale_file
+from geosr.report import check_report
 
 
 @pytest.fixture
@@ -95,14 +99,62 @@ def test_a_report_names_tiles_that_failed_and_those_of_an_earlier_run(folder):
         ("report", 2, "give a name that ends in .json"),
         ("missing/report.html", 6, "does not exist; make the folder first"),
         ("missing/report.json", 6, "does not exist; make the folder first"),
+        ("folder.json", 6, "is a folder; give the name of a file to write"),
+        ("x" * 260 + ".json", 6, "File name too long"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(name, code, said, folder):
+    (folder / "folder.json").mkdir()
     before = contents(folder)
     outcome = upscale(folder, "--report", folder / name)
     assert outcome.code == code
     assert said in outcome.err
     assert contents(folder) == before
+
+
+def test_a_style_that_cannot_be_written_is_refused_before_the_work(folder):
+    (folder / "out.qml").mkdir()
+    before = contents(folder)
+    outcome = upscale(folder, "--style", "--overwrite")
+    assert (outcome.code, outcome.err.count("\n")) == (6, 1)
+    assert "out.qml is a folder" in outcome.err
+    assert contents(folder) == before
+
+
+def test_a_report_is_never_an_input_however_its_name_is_spelled(folder):
+    (folder / "sub").mkdir()
+    weights = folder / "weights.json"
+    weights.write_text("precious")
+    with pytest.raises(UsageError, match="is an input or the output"):
+        check_report(folder / "sub" / ".." / "weights.json", [weights])
+
+
+def test_an_error_after_the_output_has_its_name_says_that_it_was_written(folder):
+    report = folder / "report.json"
+
+    def take(event):
+        if event == Stage("mosaic"):  # long after the check
+            report.mkdir()
+
+    execution = Execution("cpu", report=report, on_event=take)
+    inputs = Inputs(folder / "source.tif", folder / "guide.tif")
+    with pytest.raises(OutputError, match=r"cannot write .*report\.json: Is a directory") as caught:
+        upscale_file(inputs, Recipe("bicubic"), execution, folder / "out.tif")
+    assert caught.value.__notes__ == [f"the output {folder / 'out.tif'} was written"]
+    check_means(folder / "source.tif", folder / "out.tif", 4)
+
+
+def test_links_are_followed_and_kept(folder):
+    (folder / "elsewhere").mkdir()
+    for name in ("report.json", "out.qml"):
+        (folder / "elsewhere" / name).write_text("an older one")
+        (folder / name).symlink_to(folder / "elsewhere" / name)
+    assert upscale(folder, "--report", folder / "report.json", "--style", "--overwrite").code == 0
+    assert (folder / "report.json").is_symlink()
+    assert (folder / "out.qml").is_symlink()
+    assert json.loads((folder / "elsewhere" / "report.json").read_text())["output"] == str(folder / "out.tif")
+    assert b"<qgis" in (folder / "elsewhere" / "out.qml").read_bytes()
+    assert sorted(path.name for path in (folder / "elsewhere").iterdir()) == ["out.qml", "report.json"]
 
 
 def events(outcome):

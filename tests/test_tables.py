@@ -40,3 +40,14 @@ def test_files_are_checked_before_and_written(tmp_path):
         check_files({"csv": tmp_path / "a.json"})
     with pytest.raises(OutputError, match="does not exist"):
         check_files({"csv": tmp_path / "nowhere" / "a.csv"})
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        check_files({"csv": tmp_path / "folder.csv"})
+
+
+def test_a_link_is_followed_and_kept(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a.csv").symlink_to(tmp_path / "elsewhere" / "b.csv")
+    write_files({"csv": tmp_path / "a.csv"}, TABLE, {})
+    assert (tmp_path / "a.csv").is_symlink()
+    assert (tmp_path / "elsewhere" / "b.csv").read_text() == TABLE.csv()
