@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def command(
 
     if (pairs is None) == (dataset is None):
         raise UsageError("no training pairs given; use either --pairs or --dataset")
-    if log is not None and pairs is not None and log.absolute() == pairs.absolute():
+    if log is not None and pairs is not None and os.path.realpath(log) == os.path.realpath(pairs):
         raise UsageError("the log is the list of pairs; give it another name")
     course = Course(method, check_scale(scale), preset, read_settings(settings), validation, seed, licence)
     jobs = true_pairs(pairs) if pairs else true_pairs_of_dataset(dataset[0], Path(dataset[1])) if dataset else []

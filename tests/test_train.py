@@ -284,6 +284,13 @@ def test_what_cannot_be_trained_is_refused_in_one_line(folder):
     assert "the model card" in refusal(folder)
 
 
+def test_the_log_is_never_the_list_however_its_name_is_spelled(folder):
+    (folder / "sub").mkdir()
+    (folder / "link.csv").symlink_to(folder / "pairs.csv")
+    for name in ("sub/../pairs.csv", "link.csv"):
+        assert "the log is the list of pairs" in refusal(folder, "--log", f"{folder}/{name}")
+
+
 def test_pairs_that_cannot_be_learnt_from_are_refused_in_one_line(folder):
     (folder / "one.csv").write_text("source,guide\ntruth0.tif,guide0.tif\n")
     assert "training needs two at least" in refusal(folder, pairs="one.csv")
