@@ -12,13 +12,13 @@ import numpy as np
 
 from geosr import methods
 from geosr.consistency import Consistency
-from geosr.errors import UsageError
+from geosr.errors import OutputError, UsageError
 from geosr.methods.base import Method
 from geosr.options import Bounds, Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.raster import Raster
-from geosr.raster_guard import digest_of_parts
+from geosr.raster_guard import digest_of_parts, is_folder, show
 from geosr.report import Report, check_report
 from geosr.store import TileStore, published_before
 from geosr.style import check_style
@@ -36,12 +36,18 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
 
     Raises:
         UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
+        OutputError: one lies on another file system than the output, beside which all are made.
     """
     outputs = {OUTPUT: check_output(output, inputs, overwrite=execution.overwrite)}
     left = published_before(outputs[OUTPUT])
     for name, path in execution.layers.items():
         free = execution.overwrite or Path(os.path.realpath(path)) in left
         outputs[name] = check_output(path, inputs, overwrite=free)
+        if outputs[name].parent.stat().st_dev != outputs[OUTPUT].parent.stat().st_dev:
+            raise OutputError(
+                f"{show(path)} lies on another file system than the output, beside which it is made; give a name on "
+                "that of the output"
+            )
     if len({*outputs.values()}) < len(outputs):
         raise UsageError("the output and what is written beside it need different names")
     if execution.report:
@@ -158,7 +164,7 @@ def digest_tags(source: Path, guide: Path) -> dict[str, str]:
         InputError: one cannot be read.
     """
     files = {"GEOSR_SOURCE_DIGEST": source, "GEOSR_GUIDE_DIGEST": guide}
-    return {name: "" if path.is_dir() else digest_of_parts(path) for name, path in files.items()}
+    return {name: "" if is_folder(path) else digest_of_parts(path) for name, path in files.items()}
 
 
 def guide_tags(inputs: Inputs) -> dict[str, str]:

@@ -1,14 +1,16 @@
 """How far the answer may be off, and what the guide changed: as rasters beside the output, and as a number."""
 
 import json
+import tempfile
 import warnings
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from outputs import SMALL_NETWORK, check_cog, opened, physical
-from pairs import make_pair, upscale
+from pairs import contents, make_pair, upscale
 from scipy.ndimage import generic_filter
 
 from geosr import uncertainty
@@ -149,3 +151,26 @@ def test_names_that_cannot_be_are_refused_before_any_work(tmp_path, option):
     (tmp_path / "there.tif").write_bytes(b"mine")
     assert "--overwrite" in upscale(tmp_path, option, tmp_path / "there.tif").err
     assert (tmp_path / "there.tif").read_bytes() == b"mine"
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other file system")
+    with tempfile.TemporaryDirectory(dir=shared) as made:
+        yield Path(made)
+
+
+@pytest.mark.parametrize("option", ["--uncertainty", "--guide-influence"])
+def test_another_file_system_than_the_outputs_is_refused_before_any_work(option, tmp_path, elsewhere):
+    make_pair(tmp_path)
+    before = contents(tmp_path)
+    (elsewhere / "link.tif").symlink_to(tmp_path / "real.tif")
+    refused = upscale(tmp_path, option, elsewhere / "x.tif")
+    assert (refused.code, refused.err.count("\n")) == (6, 1)
+    assert "x.tif lies on another file system than the output" in refused.err
+    assert contents(tmp_path) == before
+    assert upscale(tmp_path, option, elsewhere / "link.tif").code == 0  # where it leads to counts
+    assert (tmp_path / "real.tif").is_file()
