@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
-from geosr.store import reported, scratch_folder
+from geosr.store import check_place, reported, scratch_folder
 from geosr.style import style_path
 from geosr.tables import Table
 
@@ -204,15 +205,15 @@ def _files_of(job: Job, recipe: Recipe) -> Iterator[Path]:
     """What a pair's workers read, as far as it is there; a sample's files are not made yet."""
     for path in recipe.files if job.sample else (job.source, job.guide, *recipe.files):
         with suppress(InputError):  # said of the pair when it is its turn
-            yield from (file for file in files_of(path) if file.is_file())
+            yield from (file for file in files_of(path) if os.path.isfile(file))
 
 
 def _first_output(jobs: Sequence[Job]) -> Path:
-    """One whose folder is there now."""
+    """One that can be written now: its folder is there."""
     for job in jobs:
         with suppress(OutputError):
             _make_folder(job.output.parent)
-            return job.output
+            return check_place(job.output)
     return jobs[0].output
 
 
@@ -267,7 +268,7 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
 
     Else failed, and left alone.
     """
-    if not job.output.exists():
+    if not os.path.exists(job.output):
         return None
     try:
         made = describe_source(job.output, band=1, assume_crs=inputs.assume_crs)
@@ -287,7 +288,7 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")
     beside = (*job.outputs, style_path(job.output)) if style else job.outputs
-    if missing := [path for path in beside if not path.exists()]:
+    if missing := [path for path in beside if not os.path.exists(path)]:
         return _of(job, FAILED, f"{show(job.output)} exists, {show(missing[0])} does not; use --overwrite to make both")
     expected = tags.get("GEOSR_EXPECTED_ERROR")
     tiles = tags.get("GEOSR_INTERPOLATED_TILES")

@@ -6,13 +6,14 @@ truth on the same pixels; the source is made from the truth, its means over `sca
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from geosr.dfc2019 import dfc2019, dfc2019_track3
 from geosr.errors import InputError
-from geosr.raster_guard import WORLD_ENDINGS, show
+from geosr.raster_guard import WORLD_ENDINGS, is_folder, show
 from geosr.samples import Sample
 
 _SCENES = (("im2.png", "disp2.png", 0.0), ("view1.png", "disp1.png", 0.0), ("im0.png", "disp0.pfm", None))
@@ -29,7 +30,8 @@ def dfc2014(root: Path) -> dict[str, tuple[Path, Path]]:
         InputError: there are no such files, or a header is missing.
     """
     found = {
-        kind: [path for path in sorted(root.rglob(f"*{kind}*.img")) if path.is_file()] for kind in ("LWIR", "Visible")
+        kind: [path for path in sorted(root.rglob(f"*{kind}*.img")) if os.path.isfile(path)]
+        for kind in ("LWIR", "Visible")
     }
     if not all(found.values()):
         counts = " and ".join(f"{len(paths)} *{kind}*.img" for kind, paths in found.items())
@@ -38,7 +40,7 @@ def dfc2014(root: Path) -> dict[str, tuple[Path, Path]]:
             f"TelopsDatasetCityVisible_20cm_Subset.img; found {counts}"
         )
     for path in (*found["LWIR"], *found["Visible"]):
-        if not any(header.is_file() for header in (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"))):
+        if not any(os.path.isfile(header) for header in (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"))):
             raise InputError(f"{show(path)} has no header; its size and position are in {show(path.stem)}.hdr")
     visible = {_part(path, "Visible"): path for path in found["Visible"]}
     pairs = {path.stem: (path, visible[part]) for path in found["LWIR"] if (part := _part(path, "LWIR")) in visible}
@@ -63,7 +65,7 @@ def middlebury(root: Path) -> list[Sample]:
     Raises:
         InputError: the folder is laid out otherwise, or an image has no counterpart.
     """
-    folders = [folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "source_hr").is_dir()]
+    folders = [folder for folder in (root, *sorted(root.glob("*/"))) if is_folder(folder / "source_hr")]
     if not folders:
         return _middlebury_scenes(root)
     return [sample for folder in folders for sample in _middlebury_group(folder)]
@@ -74,7 +76,7 @@ def _middlebury_scenes(root: Path) -> list[Sample]:
         Sample(image.parent.name, image.resolve().parent.parent.name, image, truth, unknown=unknown)
         for name, disparity, unknown in _SCENES
         for image in sorted(root.rglob(name))
-        if (truth := image.with_name(disparity)).is_file()
+        if os.path.isfile(truth := image.with_name(disparity))
     ]
     if not samples:
         raise InputError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from geosr.bands import Band
 from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
-from geosr.raster_guard import files_of, show
+from geosr.raster_guard import files_of, is_folder, show
 from geosr.samples import Sample
 from geosr.stac import read_items
 
@@ -113,7 +113,7 @@ def pairs_by_pattern(
     option = "--truth" if truth else "--source"
     if source.count("*") != 1:
         raise UsageError(f"{option} {show(source)}: wants one * (what it matches is the stem), as in 'dsm/*_DSM.tif'")
-    if "{stem}" not in guide and not Path(guide).exists():
+    if "{stem}" not in guide and not os.path.exists(guide):
         raise UsageError(
             f"--guide {show(guide)}: wants {{stem}}, as in 'rgb/{{stem}}_RGB.tif', or is the one guide of all sources"
         )
@@ -127,7 +127,7 @@ def pairs_by_pattern(
             misfits.append(Misfit(show(path), f"is the output of {show(maker)}", wanted=False))
             continue
         beside = Path(guide.replace("{stem}", stem))
-        if beside.exists():
+        if os.path.exists(beside):
             job = Job(show(stem), path, beside, _fill(template, stem, scale), stem)
             part = "" if band is None else f"_b{band}"  # of another band is another source, by its name
             sample = Sample(stem, "", beside, path, band=band)
@@ -150,8 +150,8 @@ def _matches(pattern: str) -> dict[str, Path]:
 
 def _is_raster(path: Path) -> bool:
     """A file, which may be one, or a folder that holds some."""
-    if not path.is_dir():
-        return path.is_file()
+    if not is_folder(path):
+        return os.path.isfile(path)
     with suppress(InputError):
         return bool(files_of(path))
     return False
@@ -175,7 +175,7 @@ def pairs_by_manifest(manifest: Path, template: str | None, scale: int) -> PairL
         if not source or not guide:
             misfits.append(Misfit(f"{show(manifest.name)}, line {line}", "names no source or no guide", wanted=True))
             continue
-        stem = Path(source).name if (manifest.parent / source).is_dir() else Path(source).stem
+        stem = Path(source).name if is_folder(manifest.parent / source) else Path(source).stem
         made = manifest.parent / output if output else _fill(check_template(template), stem, scale)
         jobs.append(Job(show(stem), manifest.parent / source, manifest.parent / guide, made, stem))
     if not jobs:
@@ -242,7 +242,7 @@ def true_pairs_of_dataset(name: str, root: Path) -> list[Job]:
     """
     if name not in DATASETS:
         raise UsageError(f"--dataset {name} is not known or has no truth; there are: {', '.join(DATASETS)}")
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"{show(root)} is no folder; give the root of the data set")
     return [
         Job(show(f"{sample.group}/{sample.name}"), sample.truth, sample.guide, Path(), "", sample=sample)
@@ -254,6 +254,8 @@ def _listed(manifest: Path) -> Iterator[tuple[int, str, str, str]]:
     """Each row's line, source, guide and output; empty where it names none."""
     for line, row in _rows(manifest):
         source, guide, output = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
+        if "\0" in source + guide + output:
+            raise InputError(f"{show(manifest)}, line {line}: no file's name has a NUL in it")
         yield line, source, guide, output
 
 
@@ -292,7 +294,7 @@ def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairLi
         InputError: the folder is not as the data set is laid out.
     """
     check_template(template)
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"{show(root)} is no folder; give the root of the data set")
     if name == "dfc2014":
         return _checked(

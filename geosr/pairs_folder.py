@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from geosr.errors import OutputError, UsageError
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene
-from geosr.store import scratch_folder
+from geosr.store import check_place, scratch_folder
 from geosr.tiling import Tile, cut
 from geosr.writer import write_tile
 
@@ -42,8 +43,9 @@ def write_pairs(
         InputError: as for a run.
         OutputError: the folder could not be written; nothing is left of it.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UsageError(f"{folder} exists; give a folder that does not")
+    check_place(folder)
     if tile < check_scale(inputs.scale):
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
     scene = open_scene(inputs)

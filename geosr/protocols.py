@@ -14,7 +14,7 @@ from geosr.errors import InputError
 from geosr.metrics import score_arrays
 from geosr.options import processors
 from geosr.pair import Stats, normalise
-from geosr.raster_guard import show
+from geosr.raster_guard import is_folder, show
 from geosr.samples import Sample, TruePair
 from geosr.tables import Table
 from geosr.trials import attempt
@@ -86,7 +86,7 @@ def rerun(
         InputError: the folder is not as the data set is laid out.
         TileError: a fit failed.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"{show(root)} is no folder; give the root of the data set")
     samples = DATASETS[name](root)
     errors: dict[str, dict[str, dict[str, float]]] = {}

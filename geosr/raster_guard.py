@@ -149,7 +149,7 @@ def local_file(path: str | os.PathLike[str]) -> Path:
         raise InputError("the path is XML (an inline VRT?); give a file: VRTs are not opened")
     if text.replace("\\", "/").lstrip("/").lower().startswith("vsi") and text.startswith("/"):
         raise InputError(f"{show(text)}: GDAL's /vsi paths are not opened; download or unpack the file first")
-    if not Path(text).exists() and re.match(r"^[A-Za-z][A-Za-z0-9_+.-]+:", text):
+    if not os.path.exists(text) and re.match(r"^[A-Za-z][A-Za-z0-9_+.-]+:", text):
         raise InputError(f"{show(text)}: only local files are opened, no URLs and no subdataset strings")
     found = Path(text)
     try:
@@ -274,7 +274,7 @@ def _find_by_text(path: Path, head: bytes) -> str | None:
     if path.suffix.lower() == ".hgt" and path.stat().st_size in {2 * n * n for n in _HGT_SIDES}:
         return "SRTMHGT"
     for header in (path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")):
-        if header != path and header.is_file():
+        if header != path and os.path.isfile(header):
             with header.open("rb") as file:
                 return "ENVI" if file.read(4) == b"ENVI" else None
     return None
@@ -282,12 +282,4 @@ def _find_by_text(path: Path, head: bytes) -> str | None:
 
 def world_file(path: Path, driver: str) -> Path | None:
     """The world file beside `path`, if there is one."""
-    return next((p for s in _WORLD_FILES.get(driver, ()) if _is_file(p := path.with_suffix(s))), None)
-
-
-def _is_file(path: Path) -> bool:
-    """As `Path.is_file`; a name made longer than the file system allows is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    return next((p for s in _WORLD_FILES.get(driver, ()) if os.path.isfile(p := path.with_suffix(s))), None)

@@ -20,7 +20,7 @@ from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError
 from geosr.grid import Window, crop, pool_grid
 from geosr.pair import Pair
-from geosr.raster_guard import files_of, show
+from geosr.raster_guard import files_of, fingerprint, show
 from geosr.store import reported, scratch_folder
 from geosr.writer import write_tile
 
@@ -170,7 +170,7 @@ def save_sample(sample: Sample, scale: int, source: Path, guide: Path) -> None:
         OutputError: there is no room or no right.
     """
     truth = source.with_name(f"{source.name.removesuffix('source.tif')}truth.tif")
-    newest = max(path.stat().st_mtime_ns for given in sample.files for path in {given, *files_of(given)})
+    newest = max(fingerprint(path)[1] for given in sample.files for path in {given, *files_of(given)})
     if all(origin_of(path) == sample.origin and path.stat().st_mtime_ns >= newest for path in (truth, guide, source)):
         return
     true = sample.read(scale)

@@ -406,6 +406,9 @@ def test_refusals(tmp_path):
     manifest.write_text("source,image\na.tif,b.tif\n")
     with pytest.raises(InputError, match="missing: guide"):
         pairs_by_manifest(manifest, None, 4)
+    manifest.write_text("source,guide\na\0.tif,b.tif\n")
+    with pytest.raises(InputError, match="line 2: no file's name has a NUL in it"):
+        pairs_by_manifest(manifest, "{stem}.tif", 4)
     manifest.write_text("source,guide\na.tif,b.tif\n")
     with pytest.raises(UsageError, match="use --output"):
         pairs_by_manifest(manifest, None, 4)

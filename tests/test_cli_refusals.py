@@ -460,7 +460,7 @@ def test_tile_leaves_an_existing_folder_alone(folder):
     pair = (folder / "source.tif", folder / "guide.tif")
     check_refused(geosr("tile", *pair, "-o", folder / "pairs"), USAGE, "pairs exists")
     check_refused(geosr("tile", *pair, "-o", folder / "new", "--tile", 3), USAGE, "tile of 3 pixels")
-    check_refused(geosr("tile", *pair, "-o", folder / "no" / "new"), OUTPUT, "cannot write in")
+    check_refused(geosr("tile", *pair, "-o", folder / "no" / "new"), OUTPUT, "make the folder first")
     assert contents(folder) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import os
 import shutil
@@ -220,6 +221,61 @@ def test_a_folder_that_takes_no_files_is_found_out_before_the_work(command, fold
     assert done.returncode == OUTPUT, done.stderr
     assert done.stderr == f"Error: cannot write in {folder / 'closed'}: Permission denied\n"
     assert contents(folder) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
+@pytest.mark.parametrize("how", ["--dry-run", "--scheduler=threads", "--scheduler=processes"])
+def test_no_path_in_a_list_ends_the_batch(how, folder):
+    (folder / "closed").mkdir()
+    long = "x" * 300
+    rows = {
+        "closed output": ("source.tif", "guide.tif", "closed/a.tif"),
+        "closed source": ("closed/source.tif", "guide.tif", "a.tif"),
+        "closed guide": ("source.tif", "closed/guide.tif", "b.tif"),
+        "long source": (f"y{long}.tif", "guide.tif", "c.tif"),
+        "long guide": ("source.tif", f"{long}/guide.tif", "d.tif"),
+        "long output": ("source.tif", "guide.tif", f"{long}.tif"),
+        "long folder": ("source.tif", "guide.tif", f"{long}/e.tif"),
+        "good": ("source.tif", "guide.tif", "good.tif"),
+    }
+    lines = [("source", "guide", "output"), *rows.values()]
+    (folder / "pairs.csv").write_text("\n".join(map(",".join, lines)))
+    (folder / "closed").chmod(0o000)
+    options = ("--method", "bicubic", "--style", "--summary", "summary.csv", how)
+    done = run_as_others(folder, "batch", "--manifest", "pairs.csv", *options)
+    (folder / "closed").chmod(0o700)
+    assert "Traceback" not in done.stderr
+    made = csv.DictReader((folder / "summary.csv").read_text().splitlines())
+    found = dict(zip(rows, made, strict=True))
+    good = found.pop("good")["status"]
+    if how == "--dry-run":  # looks at inputs only
+        assert good == "to do"
+        assert all(found[name]["status"] == "failed" for name in found if "source" in name or "guide" in name)
+        return
+    assert done.returncode == 5, done.stderr
+    assert (good, (folder / "good.tif").is_file()) == ("done", True)
+    for name, row in found.items():
+        assert row["status"] == "failed"
+        assert ("Permission denied" if "closed" in name else "File name too long") in row["why"], name
+        assert " / " not in row["why"]  # one line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
+def test_patterns_into_a_folder_without_rights_are_answered_in_one_line(folder):
+    for name, mode in (("dsm", 0o755), ("closed", 0o400)):
+        (folder / name).mkdir()
+        shutil.copy(folder / "source.tif", folder / name / "a.tif")
+        (folder / name).chmod(mode)
+    said = {}
+    for source, guide in (("closed/*.tif", "guide.tif"), ("dsm/*.tif", "closed/{stem}.tif"), ("dsm/*.tif", "closed/a")):
+        done = run_as_others(folder, "batch", "--source", source, "--guide", guide, "-o", "{stem}_x4.tif")
+        assert "Traceback" not in done.stderr
+        said[done.returncode] = done.stderr
+    (folder / "closed").chmod(0o700)
+    assert said.keys() == {2, 3, 5}
+    assert "no file matches --source closed/*.tif" in said[3]
+    assert "closed/a.tif is not there" in said[5]
+    assert "--guide closed/a" in said[2]
 
 
 # --- headers that claim more than there is -------------------------------------------------------------------

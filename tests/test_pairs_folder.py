@@ -177,7 +177,7 @@ def test_refusals(tmp_path, pair):
         write_pairs(Inputs(*pair, 1000), tmp_path / "pairs")
     with pytest.raises(InputError):
         write_pairs(Inputs(tmp_path / "nothing.tif", pair[1], 4), tmp_path / "pairs")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="make the folder first"):
         write_pairs(Inputs(*pair, 4), tmp_path / "nowhere" / "pairs")
     assert left(tmp_path) == []
     (tmp_path / "pairs").mkdir()
