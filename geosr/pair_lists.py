@@ -15,7 +15,7 @@ from pathlib import Path
 from geosr.bands import Band
 from geosr.datasets import DATASETS, dfc2014
 from geosr.errors import InputError, UsageError
-from geosr.raster_guard import files_of, is_folder, show
+from geosr.raster_guard import files_of, is_folder, is_utf8, show
 from geosr.samples import Sample
 from geosr.stac import read_items
 
@@ -205,7 +205,7 @@ def pairs_by_stac(
         name = show(entry.name)
         if entry.source is None or entry.guide is None:
             misfits.append(Misfit(name, entry.why or "", wanted=True))
-        elif entry.name != Path(entry.name).name or entry.name == ".." or "\0" in entry.name:
+        elif entry.name != Path(entry.name).name or entry.name == ".." or "\0" in entry.name or not is_utf8(entry.name):
             misfits.append(Misfit(name, "its id cannot be part of a file's name", wanted=True))
         else:
             jobs.append(Job(name, entry.source, entry.guide, _fill(template, entry.name, scale), entry.name))

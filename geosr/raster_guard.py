@@ -136,11 +136,21 @@ def digest_of_parts(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_utf8(path: Path | str) -> bool:
+    """Whether GDAL can be given the path: rasterio passes it on as UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def local_file(path: str | os.PathLike[str]) -> Path:
     """`path` if it names a regular, readable, non-empty local file.
 
     Raises:
-        InputError: for URLs, `/vsi` paths, subdataset strings, XML, missing files, folders, devices, empty files.
+        InputError: for URLs, `/vsi` paths, subdataset strings, XML, missing files, folders, devices, empty files, and
+            paths that are not UTF-8.
     """
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
@@ -152,6 +162,8 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     if not os.path.exists(text) and re.match(r"^[A-Za-z][A-Za-z0-9_+.-]+:", text):
         raise InputError(f"{show(text)}: only local files are opened, no URLs and no subdataset strings")
     found = Path(text)
+    if not is_utf8(found.absolute()):
+        raise InputError(f"{show(found.absolute())}: its path is not UTF-8, and cannot be opened; rename it")
     try:
         status = found.stat()
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from geosr.errors import InputError
-from geosr.raster_guard import show
+from geosr.raster_guard import is_utf8, show
 
 SOURCE_KEYS = ("source", "dsm", "dem", "data", "lwir11", "lwir")
 """Asset keys under which a coarse raster is looked for, the first that an item has: our own and usual ones."""
@@ -94,6 +94,6 @@ def _asset(assets: Mapping[str, Any], keys: tuple[str, ...], folder: Path) -> Pa
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         raise InputError(f"asset {key} is not on this machine ({show(href, 80)}); download it first")
     path = unquote(parts.path) if parts.scheme else href
-    if "\0" in path:
+    if "\0" in path or not is_utf8(path):
         raise InputError(f"asset {key} has no href that can be a file's name: {show(href, 80)}")
     return folder / path

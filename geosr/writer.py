@@ -25,7 +25,7 @@ from geosr.errors import OutputError, UsageError
 from geosr.gdal import GDAL_ERRORS, gdal_environment
 from geosr.grid import GridPair, Window
 from geosr.raster import Raster
-from geosr.raster_guard import files_of, is_folder, show
+from geosr.raster_guard import files_of, is_folder, is_utf8, show
 from geosr.seams import SeamMeter
 from geosr.store import TileResult, TileStore, check_place, note_published, scratch_folder
 from geosr.tiling import Span, core_edges
@@ -470,11 +470,13 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
     Raises:
         UsageError: it is no name for a file of that form, is one of the inputs or lies in one that is a folder, or
             exists and `overwrite` is not given.
-        OutputError: as `check_place`.
+        OutputError: as `check_place`, or a GeoTIFF's path is not UTF-8.
     """
     name, path = show(output), check_place(output)
     if path.suffix.lower() not in _ENDINGS[form]:
         raise UsageError(f"{name}: a {form} is written; give a name that ends in {_ENDINGS[form][0]}")
+    if form == "GeoTIFF":
+        _check_utf8(path)
     exists = path.exists()
     if exists and any(_is_same(path, file) for other in inputs for file in files_of(other)):
         raise UsageError(f"the output {name} is one of the inputs; give it another name")
@@ -490,6 +492,11 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
             "remove it, or use --overwrite"
         )
     return path
+
+
+def _check_utf8(path: Path) -> None:
+    if not is_utf8(path):
+        raise OutputError(f"{show(path)} cannot be written: its path is not UTF-8; rename the folder or the file")
 
 
 def _beyond(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.bool_]:
@@ -556,7 +563,11 @@ def write_tile(
     """A small GeoTIFF of (bands, rows, columns) on `grid`; validity as a mask band, else NaN is nodata.
 
     Unit and name of the band are those of the raster that it is a part `of`.
+
+    Raises:
+        OutputError: there is no room or no right, or the path is not UTF-8.
     """
+    _check_utf8(path)
     profile = {
         "driver": "GTiff",
         "height": grid.shape[0],

@@ -286,11 +286,13 @@ def test_a_stac_asset_that_can_be_no_file_costs_its_pair_only(tmp_path):
     fill(tmp_path, ["a"])
     good = item("a", source="dsm/a_DSM.tif", guide="rgb/a_RGB.tif")
     bad = [item("b", source="a\0.tif", guide="rgb/a_RGB.tif"), item("c", source="file:///a%00", guide="rgb/a_RGB.tif")]
+    bad += [item("d", source="\ud800.tif", guide="rgb/a_RGB.tif"), item("\ud800", source="s.tif", guide="g.tif")]
     (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [*bad, good]}))
     done = geosr("batch", "--manifest", tmp_path / "items.json", "-o", tmp_path / OUTPUT, "--method", "bicubic")
     assert done.code == 5
-    assert "1 done, 2 failed" in done.out
-    assert done.out.count("has no href that can be a file's name") == 2
+    assert "1 done, 4 failed" in done.out
+    assert done.out.count("has no href that can be a file's name") == 3
+    assert done.out.count("its id cannot be part of a file's name") == 1
 
 
 def test_stac_items_name_pairs_by_their_assets(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -438,6 +440,39 @@ def test_a_folder_that_may_not_be_written_to(folder):
         pytest.skip("this user may write everywhere")
     check_refused(upscale(folder, output="closed/out.tif"), OUTPUT, "cannot write in", "closed")
     assert list(closed.iterdir()) == []
+
+
+@pytest.fixture
+def latin(folder):
+    """A folder whose name is no UTF-8, as old archives have them."""
+    try:
+        os.mkdir(os.fsencode(folder) + b"/caf\xe9")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    return Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9"))
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_the_work(latin, folder, monkeypatch):
+    for name in ("source.tif", "guide.tif"):
+        shutil.copy(folder / name, latin)
+    before = contents(folder)
+    pair, weights = (folder / "source.tif", folder / "guide.tif"), latin / "w.safetensors"
+    check_refused(upscale(folder, output=latin / "out.tif"), OUTPUT, "is not UTF-8", "rename")
+    check_refused(upscale(folder, "--uncertainty", latin / "std.tif"), OUTPUT, "is not UTF-8", "rename")
+    check_refused(upscale(folder, source=latin / "source.tif"), INPUT, "is not UTF-8", "rename")
+    check_refused(upscale(folder, guide=latin), INPUT, "is not UTF-8", "rename")
+    check_refused(upscale(folder, "--weights", weights, method="fdsr"), INPUT, "is not UTF-8", "rename")
+    check_refused(geosr("tile", *pair, "-o", latin / "tiles"), OUTPUT, "is not UTF-8", "rename")
+    assert contents(folder) == before
+    monkeypatch.chdir(latin)  # a name that is, in a folder that is not
+    check_refused(geosr("info", "source.tif", "guide.tif", "--method", "bicubic"), INPUT, "is not UTF-8")
+
+
+def test_what_gdal_does_not_write_may_lie_in_a_folder_that_is_not_utf8(latin, folder):
+    done = upscale(folder, "--report", latin / "report.json")
+    assert done.code == 0, done.err
+    assert geosr("quicklook", folder / "source.tif", "-o", latin / "a.png").code == 0
+    assert sorted(path.name for path in latin.iterdir()) == ["a.png", "report.json"]
 
 
 # --- the other commands, and real processes ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from geosr.errors import InputError
-from geosr.raster_guard import show
+from geosr.raster_guard import is_utf8, show
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -118,9 +118,11 @@ def open_weights(path: Path) -> WeightsFile:
     """Look at a file of weights.
 
     Raises:
-        InputError: it cannot be read, is a pickle, is not whole, or has no model card.
+        InputError: it cannot be read, is a pickle, is not whole, or has no model card, or its path is not UTF-8.
     """
     path = path.absolute()
+    if not is_utf8(path):  # outputs name them in a tag
+        raise InputError(f"{show(path)}: its path is not UTF-8; rename it")
     data = _read(path)
     _, card = _unpack(path, data)
     return WeightsFile(path, _digest(data), len(data), card)
