@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 
 from geosr import __version__
-from geosr.errors import GeosrError
+from geosr.errors import GeosrError, OutputError
 
 from .interrupt import Interruption
 from .render import INTERRUPTED, say
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         0 done, 1 a bug, 2 usage, 3 input refused, 4 method, device or scheduler unavailable, 5 tiles failed, 6 output
-        not written, 130 interrupted, 141 the reader of stdout has left.
+        not written, stdout included, 130 interrupted, 141 the reader of stdout has left.
     """
     try:
         code = cli.main(list(arguments), prog_name="geosr", standalone_mode=False)
@@ -115,11 +115,19 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (BrokenPipeError, SystemExit):  # click makes the second out of the first
         return _BROKEN_PIPE
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and _came_of_printing(error):
+            say("\n".join((f"Error: standard output: {error.strerror or error}", *_notes(error))))
+            return OutputError.exit_code
         say(traceback.format_exc())  # notes included
         say("This is a fault of geosr; please report it with the lines above.")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _came_of_printing(error: OSError) -> bool:
+    """Whether stdout refused, a full disk under it say: click prints all that goes there, and `say` bears the rest."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -412,6 +412,36 @@ def test_a_reader_who_leaves(command, pair):
     assert done.stderr in ("0\n", "141\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("command", "encoding"),
+    [
+        ("methods", "utf-8"),
+        ("methods", "ascii"),  # click writes through a stream of its own
+        ("--help", "utf-8"),
+        ("info source.tif guide.tif --method bicubic", "utf-8"),
+        ("upscale --source source.tif --guide guide.tif -o x.tif --method bicubic --dry-run", "utf-8"),
+        ("batch --manifest pairs.csv -o {stem}_x4.tif --method bicubic --summary s.csv -q", "utf-8"),
+    ],
+)
+def test_a_full_disk_under_stdout(command, encoding, tmp_path):
+    make_pair(tmp_path)
+    (tmp_path / "pairs.csv").write_text("source,guide\nsource.tif,guide.tif\n")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "geosr", *command.split()],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=600,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+    assert (done.returncode, done.stderr) == (6, "Error: standard output: No space left on device\n")
+    if "batch" in command:
+        assert "source,done" in (tmp_path / "s.csv").read_text()
+
+
 # --- the rest ------------------------------------------------------------------------------------------------
 
 
