@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -320,6 +322,7 @@ def start_processes(
         "silence_logs": logging.CRITICAL,
     }
     environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * workers
+    _start_tracker()
     with _silent(), _configured():
         try:
             cluster = SpecCluster(
@@ -344,6 +347,21 @@ def start_processes(
             _kill(cluster)  # what they did is on disk; in the middle of a tile they would not listen to anything else
             with suppress(TimeoutError):
                 cluster.close(timeout=_END)
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's tracker of resources, deaf to the closing of a terminal, which goes to every process.
+
+    It bears Ctrl-C and SIGTERM by itself; if it died before the workers, they would start it again without its records
+    and it would say so at length.
+    """
+    if sys.platform == "win32":  # it has neither
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it inherits what is blocked
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(cluster: SpecCluster) -> None:

@@ -25,7 +25,7 @@ SMALL = ["--preset", "paper-dem", "--set", "epochs=2", "--set", "channels=4", "-
 TILES = 9
 
 
-def begin(folder, output, *more, **environment):
+def begin(folder, output, *more, group=False, **environment):
     pair = ["--source", "source.tif", "--guide", "guide.tif", "-o", output]
     return subprocess.Popen(
         [sys.executable, "-m", "geosr", "upscale", *pair, *SMALL, *more],
@@ -33,6 +33,7 @@ def begin(folder, output, *more, **environment):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
+        start_new_session=group,
     )
 
 
@@ -140,6 +141,20 @@ def test_nothing_is_left_of_an_interrupted_run_but_its_folder(number, folder):
         assert run.returncode == 130
         assert "Traceback" not in said
         assert said.splitlines()[-1].startswith("interrupted; finished tiles (")
+
+
+def test_a_terminal_that_is_closed_ends_a_run_in_one_line(folder):
+    output = "closed.tif"
+    run = begin(folder, output, "--scheduler", "processes", "--workers", "2", "--set", "epochs=8", group=True)
+    wait_for(lambda: tiles_of(folder, output))
+    children = psutil.Process(run.pid).children(recursive=True)
+    os.killpg(run.pid, signal.SIGHUP)
+    said = run.communicate(timeout=600)[1]
+    assert psutil.wait_procs(children, timeout=600)[1] == []
+    assert run.returncode == 130
+    assert "Traceback" not in said
+    assert "resource_tracker" not in said
+    assert said.splitlines()[-1].startswith("interrupted; finished tiles (")
 
 
 def test_workers_that_do_not_start_end_the_run(folder, tmp_path):
