@@ -49,6 +49,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 _PUBLISHED = "published.json"
 _KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, _PUBLISHED, "tiles", "influence", "uncertainty", "bands"}
+_TIME = re.compile(r", modified [^,]+ UTC")  # in what `provenance.identity` says of a file
 _NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
 
 
@@ -298,12 +299,18 @@ def _finished(folder: Path) -> str:
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """What changed, in words, short values with what they were and are."""
+    """What changed, in words: short values with what they were and are, of a file whether it is its time alone."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if not before:
         return ("its record cannot be read",)
     pairs = [(name, before.get(name, "not set"), now.get(name, "not set")) for name in names]
-    return tuple(f"{name} (was {a}, is {b})" if len(a) + len(b) < _NAME else name for name, a, b in pairs)
+    return tuple(_difference(*pair) for pair in pairs)
+
+
+def _difference(name: str, before: str, now: str) -> str:
+    if len(before) + len(now) < _NAME:
+        return f"{name} (was {before}, is {now})"
+    return f"{name} (time)" if _TIME.sub("", before) == _TIME.sub("", now) else name
 
 
 @contextmanager

@@ -350,6 +350,13 @@ def test_a_source_with_its_old_time_and_size_is_still_another_one(stopped):
     assert "started afresh: source\n" in upscale(folder, *options).err
 
 
+@pytest.mark.parametrize("name", ["source", "guide"])
+def test_a_file_of_another_time_starts_afresh_and_the_time_is_named(name, stopped):
+    folder, options, _ = stopped
+    os.utime(folder / f"{name}.tif", ns=(0, 1_000_000_001))
+    assert f"started afresh: {name} (time)\n" in upscale(folder, *options).err
+
+
 def test_another_version_starts_afresh(stopped, monkeypatch):
     folder, options, _ = stopped
     monkeypatch.setattr("geosr.provenance.__version__", "9.9")
