@@ -558,7 +558,11 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         OutputError: it has not.
     """
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    there = 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a file that was being written has got its name
+                there += os.lstat(os.path.join(inside, name)).st_size
     free = shutil.disk_usage(folder).free
     if free < needed - there:
         raise OutputError(
