@@ -23,7 +23,7 @@ from geosr.raster import Raster
 from geosr.raster_guard import show
 
 WINDOW = 1024
-"""Pixels a side that are measured at once: with them some 300 MB are held, however large the rasters are."""
+"""Pixels a side that are measured at once: with them some 350 MB are held, however large the rasters are."""
 
 
 @dataclass(frozen=True)

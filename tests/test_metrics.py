@@ -54,6 +54,26 @@ def test_a_large_bias_does_not_blur_the_nmad():
     assert found.nmad == pytest.approx(stats.median_abs_deviation(errors, axis=None, scale="normal"), rel=1e-3)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    bias=st.sampled_from([0.0, 0.3, -45.0, 273.15]),
+    blunder=st.sampled_from([-9999.0, -3.4e38, 1e5, 40.0]),
+    blunders=st.floats(0, 0.4),
+    order=st.permutations(range(4)),
+)
+def test_blunders_do_not_blur_the_quantiles_whichever_block_comes_first(seed, bias, blunder, blunders, order):
+    """All of them are in one block, which may hold nothing else."""
+    rng = np.random.default_rng(seed)
+    errors = bias + 10.0 ** rng.uniform(-3, 1) * rng.standard_t(rng.choice([1, 2, 30]), (40, 25))
+    errors[: round(40 * blunders)] = blunder
+    blocks = [Block.whole(part, np.zeros_like(part)) for part in np.array_split(errors, [2, 7, 20])]
+    found = score(lambda: [blocks[place] for place in order])
+    nmad, median = stats.median_abs_deviation(errors, axis=None, scale="normal"), abs(np.median(errors))
+    assert found.nmad == pytest.approx(nmad, rel=5e-4, abs=2e-7 * median)
+    assert found.le90 == pytest.approx(np.quantile(np.abs(errors), 0.9), rel=2.5e-4)
+
+
 def test_psnr_and_ssim_against_scikit_image():
     prediction, truth = scene()
     span, found = np.ptp(truth), score_arrays(prediction, truth)
@@ -62,6 +82,28 @@ def test_psnr_and_ssim_against_scikit_image():
         truth, prediction, data_range=span, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     assert found.ssim == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("level", [0, 300, 5000, 4.5e6, 1.7e9])
+@pytest.mark.parametrize("bias", [0, 40])
+def test_ssim_of_small_relief_far_from_zero(level, bias):
+    """Variances are those of the differences from the mean, whatever number the values lie around."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-40, 40, (2, 30, 30)) / 4096  # exact in float64 at every level
+    prediction, truth = level + bias + steps[0] + steps[1], level + steps[1]
+    span, weights = np.ptp(truth), np.exp(-0.5 * (np.arange(-HALO, HALO + 1) / 1.5) ** 2)
+    weights = np.outer(weights, weights) / weights.sum() ** 2
+    a, b = (np.lib.stride_tricks.sliding_window_view(image, weights.shape) for image in (prediction, truth))
+
+    def mean(of):
+        return (of * weights).sum(axis=(2, 3))
+
+    mean_a, mean_b = (level + mean(image - level) for image in (a, b))
+    off_a, off_b = a - mean_a[..., None, None], b - mean_b[..., None, None]
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    expected = (2 * mean_a * mean_b + c1) * (2 * mean(off_a * off_b) + c2)
+    expected /= (mean_a**2 + mean_b**2 + c1) * (mean(off_a**2) + mean(off_b**2) + c2)
+    assert score_arrays(prediction, truth).ssim == pytest.approx(expected.mean(), rel=1e-6)
 
 
 def test_ssim_leaves_out_windows_with_an_invalid_pixel():
