@@ -42,6 +42,17 @@ def test_one_grid_with_nodata_scale_and_offset(tmp_path, fields):
     assert found.notes == ("prediction and truth lie on one pixel grid: compared as they are",)
 
 
+def test_slopes_are_those_on_the_ground_where_the_map_is_stretched(tmp_path, fields):
+    """At 60 degrees north a pixel of 20 m in Web Mercator is one of 10.02 x 10.05 m."""
+    prediction, truth = fields
+    place = grid(*Transformer.from_crs("EPSG:4326", "EPSG:3857", always_xy=True).transform(10, 60), 20)
+    write(tmp_path / "truth.tif", truth, place, "EPSG:3857")
+    write(tmp_path / "pred.tif", prediction, place, "EPSG:3857")
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", elevation=True)
+    expected = score_arrays(prediction, truth, spacing=(10.03, 10.03)).slope_rmse
+    assert found.scores.slope_rmse == pytest.approx(expected, rel=5e-3)
+
+
 @pytest.mark.parametrize("step", [-1, "nan", "inf"])
 def test_an_edge_has_a_height(tmp_path, fields, step):
     for name, values in zip(("pred.tif", "truth.tif"), fields, strict=True):

@@ -7,6 +7,7 @@ import pytest
 import rasterio
 from outputs import check_means, physical, run
 from pairs import geosr, make_pair, upscale
+from pyproj import Transformer
 from rasters import grid, plain_read, shared_data, write
 
 from geosr import raster
@@ -38,6 +39,13 @@ def pooled(path, times):
         if np.isfinite(block).sum() >= times * times / 2:
             means[row, col] = np.nanmean(block)
     return means
+
+
+def test_metres_are_those_on_the_ground(tmp_path):
+    """At 60 degrees north a pixel of 20 m in Web Mercator is one of 10 m."""
+    place = grid(*Transformer.from_crs("EPSG:4326", "EPSG:3857", always_xy=True).transform(10, 60), 20)
+    source = write(tmp_path / "source.tif", np.arange(3600.0).reshape(60, 60), place, "EPSG:3857")
+    assert describe_source(source, native_resolution=40).pooled == 4
 
 
 def test_the_result_is_that_of_the_averaged_source(tmp_path):

@@ -377,6 +377,38 @@ def test_resolution_on_the_ground():
     assert ground_resolution(GeoBox((10, 10), grid(0, 0, 2, 3, rotation=40), None)) == pytest.approx((2, 3))
 
 
+@pytest.mark.parametrize(
+    ("crs", "lon", "lat"),
+    [("EPSG:3857", 10, 60), ("EPSG:3857", 179.99, 45), ("EPSG:3413", -45, 89), ("EPSG:6933", 10, 45)],
+)
+def test_resolution_on_the_ground_where_the_map_is_stretched(crs, lon, lat):
+    """As plain pyproj has it; for Mercator that is nearly the cosine of the latitude."""
+    there = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    x, y = there.transform(lon, lat, direction="INVERSE")
+    found = ground_resolution(GeoBox((20, 20), grid(x - 100, y + 100, 10), crs))
+    lons, lats = there.transform([x, x + 10, x], [y, y, y - 10])
+    geod = pyproj.Geod(ellps="WGS84")
+    expected = [geod.inv(lons[0], lats[0], lons[step], lats[step])[2] for step in (1, 2)]
+    assert found == pytest.approx(expected, rel=1e-6)
+    if crs == "EPSG:3857":
+        assert found == pytest.approx([10 * np.cos(np.radians(lat))] * 2, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y"),
+    [
+        ("EPSG:32633", 166_000, 1_000_000),  # the zone's edge: 1.001
+        ("EPSG:3035", 4_900_000, 5_300_000),  # the North Cape: 0.99 and 1.01
+        ("EPSG:27572", 600_000, 2_200_000),  # of grads from Paris
+        ('ENGCRS["a site",EDATUM["here"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]', 0, 0),
+        ("EPSG:32633", 1e9, 1e9),  # nowhere
+        ("EPSG:3857", 0, 1e9),  # at the pole, to the last bit
+    ],
+)
+def test_a_pixel_of_ten_metres_on_a_surveyors_map_is_called_so(crs, x, y):
+    assert ground_resolution(GeoBox((20, 20), grid(x, y, 10), crs)) == (10, 10)
+
+
 def test_one_raster_without_crs_is_refused(tmp_path):
     guide = describe_guide(write(tmp_path / "n.tif", np.ones((10, 10), np.uint8), crs=None))
     with pytest.raises(InputError, match="--assume-crs"):
