@@ -63,7 +63,12 @@ _ROWS = {
 )
 @scale_option
 @method_list("bicubic,diffusion,mmsr")
-@option(_HOW, "--elevation", is_flag=True, help="The values are heights in metres: errors of slope and aspect, too.")
+@option(
+    _HOW,
+    "--elevation",
+    is_flag=True,
+    help="The values are heights, in metres unless the file names a unit: errors of slope and aspect, too.",
+)
 @option(
     _HOW,
     "--step",

@@ -18,9 +18,9 @@ from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window, crop, reconcile
 from geosr.metrics import HALO, Array, Block, Mask, Scores, score
-from geosr.picture import METRES
 from geosr.raster import Raster
-from geosr.raster_guard import show
+from geosr.raster_guard import digest_of_parts, show
+from geosr.units import METRES, conversion
 
 WINDOW = 1024
 """Pixels a side that are measured at once: with them some 350 MB are held, however large the rasters are."""
@@ -93,13 +93,13 @@ def evaluate(
     of it is valid), cubic convolution where the pixels are as large but lie elsewhere.
 
     Args:
-        prediction: scale and offset are applied.
-        truth: of the same ground, in the same units.
+        prediction: scale and offset are applied; brought into the truth's units where both name theirs.
+        truth: of the same ground.
         source: what the prediction was made from; gives the source consistency.
         guide: what it was made with; tells how much of its texture is in the errors.
         band: of those of prediction, truth and source that have several; a number, or a wavelength where all of
             these give theirs.
-        elevation: the values are heights in metres; gives errors of slope and aspect.
+        elevation: the values are heights, in metres where no unit of length is named; gives errors of slope and aspect.
         step: height of an edge in the truth's units, see `metrics.score`.
         assume_crs: CRS of the rasters that have none.
 
@@ -112,11 +112,12 @@ def evaluate(
     bands = _choose(band, [truth, prediction, *([source] if source else [])], assume_crs)
     made = describe_source(prediction, band=bands[prediction], assume_crs=assume_crs)
     real = describe_source(truth, band=bands[truth], assume_crs=assume_crs)
-    both, notes = _align(made, real)
+    converted, unit_note = _convert(made, real.units, "truth")
+    both, notes = _align(converted, real)
     if guide is not None:
         sharp, note = place_on(both.grid, describe_guide(guide, assume_crs=assume_crs), "truth", "guide")
         both, notes = replace(both, guide=sharp), (*notes, *note)
-    spacing = coordinates.ground_resolution(both.grid) if elevation else None
+    spacing, height_note = _spacing(both.grid, real.units or made.units) if elevation else (None, ())
     scores = score(both.blocks, step=step, spacing=spacing)
     if not scores.pixels:
         raise InputError(
@@ -130,7 +131,8 @@ def evaluate(
         rms, largest, note = measure_consistency(made, given)
         scores = replace(scores, consistency_rms=rms, consistency_max=largest)
         notes = (*notes, *note, *given.warnings)
-    notes = (*notes, *made.warnings, *real.warnings, *_unit_note(made, real), *_wavelength_note(made, real))
+    notes = (*notes, *made.warnings, *real.warnings, *unit_note, *height_note)
+    notes = (*notes, *_wavelength_note(made, real), *_source_note(made, real))
     return Evaluation(scores, real.units, tuple(dict.fromkeys(notes)))
 
 
@@ -223,16 +225,38 @@ def place_on(grid: GeoBox, moved: Raster, name: str, other: str) -> tuple[Raster
     return moved, (*notes, *((way,) if way else ()))
 
 
-def _unit_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
-    if prediction.units and truth.units and _unit(prediction.units) != _unit(truth.units):
-        return (f"the prediction is in {show(prediction.units)}, the truth in {show(truth.units)}: not converted",)
+def _convert(prediction: Raster, units: str | None, other: str) -> tuple[Raster, tuple[str, ...]]:
+    """The prediction in the units of another raster, called `other`, where both name theirs; and what to say of it."""
+    if not prediction.units or not units:
+        return prediction, ()
+    text = f"the prediction is in {show(prediction.units)}, the {other} in {show(units)}"
+    way = conversion(prediction.units, units)
+    if way is None:
+        return prediction, (f"{text}: not converted",)
+    factor, offset = way
+    scale, offset = factor * prediction.scale, factor * prediction.offset + offset
+    converted = replace(prediction, scale=scale, offset=offset, units=units)
+    return converted, () if way == (1.0, 0.0) else (f"{text}: converted",)
+
+
+def _spacing(grid: GeoBox, units: str | None) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """Length of a column step and a row step in the units of heights, and what to say of it.
+
+    Where those or a CRS are not named, the grid's own: heights are taken to be in the same.
+    """
+    across, down = coordinates.ground_resolution(grid)
+    metres = METRES.get((units or "").strip().lower(), 1.0)
+    if grid.crs is None or metres == 1:
+        return (across, down), ()
+    return (across / metres, down / metres), (f"heights are in {show(units)}: converted to metres for slopes",)
+
+
+def _source_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
+    """Where the truth is the file that the prediction was made from, by its digest."""
+    made_from = prediction.tags.get("GEOSR_SOURCE_DIGEST")
+    if made_from and not truth.parts and made_from == digest_of_parts(truth.path):
+        return ("the truth is the source of this prediction: this measures consistency, not accuracy",)
     return ()
-
-
-def _unit(name: str) -> float | str:
-    """What it is whatever it is called: metres in a unit of length."""
-    small = name.strip().lower()
-    return METRES.get(small, small)
 
 
 def _wavelength_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
@@ -245,9 +269,12 @@ def _wavelength_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
 def measure_consistency(prediction: Raster, source: Raster) -> tuple[float, float, tuple[str, ...]]:
     """RMS and largest size of (prediction averaged over a source pixel - that pixel), and what to say of the way.
 
+    In the source's units where both name theirs.
+
     Raises:
         InputError: no source pixel is covered.
     """
+    prediction, unit_note = _convert(prediction, source.units, "source")
     prediction, notes = place_on(source.geobox, prediction, "source", "prediction")
     squares, count, largest = 0.0, 0, 0.0
     rows, cols = source.shape
@@ -262,7 +289,7 @@ def measure_consistency(prediction: Raster, source: Raster) -> tuple[float, floa
             largest = max(largest, float(off.max(initial=0.0)))
     if not count:
         raise InputError(f"the prediction covers no valid pixel of the source {show(source.path.name)}")
-    return math.sqrt(squares / count), largest, notes
+    return math.sqrt(squares / count), largest, (*unit_note, *notes)
 
 
 def read_onto(file: Raster, grid: GeoBox, window: Window) -> tuple[Array, Mask]:

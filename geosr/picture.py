@@ -11,36 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from geosr.units import KELVINS, METRES
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Picture = NDArray[np.uint8]
 
 KINDS = ("elevation", "temperature", "other")
 
-METRES = {
-    **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), 1.0),
-    **dict.fromkeys(("ft", "foot", "feet", "us survey foot", "us-ft", "ftus"), 0.3048),
-    **dict.fromkeys(("dm", "decimetre", "decimeter"), 0.1),
-    **dict.fromkeys(("cm", "centimetre", "centimeter"), 0.01),
-    **dict.fromkeys(("mm", "millimetre", "millimeter"), 0.001),
-}
-"""Length of the units in which heights are given."""
-
-DEGREES = {
-    "k",
-    "kelvin",
-    "kelvins",
-    "c",
-    "°c",
-    "degc",
-    "deg c",
-    "deg_c",
-    "celsius",
-    "degrees celsius",
-    "degree celsius",
-}
-DEGREES |= {"degree_celsius", "f", "°f", "degf", "fahrenheit", "degrees fahrenheit"}
-"""Units of temperatures, in small letters."""
 _NAMES = {
     "elevation": {
         "dem",
@@ -103,7 +81,7 @@ def decide_kind(units: str | None, name: str | None, *, vertical: bool, stem: st
     given, unit = units or "", (units or "").strip().lower()
     if unit in METRES:
         return Kind("elevation", f"its unit, {given}", given)
-    if unit in DEGREES:
+    if unit in KELVINS:
         return Kind("temperature", f"its unit, {given}", given)
     if kind := _by_words(name or ""):
         return Kind(kind, f"its band's name, {name}", given)

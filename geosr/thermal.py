@@ -21,12 +21,10 @@ from geosr.consistency import pool_measured
 from geosr.describe import describe_source, pixels_of, pooled_text
 from geosr.errors import InputError, UsageError
 from geosr.grid import Window, pool_grid
-from geosr.picture import DEGREES
 from geosr.raster import Raster
 from geosr.raster_guard import show
+from geosr.units import KELVINS, ZERO_CELSIUS
 from geosr.writer import check_output, write_strips
-
-ZERO_CELSIUS = 273.15  # kelvin
 
 _ROWS = 512  # about how many are converted at once
 _MAX_MTL = 1 << 20  # bytes; real ones have some 10 000
@@ -158,7 +156,7 @@ def convert(
     output = check_output(output, [source, mtl], overwrite=overwrite)
     constants = read_calibration(mtl, find_band(source) if band is None else _check_band(source, band))
     file = describe_source(source)
-    if (file.units or "").lower() in DEGREES:
+    if (file.units or "").lower() in KELVINS:
         raise InputError(f"{show(source.name)}: is in {file.units} already; the digital numbers of Level 1 are needed")
     times = 1 if native_resolution is None else pixels_of(file, native_resolution)
     grid = pool_grid(file.geobox, times)

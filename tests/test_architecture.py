@@ -21,6 +21,7 @@ LAYERS = [
         "raster_guard",
         "sidecar",
         "uncertainty",
+        "units",
         "noise",
         "denoise",
         "watch",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -76,14 +77,67 @@ def test_the_finer_one_is_averaged_onto_the_grid_of_the_other(tmp_path, fields):
     assert "the truth, 4 of its pixels" in turned.notes[0]
 
 
-@pytest.mark.parametrize(("units", "told"), [(("m", "metre"), False), (("m", "ft"), True), (("K", "degC"), True)])
-def test_units_are_compared_by_what_they_are(tmp_path, fields, units, told):
-    for name, values, unit in zip(("pred.tif", "truth.tif"), fields, units, strict=True):
-        write(tmp_path / name, values)
-        with rasterio.open(tmp_path / name, "r+") as dataset:
-            dataset.units = [unit]
-    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif")
-    assert any("not converted" in note for note in found.notes) == told
+def write_in(path, values, unit, *more):
+    write(path, values, *more)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.units = [unit]
+
+
+@pytest.mark.parametrize(
+    ("units", "converted", "told"),
+    [
+        (("m", "metre"), lambda values: values, ""),
+        (("m", "ft"), lambda values: values / 0.3048, ": converted"),
+        (("K", "degC"), lambda values: values - 273.15, ": converted"),
+        (("degF", "K"), lambda values: (values + 459.67) * 5 / 9, ": converted"),
+        (("m", "K"), lambda values: values, ": not converted"),
+        (("mg", "%"), lambda values: values, ": not converted"),
+    ],
+)
+@pytest.mark.parametrize("place", [(500000, 5000000), (500000.4, 5000000.3)])
+def test_the_prediction_is_converted_to_the_units_of_the_truth(tmp_path, fields, units, converted, told, place):
+    prediction, truth = fields
+    write_in(tmp_path / "pred.tif", prediction, units[0], grid(*place, 1))
+    write_in(tmp_path / "converted.tif", converted(prediction), units[1], grid(*place, 1))
+    write_in(tmp_path / "truth.tif", truth, units[1])
+    found, expected = (evaluate(tmp_path / name, tmp_path / "truth.tif") for name in ("pred.tif", "converted.tif"))
+    assert found.scores.rmse == pytest.approx(expected.scores.rmse, rel=1e-6)
+    assert found.scores.bias == pytest.approx(expected.scores.bias, rel=1e-6)
+    note = (f"the prediction is in {units[0]}, the truth in {units[1]}{told}",) if told else ()
+    assert found.notes == expected.notes + note
+
+
+def test_consistency_is_in_the_units_of_the_source(tmp_path, fields):
+    prediction, truth = fields
+    write_in(tmp_path / "pred.tif", prediction, "K")
+    write_in(tmp_path / "truth.tif", truth - 273.15, "degC")
+    write_in(tmp_path / "source.tif", block_means(prediction, 4), "K", grid(500000, 5000000, 4))
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", source=tmp_path / "source.tif")
+    assert found.scores.consistency_max < 1e-9
+    assert found.scores.rmse == pytest.approx(rmse(prediction, truth), rel=1e-9)
+
+
+@pytest.mark.parametrize("crs", [UTM, None])
+def test_slopes_of_heights_in_feet(tmp_path, fields, crs):
+    """Where no CRS says how long the grid's steps are, heights are taken to be in the same unit."""
+    for name, values in zip(("pred.tif", "truth.tif"), fields, strict=True):
+        write_in(tmp_path / name, values, "ft", grid(500000, 5000000, 1), crs)
+    found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", elevation=True)
+    metres = 0.3048 if crs else 1
+    expected = score_arrays(*(metres * values for values in fields), spacing=(1, 1)).slope_rmse
+    assert found.scores.slope_rmse == pytest.approx(expected, rel=1e-9)
+    assert found.scores.rmse == pytest.approx(rmse(*fields), rel=1e-12)
+    assert found.units == "ft"
+    assert ("heights are in ft: converted to metres for slopes" in found.notes) == bool(crs)
+
+
+def test_the_source_is_no_truth(tmp_path):
+    source, _ = make_pair(tmp_path)
+    assert upscale(tmp_path).code == 0
+    shutil.copy(source, tmp_path / "renamed.tif")
+    words = "the truth is the source of this prediction: this measures consistency, not accuracy"
+    assert words in evaluate(tmp_path / "out.tif", tmp_path / "renamed.tif").notes
+    assert words not in evaluate(tmp_path / "out.tif", tmp_path / "out.tif").notes
 
 
 def test_longitudes_that_count_from_0_to_360_meet_those_from_minus_180(tmp_path, fields):
