@@ -130,7 +130,8 @@ def command(
     else:
         found = evaluate(*paths, band=band, **how)
         content, table, notes = _content(found), _table(found), [*found.notes]
-    write_files(files, table, content)
+    names = dict(zip(("prediction", "truth"), map(str, paths), strict=True))
+    write_files(files, table.of(**names), {**names, **content})
     for note in dict.fromkeys(notes):
         say(f"note: {note}")
     click.echo(printable("\n".join(table.lines())))

@@ -27,6 +27,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    def of(self, **names: str) -> Table:
+        """The same under further headings to the left, with one name in all rows: for tables that are put together."""
+        return Table((*names, *self.columns), tuple((*names.values(), *row) for row in self.rows))
+
     def lines(self) -> list[str]:
         """In columns, for a terminal: text to the left, numbers to the right."""
         texts = [self.columns, *(tuple(text_of(cell) for cell in row) for row in self.rows)]

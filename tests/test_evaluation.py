@@ -241,9 +241,14 @@ def test_the_command_writes_what_it_prints(tmp_path, fields):
     assert content["units"] == "m"
     assert content["slope_rmse"] > 0
     assert content["consistency_rms"] is None
-    rows = {row["metric"]: row["value"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())}
+    table = [*csv.DictReader((tmp_path / "out.csv").read_text().splitlines())]
+    rows = {row["metric"]: row["value"] for row in table}
     assert float(rows["nmad"]) == content["nmad"]
     assert f"| rmse | {expected:.4g} |" in (tmp_path / "out.md").read_text()
+    names = str(tmp_path / "pred.tif"), str(tmp_path / "truth.tif")
+    assert {(row["prediction"], row["truth"]) for row in table} == {names}
+    assert (content["prediction"], content["truth"]) == names
+    assert str(tmp_path) not in done.out
 
 
 def write_bands(path, *fields, wavelengths):
@@ -293,6 +298,7 @@ def test_all_bands_are_a_row_each(tmp_path):
         ]
     rows = [*csv.DictReader((tmp_path / "all.csv").read_text().splitlines())]
     assert [row["band"] for row in rows] == ["1", "2"]
+    assert {(row["prediction"], row["truth"]) for row in rows} == {(str(result), str(cube))}
     for row, residual in zip(rows, residuals, strict=True):
         assert float(row["rmse"]) == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-6)
         assert float(row["consistency_max"]) == pytest.approx(np.abs(residual).max(), rel=1e-6)
