@@ -26,7 +26,7 @@ from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
 from geosr.store import check_place, scratch_folder
 from geosr.tables import Table, as_json
-from geosr.tiling import cut
+from geosr.tiling import cut, middle
 from geosr.trials import Array, Trial, attempt_alone
 
 SIDE = 320
@@ -117,7 +117,9 @@ def compare(
     seed: int = 0,
     on_entry: Callable[[Entry], None] = lambda entry: None,
 ) -> Comparison:
-    """Run methods on one part of a pair, of a tile's size: the one in the middle of the scene or of `inputs.bounds`.
+    """Run methods on one part of a pair, of a tile's size: the middle of the scene or of `inputs.bounds`.
+
+    Where the source has no valid pixel there, it is the tile nearest to the middle that has one.
 
     Without a truth they run one scale lower, where the source itself is the truth; see `assess`.
 
@@ -136,8 +138,9 @@ def compare(
     from geosr.methods.solve import prepare
 
     scene = open_scene(inputs)
-    tiles = cut(scene.grids.low.shape, inputs.scale, size=SIDE, halo=0)
-    tile, pair = find_valid(scene, tiles)
+    shape = scene.grids.low.shape
+    tiles = cut(shape, inputs.scale, size=SIDE, halo=0)
+    tile, pair = find_valid(scene, [middle(shape, inputs.scale, size=SIDE), *tiles])
     placement = place(1, execution)
     stats = Stats.measure([pair], noise=True)
     window = tile.window.times(inputs.scale)

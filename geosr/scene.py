@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -150,12 +151,18 @@ def suspicions(scene: Scene) -> Iterator[str]:
 
 
 def find_valid(scene: Scene, tiles: list[Tile], *, with_guide: bool = True) -> tuple[Tile, Pair]:
-    """The first tile with a valid source pixel, from the middle of the scene onwards.
+    """The tile with a valid source pixel whose middle is nearest to the scene's, and what is read of it.
 
     Raises:
         InputError: there is none.
     """
-    for tile in tiles[len(tiles) // 2 :] + tiles[: len(tiles) // 2]:
+    rows, cols = scene.grids.low.shape
+
+    def away(tile: Tile) -> float:
+        window = tile.window
+        return math.hypot(2 * window.row + window.height - rows, 2 * window.col + window.width - cols)
+
+    for tile in sorted(tiles, key=away):
         if pair := scene.read(tile, with_guide=with_guide):
             return tile, pair
     raise InputError(f"the source {show(scene.source.path.name)} has no valid pixel here; all are nodata")

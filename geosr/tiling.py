@@ -100,6 +100,14 @@ def cut(shape: Sequence[int], scale: int, *, size: int, halo: int) -> list[Tile]
     return [Tile(i * len(cols) + j, r, c) for i, r in enumerate(rows) for j, c in enumerate(cols)]
 
 
+def middle(shape: Sequence[int], scale: int, *, size: int) -> Tile:
+    """The tile in the middle of a low grid of `shape`, at most `size` high pixels to a side; it stands alone."""
+    edges = [min(size // scale, length) for length in shape]
+    starts = [(length - edge) // 2 for length, edge in zip(shape, edges, strict=True)]
+    rows, cols = (Span(s, s + edge, s, s + edge, 0, 0) for s, edge in zip(starts, edges, strict=True))
+    return Tile(0, rows, cols)
+
+
 def smallest_tile(scale: int, halo: int) -> int:
     """High pixels to the side of the smallest tile that a larger scene can be cut into."""
     margin = -(-halo // scale)

@@ -78,6 +78,25 @@ def test_without_a_truth_it_runs_one_step_down_as_assess_does(town):
         assert row["scores"]["pixels"] == 1600
 
 
+@pytest.mark.parametrize(("holed", "row", "col"), [(False, 60, 80), (True, 124, 0)])
+def test_the_part_is_the_middle_of_the_scene_or_the_valid_one_nearest_to_it(tmp_path, holed, row, col):
+    """The truth is known on that part only, and all of it is compared."""
+    source, guide = make_pair(tmp_path, size=121)
+    values = physical(source)[:111]
+    if holed:
+        values[:], values[100, 5] = np.nan, 3
+    write(source, values, grid(500000, 5000000, 4), UTM, nodata=np.nan)
+    truth = np.full((444, 484), np.nan, "float32")
+    truth[row : row + 320, col : col + 320] = np.random.default_rng(0).normal(size=(320, 320))
+    write(tmp_path / "truth.tif", truth, grid(500000, 5000000, 1), UTM, nodata=np.nan)
+    files = "--truth", tmp_path / "truth.tif", "--json", tmp_path / "out.json"
+    done = geosr("compare", source, guide, "--methods", "bicubic", *files)
+    assert done.code == 0, done.err
+    assert f"compared on 320 x 320 output pixels from row {row}, column {col}" in done.err
+    (found,) = json.loads((tmp_path / "out.json").read_text())["methods"]
+    assert found["scores"]["pixels"] == (16 if holed else 320 * 320)
+
+
 def test_refusals(tmp_path, town):
     (tmp_path / "small").mkdir()
     source, guide = make_pair(tmp_path / "small", size=8)
