@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geosr.assess import decide
+from geosr.consistency import EXACT
 from geosr.estimates import scratch_bytes
 from geosr.methods.base import told_to
 from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
@@ -32,6 +33,8 @@ from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_work import interpolate_tile, upscale_group
 from geosr.writer import Written, write
+
+_ROUNDED = 1e-3  # of the source's spread, from which on a deviation is told
 
 
 def upscale_file(
@@ -80,7 +83,7 @@ def upscale_file(
         stages.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)
-        _tell(execution, _notes_on_output(plan, written))
+        _tell(execution, _notes_on_output(plan, stats, written))
     report = replace(report, written=written, seconds=stages.seconds)
     try:
         if execution.style:
@@ -178,7 +181,7 @@ def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterato
         yield f"no guide on {1 - report.guided:.1%} of the area: the source is interpolated there"
 
 
-def _notes_on_output(plan: Plan, written: Written) -> Iterator[str]:
+def _notes_on_output(plan: Plan, stats: Stats, written: Written) -> Iterator[str]:
     if written.beyond:
         yield (
             f"{written.beyond} source pixels lie beyond --min or --max and were set to the limit: the output "
@@ -188,6 +191,17 @@ def _notes_on_output(plan: Plan, written: Written) -> Iterator[str]:
         yield (
             f"{written.cut} output pixels lie beyond what {plan.recipe.dtype} holds and were cut off, which moves "
             "means over source pixels: use another --dtype, or --min and --max"
+        )
+    if written.moved:
+        yield (
+            f"{written.moved} output pixels fell on the nodata value and were moved by one, so as to stay valid: "
+            "use another --dtype"
+        )
+    rounded = plan.recipe.dtype == "float32" and plan.consistency == EXACT and not written.beyond
+    if rounded and written.deviation.largest > _ROUNDED * stats.source_spread:
+        yield (
+            f"float32 rounds values as large as these: means over source pixels deviate from the source by up to "
+            f"{written.deviation.largest:.3g}; use --dtype float64"
         )
 
 

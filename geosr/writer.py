@@ -69,6 +69,13 @@ class Encoding:
         info, stored = np.iinfo(self.dtype), self._scaled(values[valid])
         return int(((stored < info.min) | (stored > info.max)).sum())
 
+    def on_nodata(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> int:
+        """How many valid values an integer type would store as nodata: `encode` moves them by a whole step."""
+        if np.dtype(self.dtype).kind == "f":
+            return 0
+        info = np.iinfo(self.dtype)
+        return int((np.clip(self._scaled(values[valid]), info.min, info.max) == self.nodata).sum())
+
     def encode(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.generic]:
         """As stored. A valid value that would read as nodata is moved just clear of it, towards zero."""
         stored, dtype = self._scaled(values), np.dtype(self.dtype)
@@ -180,13 +187,15 @@ class Mosaic:
 class Written:
     """What was found while writing; `deviations` is the `DeviationMap`'s.
 
-    `cut` counts output pixels beyond the type, `beyond` source pixels beyond the limits.
+    `cut` counts output pixels beyond the type, `moved` those of an integer type that were moved off its nodata value,
+    `beyond` source pixels beyond the limits.
     """
 
     deviation: Deviation
     seam_ratio: float | None
     deviations: NDArray[np.float64]
     cut: int
+    moved: int
     beyond: int
 
 
@@ -244,7 +253,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
     rows, cols = core_edges([result.tile for result in mosaic.results])
     seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
     tile_rows = _tile_rows(mosaic.results)
-    distances, squares, count, cut, beyond = DeviationMap(mosaic.grids.low.shape), 0.0, 0, 0, 0
+    distances, squares, count, cut, moved, beyond = DeviationMap(mosaic.grids.low.shape), 0.0, 0, 0, 0, 0
     with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
         _describe(dataset, mosaic)
         for window in _strips(mosaic.grids):
@@ -254,6 +263,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             beyond += int((source_valid & _beyond(source, mosaic.limits)).sum())
             values = confine(blended, valid, scale, mosaic.limits)
             stored, cut = mosaic.encoding.encode(values, valid), cut + mosaic.encoding.beyond(values, valid)
+            moved += mosaic.encoding.on_nodata(values, valid)
             top = window.row * scale
             dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
             final = mosaic.encoding.decode(stored)
@@ -262,7 +272,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             squares, count = squares + float((difference**2).sum()), count + int(source_valid.sum())
             seams.add(top, np.where(valid, final, np.nan))
         deviation = Deviation(float(distances.cells.max()), (squares / max(count, 1)) ** 0.5)
-        written = Written(deviation, seams.ratio, distances.cells, cut, beyond)
+        written = Written(deviation, seams.ratio, distances.cells, cut, moved, beyond)
         dataset.update_tags(**mosaic.tags, **(_findings(written) if mosaic.pools else {}))
     return written
 

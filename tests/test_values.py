@@ -144,6 +144,22 @@ def test_integer_output_keeps_scale_offset_and_nodata(tmp_path, dtype, nodata, w
     check_deviation_tags(source, tmp_path / "out.tif", 4)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "consistency", "told"),
+    [("float32", "exact", True), ("float64", "exact", False), ("float32", "off", False), ("int32", "exact", False)],
+)
+def test_seconds_since_1970_are_too_large_for_float32(tmp_path, dtype, consistency, told):
+    seconds = 1.7e9 + 40 * heights()
+    source = make_source(tmp_path / "source.tif", seconds, np.ones(seconds.shape, bool), "int32", None)
+    guide, out, heard = make_guide(tmp_path / "guide.tif"), tmp_path / "out.tif", []
+    run(source, guide, out, dtype=dtype, consistency=consistency, on_event=heard.append)
+    off = np.abs(block_means(physical(out), 4) - physical(source)).max()
+    said = [event.text for event in heard if isinstance(event, Note) and "float32 rounds" in event.text]
+    words = f"by up to {off:.3g}; use --dtype float64"
+    assert (len(said), all(words in text for text in said)) == (told, True)
+    assert off > 10 or not told
+
+
 def test_values_that_an_integer_type_would_cut_off_are_refused(tmp_path):
     source = write(tmp_path / "source.tif", heights() + 240, AFFINE)
     with pytest.raises(UsageError, match="do not fit --dtype uint8"):
@@ -154,7 +170,12 @@ def test_values_that_an_integer_type_would_cut_off_are_refused(tmp_path):
 def test_a_valid_value_equal_to_nodata_is_moved_beside_it(tmp_path):
     """Heights on both sides of the nodata value 20: integers in between would turn into holes."""
     source = make_source(tmp_path / "source.tif", np.where(heights() > 20, 23, 17), True, "int16", 20)
-    run(source, make_guide(tmp_path / "guide.tif"), tmp_path / "out.tif", 4, dtype="int16")
+    guide, heard = make_guide(tmp_path / "guide.tif"), []
+    run(source, guide, tmp_path / "out.tif", 4, dtype="int16", on_event=heard.append)
+    run(source, guide, tmp_path / "real.tif", 4, dtype="float64", on_event=heard.append)
+    between = int((np.rint(physical(tmp_path / "real.tif")) == 20).sum())
+    said = [event.text for event in heard if isinstance(event, Note) and "nodata value" in event.text]
+    assert [text.partition(" and were")[0] for text in said] == [f"{between} output pixels fell on the nodata value"]
     stored = plain_read(tmp_path / "out.tif")
     assert ((stored == 19) | (stored == 21)).any()
     assert not (stored == 20).any()
