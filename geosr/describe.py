@@ -24,7 +24,7 @@ from geosr.errors import InputError, UsageError
 from geosr.folders import describe_folder
 from geosr.gdal import open_file, translated
 from geosr.grid import pool_grid
-from geosr.preflight import check_readable, has_valid
+from geosr.preflight import SMALL, check_readable, has_valid
 from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.sidecar import Sidecar, read_sidecar
@@ -387,11 +387,13 @@ def _read_palette(dataset: Any, bands: tuple[int, ...]) -> tuple[tuple[int, int,
 def _opaque(dataset: Any, alpha: int | None) -> float:
     """Full opacity of the alpha band: of 1, 255 and 65535 the smallest that holds its values.
 
-    Real uint16 files have alpha from 0 to 255, so the type does not tell.
+    Real uint16 files have alpha from 0 to 255, so the type does not tell. Files so large that `check_readable` does
+    not read them through are looked at thinned out, at 512 x 512 pixels of them.
     """
     if alpha is None:
         return 255.0
-    rows, cols = (min(n, 512) for n in dataset.shape)
+    small = math.prod(dataset.shape) * (dataset.count - 1) <= SMALL
+    rows, cols = dataset.shape if small else (min(n, 512) for n in dataset.shape)
     top = float(np.nanmax(dataset.read(alpha, out_shape=(rows, cols), resampling=Resampling.nearest)))
     return next((full for full in (1.0, 255.0) if top <= full), 65535.0)
 

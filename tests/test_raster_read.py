@@ -433,6 +433,14 @@ def test_internal_mask(tmp_path):
     np.testing.assert_array_equal(read_guide(guide, guide.geobox)[1], mask)
 
 
+def test_alpha_that_is_opaque_on_a_thin_strip_only(tmp_path):
+    """Of 16 bits, 200 is next to nothing."""
+    bands = np.full((2, 1100, 1100), 200, "uint16")
+    bands[1, 2] = 65535
+    guide = describe_guide(write(tmp_path / "guide.tif", bands, alpha="YES", compress="deflate"))
+    np.testing.assert_array_equal(read_guide(guide, guide.geobox)[1], bands[1] == 65535)
+
+
 @pytest.mark.parametrize(("dtype", "opaque"), [("uint8", 255), ("uint16", 65535), ("uint16", 255), ("float32", 1)])
 def test_alpha(tmp_path, dtype, opaque):
     alpha = np.array([[0, 0.4, 0.6, 1]] * 4) * opaque
