@@ -106,6 +106,9 @@ def area_of(geobox: GeoBox) -> AreaOfInterest | None:
         lon, lat = _transformer(geobox.crs.to_wkt(), geodetic.to_wkt(), None).transform(x, y)
     except ProjError:
         return None
+    degrees, zero = math.degrees(geodetic.axis_info[0].unit_conversion_factor), geodetic.prime_meridian
+    lon, lat = lon * degrees, lat * degrees
+    lon += math.degrees(zero.longitude * float(zero.unit_conversion_factor)) if zero else 0.0
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()) or np.ptp(lon) > 180 or np.abs(lat).max() > 90:
         return None
     turns = 360 * round((lon.min() + lon.max()) / 720)  # PROJ knows longitudes within half a turn only

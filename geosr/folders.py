@@ -18,6 +18,7 @@ from geosr.errors import InputError
 from geosr.grid import Window
 from geosr.raster import Raster, read_stored, reopened
 from geosr.raster_guard import show
+from geosr.units import conversion
 
 _MARGIN = 8  # source pixels; a guide is looked for 3 away at most
 _MOST_NOTES = 4
@@ -71,7 +72,7 @@ def _check_alike(files: Sequence[Raster]) -> None:
             raise InputError(f"{show(file.path)}: has no position; the rasters of a folder are put together by theirs")
         differing = [
             ("CRS", not _same_crs(first.crs_wkt, file.crs_wkt)),
-            ("unit", file.units not in (None, unit)),
+            ("unit", file.units is not None and conversion(file.units, str(unit)) != (1.0, 0.0)),
             ("number of bands", file.bands != first.bands),
             ("data type", file.dtype != first.dtype),
             ("palette", file.palette != first.palette),

@@ -200,6 +200,14 @@ def test_files_that_are_not_one_raster_are_refused_by_name(tmp_path, what):
     assert all(word in str(error.value) for word in ["b.tif", *words])
 
 
+def test_a_unit_may_have_two_names(tmp_path):
+    folder = two(tmp_path / "tiles", (values(), BESIDE))
+    for name, unit in (("a", "m"), ("b", "metre")):
+        with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
+            dataset.units = [unit]
+    assert describe_source(folder).units == "m"
+
+
 def test_metres_and_feet_are_not_one_raster(tmp_path):
     folder = two(tmp_path / "tiles", (values(), BESIDE))
     write(folder / "c.tif", values(), grid(X + 320, Y, 2), nodata=NODATA)

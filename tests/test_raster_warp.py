@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasters import UTM, grid, pixel_centres, plain_read, shared_data, world, write
 
-from geosr import warp
+from geosr import coordinates, warp
 from geosr.coordinates import extent_text, ground_resolution, step_ratio
 from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError
@@ -428,3 +428,14 @@ def test_neon_ortho_against_direct_block_means():
         means = blocks.reshape(60, 10, 70, 10).mean(axis=(1, 3))
         assert np.abs(values[band - 1] - means).mean() < 1.5
         assert np.corrcoef(values[band - 1].ravel(), means.ravel())[0, 1] > 0.998
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y"), [("EPSG:27572", 600000, 2200000), ("EPSG:4807", 1.5, 52.0), ("EPSG:2263", 1e6, 2e5)]
+)
+def test_the_area_for_proj_is_in_degrees_from_greenwich(crs, x, y):
+    """Also for grads from Paris: in their numbers PROJ would choose an operation for the sea off Portugal."""
+    step = 0.001 if y < 90 else 100
+    area = coordinates.area_of(GeoBox((100, 100), grid(x, y, step), crs))
+    lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+    assert (area.west_lon_degree, area.north_lat_degree) == pytest.approx((lon, lat), abs=0.02)
