@@ -226,12 +226,28 @@ def _check_header(file: Path, dataset: Any, size: int) -> None:
             f"{show(file)}: the header claims {dataset.width} x {dataset.height} pixels ({claimed / 2**30:,.0f} GiB), "
             f"the file has {size} bytes; it is damaged or hostile"
         )
+    if dataset.driver == "ENVI":
+        _check_envi(file, dataset, claimed, size)
     rows, cols = dataset.block_shapes[0]
     pixel = sum(bytes_each) if dataset.interleaving and dataset.interleaving.name == "pixel" else bytes_each[0]
     if rows * cols * pixel > MAX_BLOCK_BYTES:
         raise InputError(
             f"{show(file)}: is stored in blocks of {cols} x {rows} pixels ({rows * cols * pixel >> 20} MiB); "
             "rewrite it in tiles: gdal_translate -co TILED=YES"
+        )
+
+
+def _check_envi(file: Path, dataset: Any, claimed: int, size: int) -> None:
+    """Refuse data that are not as long as their header says: GDAL reads zeros beyond their end, and passes over more.
+
+    Compressed ones have a length of their own, and a checksum.
+    """
+    header = {key.lower(): text for key, text in dataset.tags(ns="ENVI").items()}
+    expected = int(header.get("header_offset", 0)) + claimed
+    if size != expected and not int(header.get("file_compression", 0)):
+        raise InputError(
+            f"{show(file)}: its header describes {expected} bytes, the file has {size}; "
+            "it is incomplete, or the header belongs to another file"
         )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,6 +71,7 @@ _PICTURES = ("PNG", "JPEG")
 _MOST_FILES = 10_000
 _FEW = 4
 _HGT_SIDES = (1201, 3601, 7201)
+_ENVI_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".envi")
 _WORLD_FILES = {
     "GTiff": (".tfw", ".tifw", ".wld"),
     "PNG": (".pgw", ".pngw", ".wld"),
@@ -285,11 +287,18 @@ def _find_by_text(path: Path, head: bytes) -> str | None:
         return "AAIGrid"
     if path.suffix.lower() == ".hgt" and path.stat().st_size in {2 * n * n for n in _HGT_SIDES}:
         return "SRTMHGT"
-    for header in (path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")):
+    for header in _envi_headers(path):
         if header != path and os.path.isfile(header):
             with header.open("rb") as file:
                 return "ENVI" if file.read(4) == b"ENVI" else None
     return None
+
+
+def _envi_headers(path: Path) -> Iterator[Path]:
+    """Where the header of ENVI data may lie: `NAME.hdr` is that of `NAME.gpkg` only by accident."""
+    if path.suffix.lower() in _ENVI_ENDINGS:
+        yield path.with_suffix(".hdr")
+    yield path.with_name(path.name + ".hdr")
 
 
 def world_file(path: Path, driver: str) -> Path | None:

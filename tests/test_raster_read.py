@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html
 import os
 import pickle
@@ -216,6 +217,57 @@ def test_flipped_header_bytes_are_read_or_refused(tmp_path, flips):
         else:
             text = ""
         assert len(text.splitlines()) <= 3
+
+
+# --- ENVI: data that only a file beside them describes -------------------------------------------------------
+
+
+@pytest.fixture
+def envi(tmp_path):
+    """A little ENVI image, its header and its values."""
+    values = np.random.default_rng(0).normal(100, 10, (40, 50)).astype(np.float32)
+    return write(tmp_path / "src.img", values, driver="ENVI"), tmp_path / "src.hdr", values
+
+
+@pytest.mark.parametrize("name", ["src", "src.IMG", "src.dat", "src.bsq", "src.bil", "src.bip", "src.raw", "src.envi"])
+def test_envi_data_by_their_usual_names(name, envi):
+    path = envi[0].rename(envi[0].with_name(name))
+    np.testing.assert_array_equal(read_source(describe_source(path))[0], envi[2])
+
+
+def test_envi_data_of_any_name_with_a_header_of_the_whole_name(envi):
+    path = envi[0].rename(envi[0].with_name("src.cube"))
+    envi[1].rename(envi[1].with_name("src.cube.hdr"))
+    np.testing.assert_array_equal(read_source(describe_source(path))[0], envi[2])
+
+
+@pytest.mark.parametrize("name", ["src.gpkg", "src.xyz", "src.grd", "src.sdat", "src.ovr"])
+def test_a_file_beside_another_ones_header_is_not_read_as_its_data(name, envi):
+    """Not even where it is as long as they are."""
+    path = shutil.copy(envi[0], envi[0].with_name(name))
+    for describe in (describe_source, describe_guide):
+        with pytest.raises(InputError, match=r"not a supported raster; supported are"):
+            describe(path)
+
+
+@pytest.mark.parametrize("change", [-1, -4000, 1, 4000])
+def test_envi_data_that_are_not_as_long_as_their_header_says_are_refused(change, envi):
+    """GDAL reads zeros for what is missing."""
+    data = envi[0].read_bytes()
+    envi[0].write_bytes(data[:change] if change < 0 else data + bytes(change))
+    with pytest.raises(InputError, match=rf"describes 8000 bytes, the file has {8000 + change}; it is incomplete"):
+        describe_source(envi[0])
+
+
+def test_envi_data_behind_an_offset_or_compressed(envi):
+    path, header, values = envi
+    data, text = path.read_bytes(), header.read_text()
+    path.write_bytes(b"#" * 99 + data)
+    header.write_text(text.replace("header offset = 0", "Header Offset = 99"))
+    np.testing.assert_array_equal(read_source(describe_source(path))[0], values)
+    path.write_bytes(gzip.compress(data))
+    header.write_text(f"{text}file compression = 1\n")
+    np.testing.assert_array_equal(read_source(describe_source(path))[0], values)
 
 
 # --- sidecars ------------------------------------------------------------------------------------------------
