@@ -84,6 +84,7 @@ def upscale_file(
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)
         _tell(execution, _notes_on_output(plan, stats, written))
+        _tell(execution, _notes_on_range(plan, stats, written))
     report = replace(report, written=written, seconds=stages.seconds)
     try:
         if execution.style:
@@ -203,6 +204,13 @@ def _notes_on_output(plan: Plan, stats: Stats, written: Written) -> Iterator[str
             f"float32 rounds values as large as these: means over source pixels deviate from the source by up to "
             f"{written.deviation.largest:.3g}; use --dtype float64"
         )
+
+
+def _notes_on_range(plan: Plan, stats: Stats, written: Written) -> Iterator[str]:
+    """Of values that nobody wants where 0 is the ground: below it, by more than rounding."""
+    source, output = written.lowest
+    if source == 0 and plan.recipe.minimum is None and output < -1e-4 * stats.source_spread:
+        yield f"the output goes down to {output:.3g} where the source is never below 0: --min 0 keeps it there"
 
 
 def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, str]:

@@ -147,6 +147,8 @@ def suspicions(scene: Scene) -> Iterator[str]:
             if constant is not None:
                 value = f"{constant:.17g}"  # whole, as it will be typed
                 hint = f"if it is, pass --{role}-nodata {value}"
+                if role == "source" and constant == file.offset == 0:  # zeros are often ground or shore
+                    hint += "; if 0 is a real value, --min 0 keeps the output from going below it (--max 0 above it)"
                 yield f"the {role} contains {value}, which looks like undeclared nodata; {hint}"
 
 

@@ -188,7 +188,7 @@ class Written:
     """What was found while writing; `deviations` is the `DeviationMap`'s.
 
     `cut` counts output pixels beyond the type, `moved` those of an integer type that were moved off its nodata value,
-    `beyond` source pixels beyond the limits.
+    `beyond` source pixels beyond the limits. `lowest` is the smallest valid value of the source and that of the output.
     """
 
     deviation: Deviation
@@ -197,6 +197,7 @@ class Written:
     cut: int
     moved: int
     beyond: int
+    lowest: tuple[float, float]
 
 
 def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[Written]:
@@ -254,6 +255,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
     seams = SeamMeter([r * scale for r in rows], [c * scale for c in cols], scale)
     tile_rows = _tile_rows(mosaic.results)
     distances, squares, count, cut, moved, beyond = DeviationMap(mosaic.grids.low.shape), 0.0, 0, 0, 0, 0
+    lowest = np.full(2, np.inf)
     with rasterio.open(path, "w", **_profile(mosaic)) as dataset:
         _describe(dataset, mosaic)
         for window in _strips(mosaic.grids):
@@ -270,9 +272,11 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             difference = np.where(source_valid, pool(final, valid, scale)[0] - source, 0.0)
             distances.add(window.row, np.abs(difference))
             squares, count = squares + float((difference**2).sum()), count + int(source_valid.sum())
+            lowest = np.fmin(lowest, [source[source_valid].min(initial=np.inf), final[valid].min(initial=np.inf)])
             seams.add(top, np.where(valid, final, np.nan))
         deviation = Deviation(float(distances.cells.max()), (squares / max(count, 1)) ** 0.5)
-        written = Written(deviation, seams.ratio, distances.cells, cut, moved, beyond)
+        lowest = float(lowest[0]), float(lowest[1])
+        written = Written(deviation, seams.ratio, distances.cells, cut, moved, beyond, lowest)
         dataset.update_tags(**mosaic.tags, **(_findings(written) if mosaic.pools else {}))
     return written
 

@@ -231,6 +231,18 @@ def test_info_points_out_nodata_that_nobody_declared(tmp_path):
     assert advice not in upscale(tmp_path, "--source-nodata", -9999, "--overwrite").err
 
 
+@pytest.mark.parametrize(("role", "said"), [("source", True), ("guide", False)])
+def test_zeros_that_look_like_nodata_may_be_ground(role, said, tmp_path):
+    make_pair(tmp_path)
+    with rasterio.open(tmp_path / f"{role}.tif", "r+") as dataset:
+        values = dataset.read()
+        values[:, :20] = 0
+        dataset.write(values)
+    note = rows(geosr("info", tmp_path / "source.tif", tmp_path / "guide.tif").out)["note"]
+    assert f"--{role}-nodata 0" in note
+    assert ("if 0 is a real value, --min 0 keeps the output from going below it" in note) == said
+
+
 def test_upscale_on_plain_streams(tmp_path):
     make_pair(tmp_path)
     outcome = upscale(tmp_path)

@@ -9,8 +9,8 @@ import pytest
 import rasterio
 from affine import Affine
 from outputs import SMALL_NETWORK, block_means, check_means, physical, run
-from pairs import make_pair
-from rasters import grid, plain_read, write
+from pairs import geosr, make_pair
+from rasters import grid, plain_read, shared_data, write
 
 from geosr.describe import describe_source
 from geosr.errors import InputError, UsageError
@@ -251,6 +251,21 @@ def test_source_pixels_beyond_the_limits_are_counted(tmp_path):
     for maximum in (limit, float(np.float32(limit))):
         run(clipped, guide, tmp_path / "out.tif", maximum=maximum, overwrite=True, on_event=events.append)
     assert not any("beyond --min" in str(event) for event in events)
+
+
+@pytest.mark.parametrize(("least", "options", "said"), [(0, (), True), (0, ("--min", 0), False), (0.1, (), False)])
+def test_an_output_below_a_source_that_ends_at_0_is_pointed_out(least, options, said, tmp_path):
+    heights = shared_data() / "neon_bart" / "NEON_D01_BART_DP3_320000_4881000_CHM_crop.tif"
+    photo = shared_data() / "neon_bart" / "2019_BART_5_320000_4881000_image_crop.tif"
+    with rasterio.open(heights) as dataset:
+        source = write(tmp_path / "s.tif", plain_read(heights) + np.float32(least), dataset.transform, dataset.crs)
+    paths = ("--source", source, "--guide", photo, "-o", tmp_path / "out.tif")
+    done = geosr("upscale", *paths, "--method", "bicubic", *options)
+    assert done.code == 0, done.err
+    lowest = plain_read(tmp_path / "out.tif").min()
+    assert (lowest < -1) == (not options)
+    note = f"the output goes down to {lowest:.3g} where the source is never below 0: --min 0 keeps it there"
+    assert (note in done.err) == said
 
 
 def test_what_an_integer_type_cuts_off_is_counted_and_limits_leave_nothing_to_cut(tmp_path):
