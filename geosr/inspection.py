@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import coordinates, raster
 from geosr.assess import decide
 from geosr.estimates import memory_load, scratch_bytes
-from geosr.grid import crs_name
+from geosr.grid import Window, crs_name
 from geosr.memory import memory_limit
 from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan, make_plan
 from geosr.raster import Raster
 from geosr.raster_guard import show
-from geosr.sampling import sample
 from geosr.scene import suspicions
+from geosr.tiling import Tile
+
+_SOURCE_TILES, _GUIDE_TILES = 256, 64  # that are looked at at most: a tile of the guide has many times the pixels
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of an area, 0 to 1, and whether it is that of a sample of the tiles."""
+
+    value: float
+    sampled: bool
+
+    def __str__(self) -> str:
+        return f"about {self.value:.0%}" if self.sampled else f"{self.value:.1%}"
 
 
 @dataclass(frozen=True)
@@ -27,15 +43,15 @@ class Inspection:
 
     Attributes:
         plan: what would be done.
-        source_valid: share of the source that is valid, on a sample of the tiles.
-        guide_valid: share of the sampled area that the guide covers.
+        source_valid: share of the source's pixels that is valid.
+        guide_valid: share of the tiles' output pixels on which the guide is.
         memory: bytes at the peak, about.
         notes: what the user should know.
     """
 
     plan: Plan
-    source_valid: float
-    guide_valid: float
+    source_valid: Share
+    guide_valid: Share
     memory: int
     notes: tuple[str, ...]
 
@@ -45,15 +61,21 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     plan = make_plan(inputs, decide(inputs, recipe, execution))
     check_batch(plan, execution)
     scene, tiles = plan.scene, plan.tiles
-    source, guide, pixels = 0, 0, 0.0
-    for tile in sample(tiles):
-        source_valid = scene.read_source(tile.window)[1]
-        pair = scene.read(tile)
-        source, pixels = source + int(source_valid.sum()), pixels + source_valid.size
-        guide += int(pair.guide_valid.sum()) // scene.grids.scale**2 if pair else 0
-    notes = (*scene.notes, *(suspicions(scene)))
-    pixels *= math.prod(scene.grids.low.shape) / sum(math.prod(tile.core.shape) for tile in tiles)  # gaps have no tiles
-    return Inspection(plan, source / pixels, guide / pixels, memory_load(plan, execution).peak, notes)
+    source = _share(tiles, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
+    guide = _share(tiles, _GUIDE_TILES, lambda core: scene.read_guide(core.times(inputs.scale))[1])
+    inside = sum(math.prod(tile.core.shape) for tile in tiles) / math.prod(scene.grids.low.shape)  # gaps have no tiles
+    source = replace(source, value=source.value * inside)
+    notes = (*scene.notes, *suspicions(scene))
+    return Inspection(plan, source, guide, memory_load(plan, execution).peak, notes)
+
+
+def _share(tiles: list[Tile], most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:
+    """Share of valid pixels where tiles answer for them, on at most so many tiles."""
+    runs = np.linspace(0, len(tiles), min(most, len(tiles)) + 1).astype(int)
+    drawn = np.random.default_rng(0).integers(runs[:-1], runs[1:])  # an even step may see the same columns only
+    masks = (read_valid(tiles[index].core) for index in drawn)
+    valid, pixels = np.sum([(mask.sum(), mask.size) for mask in masks], axis=0)
+    return Share(float(valid / pixels), len(drawn) < len(tiles))
 
 
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
@@ -66,11 +88,11 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
     lines = [
         ("source", _file_row(scene.source)),
         ("guide", _file_row(scene.guide)),
-        ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid:.1%} of them valid"),
+        ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid} of them valid"),
         (
             "overlap",
             f"{raster.overlap_fraction(grids.low, scene.guide):.1%} inside the guide's outline, "
-            f"{found.guide_valid:.1%} with valid guide pixels",
+            f"{found.guide_valid} with valid guide pixels",
         ),
         ("output", f"{_grid_row(grids.high)}, scale {grids.scale}"),
         ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),

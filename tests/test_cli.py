@@ -198,6 +198,17 @@ def test_info_says_what_is_there_and_what_would_be_done(pair):
     assert contents(pair) == before
 
 
+@pytest.mark.parametrize(("scale", "source_said", "guide_said"), [(4, "54.1%", "54.1%"), (8, "54.1%", "about 5")])
+def test_info_states_the_share_that_is_valid(scale, source_said, guide_said):
+    folder = rasters.shared_data() / "aurea_orchard"
+    with rasterio.open(folder / "thermal.tif") as source, rasterio.open(folder / "20180714_drone_ms4c_p.tif") as guide:
+        for dataset in (source, guide):  # both cover the same ground
+            assert f"{(dataset.dataset_mask() > 0).mean():.1%}" == "54.1%"
+        found = rows(geosr("info", source.name, guide.name, "--scale", scale).out)
+    assert found["work"] == f"258 x 346 source pixels, {source_said} of them valid"
+    assert f", {guide_said}" in found["overlap"]
+
+
 def test_info_estimates_the_time(pair):
     outcome = geosr("info", pair / "source.tif", pair / "guide.tif", "--method", "bicubic", "--time")
     assert re.fullmatch(r"about [\d.]+ s", rows(outcome.out)["time"])
