@@ -20,7 +20,7 @@ from .options import (
     option,
     pair_options,
 )
-from .render import clock, table_lines
+from .render import Screen, clock, table_lines
 
 
 @click.command(cls=Command)
@@ -55,9 +55,11 @@ def command(
     from geosr.estimates import run_seconds
     from geosr.inspection import inspect, rows
 
-    inputs, execution = inputs_from(source, guide, values), Execution(device, batch=batch)
-    recipe = Recipe(method, preset, weights=weights, fit=fit)
-    found = inspect(inputs, recipe, execution)
+    inputs, recipe = inputs_from(source, guide, values), Recipe(method, preset, weights=weights, fit=fit)
+    with Screen() as screen:
+        execution = Execution(device, batch=batch, on_event=screen.show)
+        found = inspect(inputs, recipe, execution)
     click.echo("\n".join(table_lines(rows(found))))
     if timed:
-        click.echo("\n".join(table_lines([("time", f"about {clock(run_seconds(found.plan, execution))}")])))
+        seconds = found.planning + run_seconds(found.plan, execution)
+        click.echo("\n".join(table_lines([("time", f"about {clock(seconds)}")])))

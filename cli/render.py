@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from geosr.errors import GeosrError
-from geosr.options import Event, Fitting, Note, Progress, Stage, TileFailed
+from geosr.options import COREGISTER, Event, Fitting, Note, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # the exit code
 _EVERY = 10.0  # seconds between two plain progress lines
+_WAITS = {
+    "assessment": "trying the methods one scale lower",
+    COREGISTER: "finding the guide's shift",
+    "fit": "fitting to the scene; no tile is done before that (geosr info --time says about how long)",
+}
+"""What is said of the stages that take long before anything else is to be told."""
 
 
 class Screen:
@@ -55,8 +61,8 @@ class Screen:
                 self._bar.update(self._bar.task_ids[0], description=name)
             case Stage(name) if self._verbose:
                 self._print(f"stage: {name}")
-            case Stage("fit"):
-                self._print("fitting to the scene; no tile is done before that (geosr info --time says about how long)")
+            case Stage(name) if name in _WAITS:
+                self._print(_WAITS[name])
             case Fitting():
                 self._fitting(event)
             case TileFailed():

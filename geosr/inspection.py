@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -15,7 +16,7 @@ from geosr.assess import decide
 from geosr.estimates import memory_load, scratch_bytes
 from geosr.grid import Window, crs_name
 from geosr.memory import memory_limit
-from geosr.options import Execution, Inputs, Recipe
+from geosr.options import COREGISTER, Execution, Inputs, Recipe, Stage
 from geosr.placement import check_batch
 from geosr.plan import Plan, make_plan
 from geosr.raster import Raster
@@ -46,6 +47,7 @@ class Inspection:
         source_valid: share of the source's pixels that is valid.
         guide_valid: share of the tiles' output pixels on which the guide is.
         memory: bytes at the peak, about.
+        planning: seconds that a run will spend again before its tiles: on finding a shift and choosing a method.
         notes: what the user should know.
     """
 
@@ -53,12 +55,18 @@ class Inspection:
     source_valid: Share
     guide_valid: Share
     memory: int
+    planning: float
     notes: tuple[str, ...]
 
 
 def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     """Look at a pair as a run would, without working on it; torch is not loaded but to choose a method."""
-    plan = make_plan(inputs, decide(inputs, recipe, execution))
+    began = time.monotonic()
+    recipe = decide(inputs, recipe, execution)
+    if inputs.coregister:
+        execution.on_event(Stage(COREGISTER))
+    plan = make_plan(inputs, recipe)
+    planning = time.monotonic() - began
     check_batch(plan, execution)
     scene, tiles = plan.scene, plan.tiles
     source = _share(tiles, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
@@ -66,7 +74,7 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     inside = sum(math.prod(tile.core.shape) for tile in tiles) / math.prod(scene.grids.low.shape)  # gaps have no tiles
     source = replace(source, value=source.value * inside)
     notes = (*scene.notes, *suspicions(scene))
-    return Inspection(plan, source, guide, memory_load(plan, execution).peak, notes)
+    return Inspection(plan, source, guide, memory_load(plan, execution).peak, planning, notes)
 
 
 def _share(tiles: list[Tile], most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:

@@ -18,7 +18,7 @@ from geosr.describe import describe_guide
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.grid import GridPair, Window
-from geosr.options import Event, Execution, Inputs, Note, Recipe
+from geosr.options import COREGISTER, Event, Execution, Inputs, Note, Recipe, Stage
 from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
@@ -70,6 +70,8 @@ def upscale_bands(
     bands = _bands_of(inputs)
     first = replace(inputs, band=bands[0])
     recipe = decide(first, recipe, execution)
+    if inputs.coregister:
+        execution.on_event(Stage(COREGISTER))
     plan = replace(make_plan(first, recipe), digests=digest_tags(inputs.source, inputs.guide))
     for text in plan.scene.notes:
         execution.on_event(Note(text))

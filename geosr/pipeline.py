@@ -19,7 +19,7 @@ from geosr.assess import decide
 from geosr.consistency import EXACT
 from geosr.estimates import scratch_bytes
 from geosr.methods.base import told_to
-from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
+from geosr.options import COREGISTER, Event, Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
@@ -54,6 +54,8 @@ def upscale_file(
     outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
     output = outputs.pop(OUTPUT)
     recipe = decide(inputs, recipe, execution)
+    if inputs.coregister:
+        stages.begin(COREGISTER)
     plan = replace(make_plan(inputs, recipe), layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
     placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement, execution))

@@ -15,7 +15,8 @@ from pairs import geosr, upscale
 
 from geosr.coregister import Shift
 from geosr.grid import GridPair, Window
-from geosr.options import Inputs
+from geosr.inspection import inspect
+from geosr.options import Execution, Inputs, Recipe
 from geosr.scene import open_scene
 
 SIDE, SCALE = 48, 4
@@ -228,6 +229,7 @@ def test_info_and_tile_know_it(tmp_path):
     told = geosr("info", tmp_path / "source.tif", tmp_path / "guide.tif", "--coregister")
     assert told.code == 0
     assert "guide moved by 1." in told.out
+    assert told.err == "finding the guide's shift\n"
     for name, options in (("plain", ()), ("moved", ("--coregister",))):
         paths = (tmp_path / "source.tif", tmp_path / "guide.tif", "-o", tmp_path / name)
         assert geosr("tile", *paths, *options).code == 0
@@ -237,3 +239,22 @@ def test_info_and_tile_know_it(tmp_path):
         values(tmp_path / name / "guide/00000.tif")[0][8:-8, 8:-8] for name in ("plain", "moved", "aligned")
     )
     assert np.abs(moved - aligned).mean() < 0.6 * np.abs(plain - aligned).mean()
+
+
+def test_a_run_says_that_it_looks_for_the_shift_before_it_does(tmp_path):
+    write_pair(tmp_path, (1.5, 0.0))
+    paths = ("--source", tmp_path / "source.tif", "--guide", tmp_path / "guide.tif", "-o", tmp_path / "out.tif")
+    done = geosr("upscale", *paths, "--coregister", "--method", "bicubic", "--report", tmp_path / "run.json")
+    assert done.code == 0, done.err
+    said = done.err.splitlines()
+    assert said[0] == "finding the guide's shift"
+    assert any(line.startswith("note: guide moved by 1.") for line in said[1:])
+    assert json.loads((tmp_path / "run.json").read_text())["seconds"]["coregister"] > 0
+
+
+def test_the_time_that_info_estimates_includes_looking_for_the_shift(tmp_path):
+    write_pair(tmp_path, (1.5, 0.0))
+    look(tmp_path)  # not timed: what is loaded once
+    inputs, how = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif"), (Recipe("bicubic"), Execution("cpu"))
+    plain, looked = (inspect(replace(inputs, coregister=asked), *how).planning for asked in (False, True))
+    assert looked > 3 * plain
