@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from geosr.errors import GeosrError, UsageError
 from geosr.options import Execution, Recipe
 
 from .options import (
@@ -22,19 +23,24 @@ from .options import (
 )
 from .render import Screen, clock, table_lines
 
+_OF_ONE = ("source_nodata", "assume_crs")
+
 
 @click.command(cls=Command)
 @click.argument("source", type=PATH)
-@click.argument("guide", type=PATH)
+@click.argument("guide", type=PATH, required=False)
 @pair_options
 @method_options
 @fit_option
 @device_option
 @batch_option
 @option("How it runs", "--time", "timed", is_flag=True, help="Estimate the time, too, by doing a little of the work.")
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     source: Path,
-    guide: Path,
+    guide: Path | None,
     method: str,
     preset: str,
     weights: Path | None,
@@ -46,20 +52,39 @@ def command(
 ) -> None:
     """Look at a pair: what SOURCE and GUIDE are, whether they fit, and what `geosr upscale` would do.
 
-    SOURCE is the coarse raster, GUIDE the sharp image of the same ground. Nothing is written. With --method auto the
-    methods are first tried, as `geosr assess` does: that takes minutes.
+    SOURCE is the coarse raster, GUIDE the sharp image of the same ground; one raster alone is described. Nothing is
+    written. With --method auto the methods are first tried, as `geosr assess` does: that takes minutes.
 
     \b
+      geosr info dsm.tif
       geosr info dsm.tif ortho.tif --scale 4 --time
     """  # noqa: D301
     from geosr.estimates import run_seconds
-    from geosr.inspection import inspect, rows
+    from geosr.inspection import describe_files, describe_one, inspect, rows
 
+    if guide is None:
+        _check_options(context)
+        nodata, crs = values["source_nodata"], values["assume_crs"]
+        click.echo("\n".join(table_lines(describe_one(source, nodata=nodata, assume_crs=crs))))
+        return
     inputs, recipe = inputs_from(source, guide, values), Recipe(method, preset, weights=weights, fit=fit)
     with Screen() as screen:
         execution = Execution(device, batch=batch, on_event=screen.show)
-        found = inspect(inputs, recipe, execution)
+        try:
+            found = inspect(inputs, recipe, execution)
+        except GeosrError:
+            for line in table_lines(describe_files(inputs)):  # what tells why the two do not fit
+                click.echo(line)
+            raise
     click.echo("\n".join(table_lines(rows(found))))
     if timed:
         seconds = found.planning + run_seconds(found.plan, execution)
         click.echo("\n".join(table_lines([("time", f"about {clock(seconds)}")])))
+
+
+def _check_options(context: click.Context) -> None:
+    """Refuse options that have no effect on one raster."""
+    for name in context.params.keys() - {"source", "guide", *_OF_ONE}:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = "time" if name == "timed" else name.replace("_", "-")
+            raise UsageError(f"--{flag} has no effect without GUIDE; leave it out, or give both rasters")

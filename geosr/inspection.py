@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,15 @@ from odc.geo.geobox import GeoBox
 
 from geosr import coordinates, raster
 from geosr.assess import decide
+from geosr.describe import describe_guide
+from geosr.errors import GeosrError
 from geosr.estimates import memory_load, scratch_bytes
 from geosr.grid import Window, crs_name
 from geosr.memory import memory_limit
 from geosr.options import COREGISTER, Execution, Inputs, Recipe, Stage
 from geosr.placement import check_batch
 from geosr.plan import Plan, make_plan
+from geosr.preflight import suspicious_constant
 from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.scene import suspicions
@@ -84,6 +89,33 @@ def _share(tiles: list[Tile], most: int, read_valid: Callable[[Window], NDArray[
     masks = (read_valid(tiles[index].core) for index in drawn)
     valid, pixels = np.sum([(mask.sum(), mask.size) for mask in masks], axis=0)
     return Share(float(valid / pixels), len(drawn) < len(tiles))
+
+
+def describe_files(inputs: Inputs) -> Iterator[tuple[str, str]]:
+    """The lines on the two files, of what can be read at all: also where they are refused as a pair."""
+    for role, path, nodata in (
+        ("source", inputs.source, inputs.source_nodata),
+        ("guide", inputs.guide, inputs.guide_nodata),
+    ):
+        with suppress(GeosrError):
+            yield role, _file_row(describe_guide(path, nodata=nodata, assume_crs=inputs.assume_crs))
+
+
+def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) -> Iterator[tuple[str, str]]:
+    """What `geosr info` says of one raster, be it source or guide.
+
+    Raises:
+        InputError, UsageError: as `describe_guide`.
+    """
+    file = describe_guide(path, nodata=nodata, assume_crs=assume_crs)
+    yield "raster", _file_row(file)
+    yield "extent", coordinates.extent_text(file.geobox)
+    if file.units:
+        yield "unit", show(file.units)
+    constant = suspicious_constant(file)
+    suspicion = () if constant is None else (f"it contains {constant:.17g}, which looks like undeclared nodata",)
+    for text in (*file.warnings, *suspicion):
+        yield "note", text
 
 
 def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:

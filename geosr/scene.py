@@ -128,15 +128,24 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
         )
     finer = min(coordinates.step_ratio(grids.low, guide.geobox))
     if finer <= 1.01:
+        remedy = (
+            "is the source perhaps the guide? A guide with smaller pixels is needed"
+            if finer < 0.9
+            else "a guide with smaller pixels is needed; if the source's sensor resolves less than its pixels, "
+            "give --native-resolution METRES"
+        )
         raise InputError(
             f"the guide {show(guide.path.name)} is no finer than the source: {finer:.2f} of its pixels to one source "
-            "pixel; a guide with smaller pixels is needed"
+            f"pixel; {remedy}"
         )
     if covered < 0.9995:
         yield f"the guide covers {covered:.1%} of the source"
     if finer < 0.99 * grids.scale:
-        support = f"it could support --scale {int(finer + 0.01)}" if finer >= 1.99 else "less than --scale 2"
-        yield f"the guide is coarser than the output, {finer:.2f} of its pixels to one source pixel: {support}"
+        enough = f"; --scale {int(finer + 0.01)} would show all of it" if finer >= 1.99 else ""
+        yield (
+            f"the guide is coarser than the output, {finer:.2f} of its pixels to one source pixel: detail is limited "
+            f"to that ratio{enough}"
+        )
 
 
 def suspicions(scene: Scene) -> Iterator[str]:

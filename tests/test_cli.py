@@ -209,6 +209,21 @@ def test_info_states_the_share_that_is_valid(scale, source_said, guide_said):
     assert f", {guide_said}" in found["overlap"]
 
 
+def test_info_of_one_raster_describes_it(pair, tmp_path):
+    outcome = geosr("info", pair / "guide.tif")
+    assert (outcome.code, outcome.err) == (0, "")
+    name = "EPSG:32632 (WGS 84 / UTM zone 32N)"
+    assert rows(outcome.out) == {
+        "raster": f"guide.tif: 96 x 96 pixels of 1 x 1 m, {name}, 3 bands of uint8, nodata none declared",
+        "extent": f"x 500000.0 to 500096.0, y 4999904.0 to 5000000.0 ({name})",
+    }
+    odd = rasters.write(tmp_path / "odd.tif", np.where(np.mgrid[:40, :40][0] < 4, -9999, 5).astype("int16"), crs=None)
+    found = rows(geosr("info", odd, "--assume-crs", "EPSG:32633").out)
+    assert "EPSG:32633" in found["raster"]
+    assert found["note"] == "it contains -9999, which looks like undeclared nodata"
+    assert "note" not in rows(geosr("info", odd, "--source-nodata", -9999).out)
+
+
 def test_info_estimates_the_time(pair):
     outcome = geosr("info", pair / "source.tif", pair / "guide.tif", "--method", "bicubic", "--time")
     assert re.fullmatch(r"about [\d.]+ s", rows(outcome.out)["time"])

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,8 +189,8 @@ PAIRS = [
     (both_without_crs_and_one_placed, ["neither raster has a CRS", "give both a georeference"]),
     (both_without_crs_and_not_nesting, ["neither raster has a CRS", "24 x 24", "96 x 100"]),
     (disjoint, ["do not overlap", "source: x 500000.0 to 500096.0", "guide: x 505000.0 to 505096.0"]),
-    (guide_as_coarse, ["no finer than the source", "1.00", "smaller pixels"]),
-    (guide_coarser, ["no finer than the source", "0.50", "smaller pixels"]),
+    (guide_as_coarse, ["no finer than the source", "1.00", "smaller pixels", "--native-resolution METRES"]),
+    (guide_coarser, ["no finer than the source", "0.50", "is the source perhaps the guide?", "smaller pixels"]),
     (all_nodata, ["source.tif", "no pixel is valid"]),
     (guide_all_nodata, ["the guide guide.tif has no valid pixel"]),
 ]
@@ -241,12 +242,13 @@ def test_bounds_without_a_valid_pixel(tmp_path):
     assert "no valid pixel" in timed.err
 
 
-@pytest.mark.parametrize(("step", "scale", "advice"), [(2, 4, "--scale 2"), (1, 8, "--scale 4"), (3, 4, "less than")])
+@pytest.mark.parametrize(("step", "scale", "advice"), [(2, 4, "--scale 2"), (1, 8, "--scale 4"), (3, 4, "1.33 of")])
 def test_a_guide_coarser_than_the_output_only_warns(step, scale, advice, tmp_path):
     make_pair(tmp_path, step=step)
     outcome = upscale(tmp_path, "--scale", scale)
     assert outcome.code == 0
     assert "coarser than the output" in outcome.err
+    assert "detail is limited to that ratio" in outcome.err
     assert advice in outcome.err
 
 
@@ -478,15 +480,46 @@ def test_what_gdal_does_not_write_may_lie_in_a_folder_that_is_not_utf8(latin, fo
 # --- the other commands, and real processes ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["info", "tile"])
-def test_the_other_commands_refuse_alike(command, folder):
-    more = ("-o", folder / "pairs") if command == "tile" else ("--method", "bicubic")
-    pair = (folder / "source.tif", folder / "guide.tif")
-    before = contents(folder)
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("tile", ("-o", "pairs")), ("assess", ("--method", "bicubic")), ("compare", ("--methods", "bicubic"))],
+)
+def test_the_other_commands_refuse_alike(command, more, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    pair, before = (folder / "source.tif", folder / "guide.tif"), contents(folder)
     check_refused(geosr(command, *pair, "--scale", 1, *more), USAGE, SCALES)
     check_refused(geosr(command, pair[0], folder / "no.tif", *more), INPUT, "no.tif", "No such file")
     check_refused(geosr(command, pair[0], *more), USAGE, "GUIDE", f"geosr {command} --help")
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("build", "described", "phrases"),
+    [
+        (disjoint, ["source", "guide"], ["do not overlap"]),
+        (guide_coarser, ["source", "guide"], ["is the source perhaps the guide?"]),
+        (one_without_crs, ["source", "guide"], ["source has no CRS"]),
+        (lambda folder: (folder / "guide.tif").write_text("no"), ["source"], ["guide.tif: not a supported raster"]),
+        (lambda folder: (folder / "source.tif").unlink(), ["guide"], ["source.tif: cannot be read"]),
+    ],
+)
+def test_info_describes_the_files_also_where_it_refuses_the_pair(build, described, phrases, folder):
+    build(folder)
+    outcome = geosr("info", folder / "source.tif", folder / "guide.tif", "--method", "bicubic")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == described
+    for line, role in zip(outcome.out.splitlines(), described, strict=True):
+        with rasterio.open(folder / f"{role}.tif") as file:
+            assert f"{role}.tif: {file.width} x {file.height} pixels of {file.res[0]:g} x " in line
+    check_refused(replace(outcome, out=""), INPUT, *phrases)
+    check_refused(geosr("info", folder / "source.tif", folder / "guide.tif", "--scale", 1), USAGE, SCALES)
+
+
+@pytest.mark.parametrize(
+    "option", [("--time",), ("--method", "bicubic"), ("--scale", 4), ("--bounds", 0, 0, 1, 1), ("--guide-nodata", 0)]
+)
+def test_info_of_one_raster_takes_no_option_of_a_pair(option, folder):
+    refused = geosr("info", folder / "source.tif", *option)
+    check_refused(refused, USAGE, f"{option[0]} has no effect without GUIDE")
 
 
 def test_tile_leaves_an_existing_folder_alone(folder):
