@@ -1,7 +1,7 @@
 """Guided super-resolution of georeferenced rasters.
 
-`upscale` gives a coarse raster the resolution of a sharp image of the same ground; importing this package
-also gives every xarray DataArray `geosr.upscale`.
+`upscale` gives a coarse raster the resolution of a sharp image of the same ground, `evaluate` measures a result against
+the truth; importing this package also gives every xarray DataArray `geosr.upscale`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from geosr.errors import GeosrError, InputError, OutputError, TileError, Unavail
 from geosr.version import __version__
 
 if TYPE_CHECKING:
-    from geosr.accessor import upscale
+    from geosr.accessor import evaluate, upscale
 
 __all__ = [
     "GeosrError",
@@ -29,16 +29,17 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "__version__",
+    "evaluate",
     "upscale",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Load `upscale` (xarray, rasterio) when it is first asked for."""
-    if name == "upscale":
-        from geosr.accessor import upscale
+    """Load `upscale` and `evaluate` (xarray, rasterio) when they are first asked for."""
+    if name in ("evaluate", "upscale"):
+        from geosr import accessor
 
-        return upscale
+        return getattr(accessor, name)
     raise AttributeError(f"module 'geosr' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: `upscale` for paths and DataArrays, and `DataArray.geosr.upscale`.
+"""Arrays in, arrays out: `upscale` and `evaluate` for paths and DataArrays, and `DataArray.geosr.upscale`.
 
 Loaded as soon as both geosr and xarray are, so the imports at its top are light.
 """
@@ -6,12 +6,13 @@ Loaded as soon as both geosr and xarray are, so the imports at its top are light
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,23 @@ import xarray as xr
 from geosr.bands import ALL, Band
 from geosr.consistency import Consistency
 from geosr.errors import GeosrError, InputError, OutputError, UsageError
-from geosr.options import Bounds, Event, Execution, Inputs, Recipe
+from geosr.options import DEVICES, DTYPES, FITS, Bounds, Event, Execution, Inputs, Note, Recipe
 
-_DOWN, _ACROSS = ("lat", "latitude", "northing"), ("lon", "long", "longitude", "easting")
-"""Names of dimensions that rioxarray does not take for y and x by themselves, in small letters."""
+if TYPE_CHECKING:
+    from geosr.evaluation import Evaluation
+
+_DOWN, _ACROSS = ("y", "lat", "latitude", "northing"), ("x", "lon", "long", "longitude", "easting")
+"""Names of dimensions that are y and x, in small letters; rioxarray knows the first by themselves only."""
+
+_VALUE = "|".join((r"\d", "[A-Z]{3}", *FITS, *DEVICES, *DTYPES, "threads", "processes"))
+_OPTION = re.compile(rf"(?<![^\s(])--([a-z][a-z-]*)(?: (?={_VALUE}))?")
+"""An option in a message, with the space before a value that follows it."""
+_RENAMED = {"min": "minimum=", "max": "maximum=", "set": "settings="} | {
+    flag: f"{flag.replace('-', '_')}=True" for flag in ("allow-ballpark", "coregister", "overwrite", "style")
+}
+"""Options that have not the name of an argument, or no value."""
+
+_ROLES = ("source", "guide", "prediction", "truth")
 
 Rasterlike = str | os.PathLike[str] | xr.DataArray
 
@@ -136,39 +150,39 @@ def upscale(
 
     if style and output is None:
         raise UsageError("a style lies beside its output; give an output as well")
-    recipe = Recipe(
-        method=method,
-        preset=preset,
-        settings=dict(settings or {}),
-        consistency=None if consistency is None else Consistency.parse(str(consistency)),
-        tile=None if tile is None else _whole("tile", tile),
-        fit=fit,
-        seed=_whole("seed", seed),
-        dtype=_type_name(dtype),
-        compress=compress,
-        weights=None if weights is None else Path(weights),
-        minimum=minimum,
-        maximum=maximum,
-    )
-    execution = Execution(
-        device,
-        None if workers is None else _whole("workers", workers),
-        scheduler,
-        overwrite,
-        on_tile_error,
-        report=None if report is None else Path(report),
-        influence=None if guide_influence is None else Path(guide_influence),
-        uncertainty=None if uncertainty is None else Path(uncertainty),
-        on_event=on_event,
-        tile_timeout=tile_timeout,
-        gpus=gpus,
-        style=style,
-        batch=None if batch is None else _whole("batch", batch),
-    )
-    with tempfile.TemporaryDirectory(prefix="geosr-") as folder, _without(folder):
+    with _workplace() as folder:
+        recipe = Recipe(
+            method=method,
+            preset=preset,
+            settings=dict(settings or {}),
+            consistency=None if consistency is None else Consistency.parse(str(consistency)),
+            tile=None if tile is None else _whole("tile", tile),
+            fit=fit,
+            seed=_whole("seed", seed),
+            dtype=_type_name(dtype),
+            compress=compress,
+            weights=None if weights is None else Path(weights),
+            minimum=minimum,
+            maximum=maximum,
+        )
+        execution = Execution(
+            device,
+            None if workers is None else _whole("workers", workers),
+            scheduler,
+            overwrite,
+            on_tile_error,
+            report=None if report is None else Path(report),
+            influence=None if guide_influence is None else Path(guide_influence),
+            uncertainty=None if uncertainty is None else Path(uncertainty),
+            on_event=lambda event: on_event(_spoken(event)),
+            tile_timeout=tile_timeout,
+            gpus=gpus,
+            style=style,
+            batch=None if batch is None else _whole("batch", batch),
+        )
         inputs = Inputs(
-            _on_disk(source, Path(folder) / "source.tif"),
-            _on_disk(guide, Path(folder) / "guide.tif"),
+            _on_disk(source, folder, "source"),
+            _on_disk(guide, folder, "guide"),
             _whole("scale", scale),
             band if band is None or isinstance(band, str) else _whole("band", band),
             source_nodata,
@@ -179,7 +193,7 @@ def upscale(
             coregister,
             native_resolution,
         )
-        path = Path(folder) / "result.tif" if output is None else Path(output)
+        path = folder / "result.tif" if output is None else Path(output)
         if band == ALL:
             multiband.upscale_bands(inputs, recipe, execution, path)
         else:
@@ -188,15 +202,74 @@ def upscale(
     return made.rename(source.name) if isinstance(source, xr.DataArray) else made
 
 
+def evaluate(
+    prediction: Rasterlike,
+    truth: Rasterlike,
+    *,
+    source: Rasterlike | None = None,
+    guide: Rasterlike | None = None,
+    band: int | str | None = None,
+    elevation: bool = False,
+    step: float | None = None,
+    assume_crs: object = None,
+) -> Evaluation:
+    """Measure a prediction against the truth, over the pixels that are valid in both, as `geosr evaluate` does.
+
+    Two rasters on one pixel grid are compared as they are; otherwise the one with the larger pixels sets the grid.
+
+    Args:
+        prediction: path, or rioxarray DataArray of one band. Scale and offset are applied.
+        truth: of the same ground, in the same units.
+        source: what the prediction was made from; gives the source consistency.
+        guide: what it was made with; tells how much of its texture is in the errors.
+        band: of those of prediction, truth and source that have several; a number, or a wavelength as in `8.2um`.
+        elevation: the values are heights in metres; gives errors of slope and aspect.
+        step: height of an edge in the truth's units; by the truth's own steps when None.
+        assume_crs: CRS of the rasters that have none, in any form that pyproj reads.
+
+    Returns:
+        `scores` (`geosr.metrics.Scores`: `rmse`, `nmad`, `ssim`, ...; None for what cannot be told), `units`, `notes`.
+
+    Raises:
+        InputError: a raster is refused, or the two have no valid pixel in common.
+        UsageError: an argument makes no sense.
+    """
+    from geosr.evaluation import evaluate as measure
+
+    with _workplace() as folder:
+        given = {"prediction": prediction, "truth": truth, "source": source, "guide": guide}
+        paths = {role: _on_disk(each, folder, role) for role, each in given.items() if each is not None}
+        return measure(
+            **paths,
+            band=band if band is None or isinstance(band, str) else _whole("band", band),
+            elevation=elevation,
+            step=step,
+            assume_crs=_crs_text(assume_crs),
+        )
+
+
 @contextmanager
-def _without(folder: str) -> Iterator[None]:
-    """Leaves the way to a temporary folder out of what errors say: arrays are called source.tif and guide.tif there."""
-    try:
-        yield
-    except GeosrError as error:
-        error.args = tuple(str(text).replace(f"{folder}{os.sep}", "") for text in error.args)
-        error.__notes__ = [note for note in getattr(error, "__notes__", ()) if folder not in note]  # soon it is gone
-        raise
+def _workplace() -> Iterator[Path]:
+    """A temporary folder; errors do not say where it lies, and call options by the names of arguments."""
+    with tempfile.TemporaryDirectory(prefix="geosr-") as folder:
+        inside = re.compile(rf"{re.escape(folder + os.sep)}(?:(?:{'|'.join(_ROLES)}){re.escape(os.sep)})?")
+        try:
+            yield Path(folder)
+        except GeosrError as error:
+            error.args = tuple(_in_python(inside.sub("", str(text))) for text in error.args)
+            notes = (note for note in getattr(error, "__notes__", ()) if folder not in note)  # soon it is gone
+            error.__notes__ = [_in_python(note) for note in notes]
+            raise
+
+
+def _in_python(text: str) -> str:
+    """A message of the command line in the words of Python: `--native-resolution 30` as `native_resolution=30`."""
+    return _OPTION.sub(lambda found: _RENAMED.get(found[1], f"{found[1].replace('-', '_')}="), text)
+
+
+def _spoken(event: Event) -> Event:
+    """The event, a note in the words of Python."""
+    return Note(_in_python(event.text)) if isinstance(event, Note) else event
 
 
 def _whole(name: str, value: object) -> int:
@@ -247,8 +320,11 @@ def _load(path: Path, *, masked: bool) -> xr.DataArray:
         return (result.squeeze("band", drop=True) if result.sizes["band"] == 1 else result).load()
 
 
-def _on_disk(raster: Rasterlike, path: Path) -> Path:
-    """A path as it is; an array as a GeoTIFF at `path`, a chunk at a time where Dask holds it."""
+def _on_disk(raster: Rasterlike, folder: Path, role: str) -> Path:
+    """A path as it is; an array as a GeoTIFF in `folder`, a chunk at a time where Dask holds it."""
+    if isinstance(raster, xr.Dataset):
+        variable = next(iter(raster.data_vars), "name")
+        raise UsageError(f"the {role} is a Dataset; pick a variable: ds[{variable!r}]")
     if not isinstance(raster, xr.DataArray):
         try:
             return Path(raster)
@@ -265,7 +341,9 @@ def _on_disk(raster: Rasterlike, path: Path) -> Path:
     if raster.dtype.kind not in "iuf":
         raise InputError(f"a DataArray of type {raster.dtype} is no raster; expected numbers")
     storing: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
+    path = folder / role / _file_name(raster, role)
     try:
+        path.parent.mkdir()
         raster = _with_spatial_dims(raster)
         _check_spacing(raster)
         # without a lock the whole array would be computed at once
@@ -274,17 +352,25 @@ def _on_disk(raster: Rasterlike, path: Path) -> Path:
         name = f" {raster.name}" if raster.name else ""
         raise InputError(f"the DataArray{name} cannot be used as a raster: {error}") from error
     except storing as error:
-        raise OutputError(f"cannot store an array in {path.parent}: {error}") from error
+        raise OutputError(f"cannot store an array in {folder}: {error}") from error
     return path
 
 
+def _file_name(array: xr.DataArray, role: str) -> str:
+    """By the array, or the file that it was read from: messages and tags name it."""
+    name = str(array.name or Path(str(array.encoding.get("source", ""))).stem or role)
+    return re.sub(r"[^\w.-]", "_", name)[:50] + ".tif"
+
+
 def _with_spatial_dims(array: xr.DataArray) -> xr.DataArray:
-    """The array with its last two dimensions told to rioxarray where only their names say that they are y and x."""
-    down, across = (str(name) for name in array.dims[-2:])
-    if down.lower() in _DOWN and across.lower() in _ACROSS:
-        placed: xr.DataArray = array.rio.set_spatial_dims(x_dim=across, y_dim=down)
-        return placed
-    return array
+    """The array with y and x last and known to rioxarray, where their names say which they are."""
+    down, across = (
+        next((name for name in array.dims if str(name).lower() in names), None) for names in (_DOWN, _ACROSS)
+    )
+    if down is None or across is None:
+        return array
+    placed: xr.DataArray = array.transpose(..., down, across).rio.set_spatial_dims(x_dim=across, y_dim=down)
+    return placed
 
 
 def _check_spacing(array: xr.DataArray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from outputs import block_means, check_cog, physical
 from rasters import grid, write
 
 import geosr
-from geosr.errors import InputError, OutputError, UsageError
+from geosr.errors import GeosrError, InputError, OutputError, UsageError
 
 AFFINE = grid(461_200, 5_211_400, 2)
 SHAPE = (24, 30)
@@ -205,6 +206,9 @@ def test_what_is_no_raster_at_all_is_named(source, guide):
         geosr.upscale(np.ones((9, 9)), guide)
     with pytest.raises(UsageError, match="this is a list"):
         geosr.upscale(source, [1, 2])
+    several = xr.Dataset({"h": rioxarray.open_rasterio(source)})
+    with pytest.raises(UsageError, match=r"the guide is a Dataset; pick a variable: ds\['h'\]"):
+        geosr.upscale(source, several)
 
 
 def test_errors_do_not_name_temporary_files(source, guide):
@@ -240,7 +244,7 @@ def test_torchs_threads_are_what_they_were(source, guide):
 
 def test_an_array_without_crs_is_refused_or_assumed(source, guide):
     array = rioxarray.open_rasterio(source).drop_vars("spatial_ref")
-    with pytest.raises(InputError, match="no CRS"):
+    with pytest.raises(InputError, match=r"no CRS.*; name the missing one with assume_crs=$"):
         upscale(array, guide)
     same(upscale(array, guide, assume_crs="EPSG:32633"), upscale(source, guide))
 
@@ -317,3 +321,91 @@ def test_the_accessor_is_there_after_plain_imports(order):
 def test_importing_geosr_alone_loads_nothing_heavy():
     code = "import geosr, sys\nassert not {'torch', 'rasterio', 'xarray', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+
+
+@pytest.mark.parametrize("dims", [("y", "x", "band"), ("x", "band", "y"), ("lat", "lon", "wavelength")])
+def test_dimensions_are_put_in_order_by_their_names(source, guide, dims):
+    arrays = [rioxarray.open_rasterio(path, masked=True) for path in (source, guide)]
+    names = {"lat": "y", "lon": "x", "wavelength": "band"}
+    turned = [
+        array.transpose(*(names.get(dim, dim) for dim in dims)).rename(
+            {names[dim]: dim for dim in dims if dim in names}
+        )
+        for array in arrays
+    ]
+    assert turned[1].dims == dims
+    same(upscale(*turned), upscale(source, guide))
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ({}, "exists; use overwrite=True to replace it"),
+        ({"overwrite": True, "fit": "tile", "method": "mmsr", "tile": 8}, r"use at least tile=\d+$"),
+        ({"overwrite": True, "native_resolution": 1}, "native_resolution=1: pixels are 2 m"),
+        ({"overwrite": True, "tile_timeout": 3}, "tile_timeout= needs scheduler=processes or tcp"),
+        ({"overwrite": True, "gpus": "0", "device": "auto"}, "it needs scheduler=processes"),
+        ({"overwrite": True, "gpus": "0"}, "gpus= and device=cpu contradict each other"),
+    ],
+)
+def test_errors_name_arguments_and_not_options_of_the_command_line(source, guide, argument, said, tmp_path):
+    (tmp_path / "out.tif").write_text("here")
+    with pytest.raises(GeosrError, match=said) as caught:
+        upscale(source, guide, output=tmp_path / "out.tif", **argument)
+    assert not re.search(r"--[a-z]", str(caught.value))
+
+
+def test_notes_name_arguments_too(tmp_path, source, guide):
+    with rasterio.open(source, "r+") as dataset:
+        dataset.write(np.clip(dataset.read(1), 100, None) - 100, 1)
+        dataset.nodata = None
+    seen = []
+    upscale(source, guide, on_event=lambda event: seen.append(getattr(event, "text", "")))
+    assert any("minimum=0 keeps it there" in text for text in seen)
+    assert not any("--" in text for text in seen)
+
+
+@pytest.mark.parametrize(
+    ("rename", "called"),
+    [(None, "source"), ("heights", "heights"), ("h/../\u00e4" + 99 * "x", "h_.._\u00e4" + 44 * "x")],
+)
+def test_arrays_are_called_as_they_or_their_files_are(source, guide, rename, called):
+    array = rioxarray.open_rasterio(source, masked=True).rename(rename)
+    photo = rioxarray.open_rasterio(guide.rename(guide.with_name("my photo.tif")))
+    tags = upscale(array, photo).attrs
+    assert (tags["GEOSR_SOURCE"], tags["GEOSR_GUIDE"]) == (f"{called}.tif", "my_photo.tif")
+    nothing = array.where(array > 1e9)
+    nothing.encoding = array.encoding
+    with pytest.raises(InputError, match=rf"^{re.escape(called)}\.tif: no pixel is valid"):
+        upscale(nothing, photo)
+
+
+def test_two_arrays_of_one_name(source, guide):
+    arrays = [rioxarray.open_rasterio(path, masked=True).rename("both") for path in (source, guide)]
+    same(upscale(*arrays), upscale(source, guide))
+
+
+def test_a_result_is_measured_in_arrays_as_in_files(source, guide, tmp_path):
+    values = np.random.default_rng(8).normal(100, 9, (96, 120)).astype("float32")
+    values[:7] = np.nan
+    truth = write(tmp_path / "truth.tif", values, AFFINE * AFFINE.scale(0.25), "EPSG:32633", nodata=np.nan)
+    result = upscale(source, guide, output=tmp_path / "out.tif")
+    arrays = [rioxarray.open_rasterio(path, masked=True) for path in (truth, source, guide)]
+    found = geosr.evaluate(result, arrays[0], source=arrays[1], guide=arrays[2], elevation=True)
+    assert (
+        found.scores == geosr.evaluate(tmp_path / "out.tif", truth, source=source, guide=guide, elevation=True).scores
+    )
+    error = (result.to_numpy().astype(np.float64) - values)[np.isfinite(result.to_numpy()) & np.isfinite(values)]
+    assert found.scores.pixels == error.size
+    assert found.scores.rmse == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
+    assert found.scores.consistency_max < 1e-4
+    assert found.scores.slope_rmse > 0
+
+
+def test_what_cannot_be_measured_is_said_in_the_words_of_python(source, guide):
+    with pytest.raises(InputError, match=r"guide\.tif: has 3 bands .*; choose one with band=$"):
+        geosr.evaluate(source, rioxarray.open_rasterio(guide))
+    with pytest.raises(UsageError, match=r"band is 1\.5; it must be a whole number"):
+        geosr.evaluate(source, source, band=1.5)
+    with pytest.raises(UsageError, match="the truth is a Dataset"):
+        geosr.evaluate(source, xr.Dataset())
