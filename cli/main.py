@@ -13,6 +13,7 @@ import click
 
 from geosr import __version__
 from geosr.errors import GeosrError, OutputError
+from geosr.raster_guard import show
 
 from .interrupt import Interruption
 from .render import INTERRUPTED, say
@@ -30,6 +31,7 @@ _COMMANDS = {
     "thermal": "Make temperatures out of Landsat's thermal digital numbers, to be a source.",
     "methods": "List the methods and their presets.",
 }
+_FOLDER = "several files of one raster are given as their folder"
 _BROKEN_PIPE = 141  # what a shell reports of a command whose reader has left
 
 
@@ -104,7 +106,9 @@ def run(arguments: Sequence[str]) -> int:
         hint = f"; see '{context.command_path} --help'" if context else ""
         text = error.format_message().rstrip(".")
         if "unexpected extra argument" in text:  # what a shell makes of tiles/*.tif
-            text += "; several files of one raster are given as their folder"
+            patterns = context is not None and context.info_name == "batch"
+            advice = "quote the pattern: --source 'dsm/*_DSM.tif'" if patterns else _FOLDER
+            text = f"{show(text)}; {advice}"
         say(f"Error: {text}{hint}")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
@@ -154,3 +158,7 @@ def _leave(code: int) -> None:
     with suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -114,6 +114,11 @@ def test_nothing_at_all_shows_the_help_and_is_wrong_usage():
     assert "Commands:" in outcome.err
 
 
+def test_the_module_is_the_command_too(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "geosr_cli.main", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"geosr, version {package.__version__}\n")
+
+
 def test_version():
     assert geosr("--version").out == f"geosr, version {package.__version__}\n"
 

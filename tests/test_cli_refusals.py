@@ -137,6 +137,13 @@ def test_what_must_be_given(missing, folder):
     check_refused(geosr("upscale", *(x for item in given.items() for x in item)), USAGE, missing)
 
 
+def test_a_pattern_of_batch_that_the_shell_has_expanded(tmp_path):
+    """Into hundreds of names, which are not all repeated."""
+    names = [f"dsm/{number:03d}_DSM.tif" for number in range(500)]
+    done = geosr("batch", "--source", *names, "--guide", "rgb/{stem}_RGB.tif", "-o", tmp_path / "{stem}.tif")
+    check_refused(done, USAGE, "dsm/001_DSM.tif", "quote the pattern: --source 'dsm/*_DSM.tif'", "batch --help")
+
+
 def test_unknown_command():
     check_refused(geosr("upscael"), USAGE, "upscael", "geosr --help")
 
