@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geosr import coordinates, raster
 from geosr.bands import Band
-from geosr.describe import describe_source
-from geosr.errors import UsageError
-from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint
+from geosr.describe import describe_guide, describe_source
+from geosr.errors import InputError, UsageError
+from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint, paint_image
 from geosr.raster import Raster
 from geosr.store import write_whole
 from geosr.writer import check_output, encode_picture
@@ -64,7 +66,7 @@ def quicklook(
     """Draw the raster at `path` into the PNG file `output`.
 
     Args:
-        path: a raster file.
+        path: a raster file; of three bands of uint8 as the picture that they are, where neither kind nor band is given.
         output: the picture to write.
         size: longer side of the picture at most; a larger raster is read from its overviews, or thinned out.
         kind: one of `KINDS`, over what the file says.
@@ -80,9 +82,12 @@ def quicklook(
     if kind not in (None, *KINDS):
         raise UsageError(f"kind is {kind!r}; use one of {', '.join(KINDS)}")
     output = check_output(output, [path], overwrite=overwrite, form="PNG")
-    file = describe_source(path, band=band)
-    found = kind_of(file)
-    drawn = draw(file, replace(found, name=kind, reason="what was asked for") if kind else found, size)
+    if kind is band is None and (photo := _describe_photo(path)):
+        drawn = _draw_photo(photo, size)
+    else:
+        file = describe_source(path, band=band)
+        found = kind_of(file)
+        drawn = draw(file, replace(found, name=kind, reason="what was asked for") if kind else found, size)
     write_whole(output, encode_picture(drawn.picture, "PNG"))
     return drawn
 
@@ -96,3 +101,20 @@ def draw(file: Raster, kind: Kind, size: int) -> Quicklook:
         hillshade(values, valid, steps_of(file.geobox, kind, step)) if kind.name == "elevation" else (None, None)
     )
     return Quicklook(paint(values, valid, kind.name, stretch, shade), kind, stretch, step, relief)
+
+
+def _describe_photo(path: Path) -> Raster | None:
+    """A raster of three 8-bit bands; None for any other, and for what `describe_source` will refuse."""
+    with suppress(InputError):
+        file = describe_guide(path)
+        return file if len(file.bands) == 3 and file.dtype == "uint8" else None
+    return None
+
+
+def _draw_photo(file: Raster, size: int) -> Quicklook:
+    """Its bands as red, green and blue, in at most `size` pixels a side."""
+    step = -(-max(file.shape) // size)
+    rows, cols = (-(-side // step) for side in file.shape)
+    grid = GeoBox((rows, cols), file.geobox.affine * Affine.scale(step), file.geobox.crs)
+    picture = paint_image(*raster.glance_guide(file, grid), as_is=True)
+    return Quicklook(picture, Kind("picture", "its three bands of uint8"), Stretch(0.0, 255.0), step, None)

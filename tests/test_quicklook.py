@@ -209,6 +209,23 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(arguments, code, said, tmp_pa
     assert pairs.contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("size", [100, 25])
+def test_three_bands_of_8_bits_are_drawn_as_they_are(tmp_path, size):
+    bands = np.random.default_rng(0).integers(1, 256, (3, 20, 25), "uint8").repeat(4, 1).repeat(4, 2)
+    bands[:, :8, :12] = 0
+    path = rasters.write(tmp_path / "photo.tif", bands, nodata=0)
+    done = pairs.geosr("quicklook", path, "-o", tmp_path / "out.png", "--size", size)
+    assert done.code == 0, done.err
+    assert "picture by its three bands of uint8; colours from 0 to 255" in done.out
+    drawn = np.round(look_at(tmp_path / "out.png") * 255)
+    expected = np.moveaxis(bands, 0, -1)[:: 100 // size, :: 100 // size]
+    valid = expected.any(axis=-1)
+    np.testing.assert_array_equal(drawn[..., 3], 255 * valid)
+    np.testing.assert_array_equal(drawn[valid][:, :3], expected[valid])
+    one = pairs.geosr("quicklook", path, "--band", 2, "-o", tmp_path / "one.png", "--kind", "other")
+    assert "other by what was asked for" in one.out
+
+
 def test_real_rasters_are_drawn(tmp_path):
     data = rasters.shared_data()
     for number, (name, kind) in enumerate(
@@ -218,6 +235,7 @@ def test_real_rasters_are_drawn(tmp_path):
             ("foresttools_chm/CHM_latlon.tif", "elevation"),
             ("odd/n43.dt0", "elevation"),
             ("odd/rotated.tif", "other"),
+            ("odd/RGB.byte.tif", "picture"),
         ]
     ):
         done = pairs.geosr("quicklook", data / name, "-o", tmp_path / f"{number}.png", "--size", 200)
