@@ -67,7 +67,8 @@ _IN_FOLDERS = {
 }
 MAX_CLAIM = 100_000
 """Times its own size that a file may claim in pixels, beyond a gibibyte: deflate reaches 1032, sparse files more."""
-_PICTURES = ("PNG", "JPEG")
+PICTURES = ("PNG", "JPEG")
+"""Formats that cannot hold a CRS, and a position only in a world file."""
 _MOST_FILES = 10_000
 _FEW = 4
 _HGT_SIDES = (1201, 3601, 7201)
@@ -162,7 +163,8 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     if text.replace("\\", "/").lstrip("/").lower().startswith("vsi") and text.startswith("/"):
         raise InputError(f"{show(text)}: GDAL's /vsi paths are not opened; download or unpack the file first")
     if not os.path.exists(text) and re.match(r"^[A-Za-z][A-Za-z0-9_+.-]+:", text):
-        raise InputError(f"{show(text)}: only local files are opened, no URLs and no subdataset strings")
+        url = re.sub(r"^([a-z][a-z0-9+.-]+:)/(?=[^/])", r"\1//", text)  # `Path` takes one of two slashes away
+        raise InputError(f"{show(url)}: only local files are opened, no URLs and no subdataset strings")
     found = Path(text)
     if not is_utf8(found.absolute()):
         raise InputError(f"{show(found.absolute())}: its path is not UTF-8, and cannot be opened; rename it")
@@ -201,8 +203,8 @@ def rasters_in(folder: Path) -> list[Path]:
     found = {
         kind: [folder / name for name in names if name.lower().endswith(_IN_FOLDERS[kind])] for kind in _IN_FOLDERS
     }
-    if any(files for kind, files in found.items() if kind not in _PICTURES):
-        found |= {kind: [file for file in found[kind] if world_file(file, kind)] for kind in _PICTURES}
+    if any(files for kind, files in found.items() if kind not in PICTURES):
+        found |= {kind: [file for file in found[kind] if world_file(file, kind)] for kind in PICTURES}
     kinds = {kind: files for kind, files in found.items() if files}
     if not kinds:
         inside = folders_with_rasters(folder)

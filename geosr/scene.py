@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from affine import Affine
@@ -17,11 +18,11 @@ from geosr.coregister import Shift, find_shift
 from geosr.describe import describe_guide, describe_source
 from geosr.displacement import Displacement
 from geosr.errors import InputError
-from geosr.grid import GridPair, Window, crop, plan_grids
+from geosr.grid import GridPair, Window, crop, crs_name, plan_grids
 from geosr.options import Inputs
 from geosr.pair import Pair
 from geosr.raster import Raster
-from geosr.raster_guard import show
+from geosr.raster_guard import PICTURES, show
 from geosr.tiling import Tile
 
 
@@ -97,7 +98,7 @@ def open_scene(inputs: Inputs) -> Scene:
         assume_crs=inputs.assume_crs,
         native_resolution=inputs.native_resolution,
     )
-    guide = describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs, near=source.geobox)
+    guide = _describe_guide(inputs, source)
     grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
     guide = replace(guide, geobox=guide_box)
     shift = coordinates.check_transform(source.geobox, guide.geobox, allow_ballpark=inputs.allow_ballpark)
@@ -105,6 +106,17 @@ def open_scene(inputs: Inputs) -> Scene:
     notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
     scene = Scene(source, guide, grids, origin, notes)
     return _coregistered(scene) if inputs.coregister else scene
+
+
+def _describe_guide(inputs: Inputs, source: Raster) -> Raster:
+    """The guide; of a picture with a world file, which cannot name its CRS, taken to be in that of the source."""
+    describe = partial(describe_guide, inputs.guide, nodata=inputs.guide_nodata, near=source.geobox)
+    guide, crs = describe(assume_crs=inputs.assume_crs), source.geobox.crs
+    if guide.geobox.crs or crs is None or not guide.georeferenced or guide.driver not in PICTURES:
+        return guide
+    note = f"{show(guide.path.name)} names no CRS, as a picture cannot: taken to be the source's, {crs_name(crs)}"
+    guide = describe(assume_crs=crs.to_wkt())
+    return replace(guide, warnings=(*guide.warnings, note))
 
 
 def _coregistered(scene: Scene) -> Scene:

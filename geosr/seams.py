@@ -15,7 +15,7 @@ class SeamMeter:
 
     Steps across the borders of source pixels are larger anywhere in a consistent output, so an edge is
     compared only with lines at the same position modulo the scale, within 16 pixels (or the nearest one).
-    1.0 says that nothing shows.
+    1.0, or less, says that nothing shows.
     """
 
     def __init__(self, rows: Iterable[int], cols: Iterable[int], scale: int) -> None:

@@ -190,6 +190,33 @@ def test_a_guide_no_finer_than_the_source_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("driver", "ending"), [("PNG", "png"), ("JPEG", "jpg")])
+def test_a_picture_with_a_world_file_is_taken_to_be_in_the_sources_crs(tmp_path, driver, ending):
+    """It cannot name one; a GeoTIFF can."""
+    source, (rows, cols) = tmp_path / "source.tif", SHAPE
+    _, crs, coarse = make_source(source, "north-up")
+    affine = coarse * Affine.scale(0.25)
+    image = np.random.default_rng(0).integers(0, 255, (3, 4 * rows, 4 * cols), "uint8")
+    picture = write(tmp_path / f"photo.{ending}", image, affine, None, driver=driver, WORLDFILE="YES")
+    picture.with_name(picture.name + ".aux.xml").unlink(missing_ok=True)
+    with rasterio.open(picture) as dataset:
+        assert dataset.crs is None
+        seen, seen_at = dataset.read(), dataset.transform
+    scene = open_scene(Inputs(source, picture))
+    (note,) = [note for note in scene.notes if "names no CRS" in note]
+    assert note.startswith(f"photo.{ending} names no CRS, as a picture cannot: taken to be the source's, EPSG:")
+    named = open_scene(Inputs(source, write(tmp_path / "named.tif", seen, seen_at, crs)))
+    (tile,) = cut(scene.grids.low.shape, 4, size=4 * max(rows, cols), halo=0)
+    np.testing.assert_array_equal(scene.read(tile).guide, named.read(tile).guide)
+    with pytest.raises(InputError, match="the guide has no CRS"):
+        open_scene(Inputs(source, write(tmp_path / "unnamed.tif", seen, seen_at, None)))
+    for file in picture.parent.glob("photo.*"):
+        if file != picture:
+            file.unlink()
+    with pytest.raises(InputError, match="the guide has no CRS"):
+        open_scene(Inputs(source, picture))
+
+
 @pytest.mark.parametrize("affine", [grid(0, 0, 4), grid(7, 9, 4, south_up=True)], ids=str)
 def test_pairs_without_crs_keep_their_grid(tmp_path, affine):
     """Also where the output's pixels are those of a file without any position."""

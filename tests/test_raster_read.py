@@ -7,6 +7,7 @@ import html
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyproj
@@ -41,7 +42,9 @@ RAW_VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType
     [
         ("", "local file"),
         ("nowhere.tif", "No such file"),
-        ("https://example.org/a.tif", "no URLs"),
+        ("https://example.org/a.tif", r"^https://example\.org/a\.tif: .* no URLs"),
+        (Path("https://example.org/a.tif"), r"^https://example\.org/a\.tif: .* no URLs"),
+        (Path("NETCDF:/a.nc:t"), r"^NETCDF:/a\.nc:t: .*no subdataset"),
         ("s3://bucket/a.tif", "no URLs"),
         ("GTIFF_DIR:1:a.tif", "subdataset"),
         ("NETCDF:a.nc:t", "subdataset"),
