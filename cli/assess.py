@@ -10,8 +10,9 @@ import click
 from geosr import methods
 from geosr.assess import Assessment
 from geosr.options import Execution, Recipe
+from geosr.tables import check_files, write_files
 
-from .options import PATH, Command, device_option, inputs_from, option, pair_options
+from .options import PATH, Command, device_option, inputs_from, option, pair_options, table_options
 from .render import clock, printable, say, table_lines
 
 
@@ -29,7 +30,18 @@ from .render import clock, printable, say, table_lines
 )
 @option("How the result is made", "--seed", type=int, default=0, show_default=True, metavar="N", help="Of the fits.")
 @device_option
-def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device: str, **values: Any) -> None:
+@table_options
+def command(
+    source: Path,
+    guide: Path,
+    names: tuple[str, ...],
+    seed: int,
+    device: str,
+    json: Path | None,
+    csv: Path | None,
+    markdown: Path | None,
+    **values: Any,
+) -> None:
     """Tell what methods can be expected to do on a pair, before any long work and without a truth.
 
     SOURCE and GUIDE are pooled by --scale, or by 4 or 2 where that would leave too little, on two tiles of the pair;
@@ -41,8 +53,11 @@ def command(source: Path, guide: Path, names: tuple[str, ...], seed: int, device
     """  # noqa: D301
     from geosr.assess import assess_file
 
+    files = {"json": json, "csv": csv, "markdown": markdown}
+    check_files(files)
     inputs = inputs_from(source, guide, values)
     found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.candidates())
+    write_files(files, found.table, found.content())
     for note in found.notes:
         say(f"note: {note}")
     if found.step and found.step < inputs.scale:

@@ -18,6 +18,7 @@ from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage
 from geosr.placement import place
 from geosr.plan import make_plan
 from geosr.sampling import draw_patches, measure_scene
+from geosr.tables import Table
 
 if TYPE_CHECKING:
     from geosr.methods.base import BoolArray, FloatArray, Method, Patch
@@ -82,6 +83,25 @@ class Assessment:
         if gain < 0.01:
             return "the guide does not help: nothing is expected to be better than bicubic"
         return f"the guide helps: expected gain over bicubic {gain:.0%}, by {self.best.method}"
+
+    @property
+    def table(self) -> Table:
+        """A row for each method."""
+        rows = ((score.method, score.rmse, self.gain(score), score.seconds) for score in self.scores)
+        return Table(("method", "rmse", "gain", "seconds"), tuple(rows))
+
+    def content(self) -> dict[str, object]:
+        """For JSON: all of it."""
+        table = self.table
+        return {
+            "scale": self.step,
+            "samples": self.samples,
+            "pixels": self.pixels,
+            "units": self.units,
+            "notes": self.notes,
+            "verdict": self.verdict,
+            "methods": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
+        }
 
 
 def assess(patches: Sequence[Patch], chosen: Sequence[Method], spread: float, seed: int, device: str) -> Assessment:

@@ -1,5 +1,7 @@
 """What `geosr assess` and `--method auto` say, against scenes whose answer is known."""
 
+import csv
+import json
 import re
 from dataclasses import replace
 
@@ -179,6 +181,28 @@ def test_the_command_prints_a_table_and_a_verdict(town):
     lines = found.out.splitlines()
     assert [line.split()[0] for line in lines] == ["bicubic", "diffusion", "the"]
     assert "by diffusion" in lines[-1]
+
+
+def test_the_command_writes_what_it_prints(town):
+    files = {kind: town / f"found.{ending}" for kind, ending in (("json", "json"), ("csv", "csv"), ("markdown", "md"))}
+    options = [text for kind, path in files.items() for text in (f"--{kind}", path)]
+    found = geosr("assess", town / "source.tif", town / "guide.tif", "--method", "diffusion", *options)
+    assert found.code == 0, found.err
+    content = json.loads(files["json"].read_text())
+    rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    assert (content["scale"], content["verdict"]) == (4, found.out.splitlines()[-1])
+    assert (
+        [row["method"] for row in rows] == [each["method"] for each in content["methods"]] == ["bicubic", "diffusion"]
+    )
+    plain, better = content["methods"]
+    for row, each, line in zip(rows, content["methods"], found.out.splitlines()[:2], strict=True):
+        assert float(row["rmse"]) == each["rmse"]
+        assert each["gain"] == pytest.approx(1 - each["rmse"] / plain["rmse"])
+        assert f"RMSE {each['rmse']:.4g}, {each['gain']:+.0%} against bicubic" in line
+        assert f"| {each['method']} | {each['rmse']:.4g} |" in files["markdown"].read_text()
+    assert better["gain"] > 0.3
+    refused = geosr("assess", town / "source.tif", town / "guide.tif", "--json", town / "found.csv")
+    assert (refused.code, "--json wants a name that ends in .json" in refused.err) == (2, True)
 
 
 def test_the_command_says_where_nothing_can_be_told(tmp_path):
