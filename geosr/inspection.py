@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ from geosr.preflight import suspicious_constant
 from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.scene import suspicions
-from geosr.tiling import Tile
 
 _SOURCE_TILES, _GUIDE_TILES = 256, 64  # that are looked at at most: a tile of the guide has many times the pixels
 
@@ -50,7 +49,7 @@ class Inspection:
     Attributes:
         plan: what would be done.
         source_valid: share of the source's pixels that is valid.
-        guide_valid: share of the tiles' output pixels on which the guide is.
+        guide_valid: share of the output's pixels on which there is a guide; in gaps without tiles none is counted.
         memory: bytes at the peak, about.
         planning: seconds that a run will spend again before its tiles: on finding a shift and choosing a method.
         notes: what the user should know.
@@ -73,22 +72,22 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     plan = make_plan(inputs, recipe)
     planning = time.monotonic() - began
     check_batch(plan, execution)
-    scene, tiles = plan.scene, plan.tiles
-    source = _share(tiles, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
-    guide = _share(tiles, _GUIDE_TILES, lambda core: scene.read_guide(core.times(inputs.scale))[1])
-    inside = sum(math.prod(tile.core.shape) for tile in tiles) / math.prod(scene.grids.low.shape)  # gaps have no tiles
-    source = replace(source, value=source.value * inside)
+    scene = plan.scene
+    source = _share(plan, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
+    guide = _share(plan, _GUIDE_TILES, lambda core: scene.read_guide(core.times(inputs.scale))[1])
     notes = (*scene.notes, *suspicions(scene))
     return Inspection(plan, source, guide, memory_load(plan, execution).peak, planning, notes)
 
 
-def _share(tiles: list[Tile], most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:
-    """Share of valid pixels where tiles answer for them, on at most so many tiles."""
+def _share(plan: Plan, most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:
+    """Share of valid pixels in the scene, of which at most so many tiles are looked at; gaps have no tiles."""
+    tiles = plan.tiles
+    inside = sum(math.prod(tile.core.shape) for tile in tiles) / math.prod(plan.scene.grids.low.shape)
     runs = np.linspace(0, len(tiles), min(most, len(tiles)) + 1).astype(int)
     drawn = np.random.default_rng(0).integers(runs[:-1], runs[1:])  # an even step may see the same columns only
     masks = (read_valid(tiles[index].core) for index in drawn)
     valid, pixels = np.sum([(mask.sum(), mask.size) for mask in masks], axis=0)
-    return Share(float(valid / pixels), len(drawn) < len(tiles))
+    return Share(float(inside * valid / pixels), len(drawn) < len(tiles))
 
 
 def describe_files(inputs: Inputs) -> Iterator[tuple[str, str]]:

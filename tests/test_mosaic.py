@@ -324,7 +324,7 @@ def test_gaps_between_files_have_no_tiles_and_count_in_the_shares(tmp_path):
     plan = make_plan(Inputs(tmp_path / "dsm", tmp_path / "ortho.tif", 4), Recipe(method="bicubic"))
     assert 0 < len(plan.tiles) < 10
     found = inspect(plan.inputs, plan.recipe, Execution("cpu"))
-    assert found.source_valid == pytest.approx(160 / 2080, rel=0.3)
+    assert (found.source_valid.value, found.guide_valid.value) == pytest.approx((160 / 2080, 80 / 2080), rel=0.02)
     assert upscale(tmp_path / "dsm", tmp_path / "ortho.tif", tmp_path / "out.tif").returncode == 0
     made = plain_read(tmp_path / "out.tif")
     assert made.shape == (240, 8320)
