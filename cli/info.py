@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from .options import (
     pair_options,
 )
 from .render import Screen, clock, table_lines
+
+if TYPE_CHECKING:
+    from geosr.inspection import Inspection
 
 _OF_ONE = ("source_nodata", "assume_crs")
 
@@ -68,14 +71,17 @@ def command(
         click.echo("\n".join(table_lines(describe_one(source, nodata=nodata, assume_crs=crs))))
         return
     inputs, recipe = inputs_from(source, guide, values), Recipe(method, preset, weights=weights, fit=fit)
+    found: Inspection | GeosrError
     with Screen() as screen:
         execution = Execution(device, batch=batch, on_event=screen.show)
         try:
             found = inspect(inputs, recipe, execution)
-        except GeosrError:
-            for line in table_lines(describe_files(inputs)):  # what tells why the two do not fit
-                click.echo(line)
-            raise
+        except GeosrError as error:
+            found = error
+    if isinstance(found, GeosrError):  # not in its handler: whatever GDAL printed there would come with a traceback
+        for line in table_lines(describe_files(inputs)):  # what tells why the two do not fit
+            click.echo(line)
+        raise found
     click.echo("\n".join(table_lines(rows(found))))
     if timed:
         seconds = found.planning + run_seconds(found.plan, execution)
