@@ -17,16 +17,18 @@ from geosr.bands import ALL, wavelength_of
 from geosr.describe import describe_guide
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
+from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
 from geosr.options import COREGISTER, Event, Execution, Inputs, Note, Recipe, Stage
 from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan, make_plan
+from geosr.publish import check_output
 from geosr.raster_guard import show
 from geosr.scene import Scene
 from geosr.store import RunFolder, check_room, reported, run_folder
-from geosr.writer import check_output, merge_bands, write_strips
+from geosr.writer import merge_bands
 
 _ROWS = 256  # of the guide that are brought onto the grid at once
 

@@ -12,18 +12,20 @@ import numpy as np
 
 from geosr import methods
 from geosr.consistency import Consistency
+from geosr.encoding import Encoding
 from geosr.errors import OutputError, UsageError
 from geosr.methods.base import Method
 from geosr.options import Bounds, Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
+from geosr.publish import check_output
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts, is_folder, show
 from geosr.report import Report, check_report
 from geosr.store import TileStore, published_before
 from geosr.style import check_style
 from geosr.version import __version__
-from geosr.writer import Encoding, Mosaic, check_output
+from geosr.writer import Mosaic
 
 OUTPUT = "output"
 """Name of the output among those that a run writes."""

@@ -13,12 +13,12 @@ import pyproj
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import OutputError, UsageError
+from geosr.geotiff import write_tile
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene
 from geosr.store import check_place, scratch_folder
 from geosr.tiling import Tile, cut
-from geosr.writer import write_tile
 
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")
 

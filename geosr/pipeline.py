@@ -18,6 +18,7 @@ from typing import Any
 from geosr.assess import decide
 from geosr.consistency import EXACT
 from geosr.estimates import scratch_bytes
+from geosr.findings import Written
 from geosr.methods.base import told_to
 from geosr.options import COREGISTER, Event, Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
@@ -32,7 +33,7 @@ from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_work import interpolate_tile, upscale_group
-from geosr.writer import Written, write
+from geosr.writer import write
 
 _ROUNDED = 1e-3  # of the source's spread, from which on a deviation is told
 

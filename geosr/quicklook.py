@@ -13,10 +13,11 @@ from geosr import coordinates, raster
 from geosr.bands import Band
 from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
+from geosr.geotiff import encode_picture
 from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint, paint_image
+from geosr.publish import check_output
 from geosr.raster import Raster
 from geosr.store import write_whole
-from geosr.writer import check_output, encode_picture
 
 MAX_SIDE = 8192
 

@@ -18,11 +18,11 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from geosr.geotiff import encode_picture
 from geosr.grid import Window
 from geosr.picture import RAMPS, Stretch, paint
 from geosr.version import __version__
 from geosr.views import Histogram, Look, Surface, View
-from geosr.writer import encode_picture
 
 _LABELS = {"source": "Source", "result": "Result", "guide": "Guide", "hillshade": "Hillshade"}
 _LABELS |= {"uncertainty": "Expected error"}

@@ -18,11 +18,11 @@ from geosr.bands import Band
 from geosr.consistency import blocks_of
 from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError
+from geosr.geotiff import write_tile
 from geosr.grid import Window, crop, pool_grid
 from geosr.pair import Pair
 from geosr.raster_guard import files_of, fingerprint, show
 from geosr.store import reported, scratch_folder
-from geosr.writer import write_tile
 
 Array = NDArray[np.float64]
 

@@ -20,11 +20,12 @@ from geosr import raster
 from geosr.consistency import pool_measured
 from geosr.describe import describe_source, pixels_of, pooled_text
 from geosr.errors import InputError, UsageError
+from geosr.geotiff import write_strips
 from geosr.grid import Window, pool_grid
+from geosr.publish import check_output
 from geosr.raster import Raster
 from geosr.raster_guard import show
 from geosr.units import KELVINS, ZERO_CELSIUS
-from geosr.writer import check_output, write_strips
 
 _ROWS = 512  # about how many are converted at once
 _MAX_MTL = 1 << 20  # bytes; real ones have some 10 000

@@ -11,6 +11,7 @@ import numpy as np
 from geosr import methods
 from geosr.assess import WITHOUT_GUIDE
 from geosr.consistency import spread
+from geosr.encoding import Encoding
 from geosr.errors import ChangedInputError, InputError, OutOfMemoryError, TileError
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement
@@ -18,7 +19,6 @@ from geosr.plan import Plan
 from geosr.store import TileResult, TileStore
 from geosr.tile_run import Group
 from geosr.tiling import Tile
-from geosr.writer import Encoding
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method

@@ -18,11 +18,11 @@ from geosr.methods.weights import Arrays, Card, pack, unpack, write_card
 from geosr.options import Execution, Note, Stage, Trained, Validated, processors
 from geosr.pair_lists import Job
 from geosr.provenance import versions
+from geosr.publish import check_output
 from geosr.raster_guard import show
 from geosr.store import CHECKPOINT, RunFolder, check_place, run_folder, write_whole
 from geosr.tables import Table, check_files, write_files
 from geosr.training_data import TrainingPair, identities, read_training_pair
-from geosr.writer import check_output
 
 if TYPE_CHECKING:
     from geosr.methods.supervised import Trainer

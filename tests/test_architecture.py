@@ -31,8 +31,9 @@ LAYERS = [
     ["options", "tiling", "coordinates", "gdal", "seams", "local_shift"],
     ["warp", "runner", "cluster", "store", "device"],
     ["raster"],
-    ["preflight", "folders"],
-    ["describe"],
+    ["preflight", "folders", "encoding"],
+    ["describe", "findings", "publish"],
+    ["geotiff"],
     [
         "methods.base",
         "methods.compiled",
@@ -80,7 +81,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # A module may import such a library, at its top or inside functions.
 HOMES = {
-    "rasterio": {"gdal", "raster", "describe", "writer", "ortho"},
+    "rasterio": {"gdal", "raster", "describe", "publish", "geotiff", "writer", "ortho"},
     "tifffile": {"dfc2019"},
     "torch": {
         "device",

@@ -22,6 +22,7 @@ from rasters import UTM, grid, plain_read, write
 
 from geosr.batch import _files_of as batch_files
 from geosr.describe import describe_guide, describe_source
+from geosr.encoding import Encoding
 from geosr.errors import ChangedInputError, InputError
 from geosr.grid import Window, crop
 from geosr.inspection import inspect
@@ -32,7 +33,6 @@ from geosr.plan import make_plan
 from geosr.raster import glance_guide, overlap_fraction, read_guide, read_source
 from geosr.samples import Sample, save_sample
 from geosr.training_data import identities
-from geosr.writer import Encoding
 
 X, Y = 500000.0, 5000000.0
 SHAPE = (60, 80)

@@ -251,7 +251,7 @@ def test_a_link_is_followed_and_kept(tmp_path, pair):
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path, pair, monkeypatch, links):
     if not links:
-        monkeypatch.setattr(writer.os, "link", refuse_to_link)
+        monkeypatch.setattr(os, "link", refuse_to_link)
     output = tmp_path / "out.tif"
     with pytest.raises(OutputError, match="appeared"):
         run(*pair, output, 4, on_event=at_stage("mosaic", lambda: output.write_text("somebody else's")))
@@ -271,7 +271,7 @@ def refuse_to_link(source, target):
 
 
 def test_file_systems_without_links(tmp_path, pair, monkeypatch):
-    monkeypatch.setattr(writer.os, "link", refuse_to_link)
+    monkeypatch.setattr(os, "link", refuse_to_link)
     run(*pair, tmp_path / "out.tif", 4)
     check_cog(tmp_path / "out.tif")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.tif"]
@@ -336,20 +336,20 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from outputs import SMALL_NETWORK, check_cog, run
-from geosr import writer
+from geosr import publish, writer
 
 def die(*arguments, **options):
     {action}
     os.kill(os.getpid(), signal.SIGKILL)
 
-writer.{where} = die
+{where} = die
 run({source!r}, {guide!r}, {output!r}, 4, overwrite=True)
 """
 MOMENTS = {
-    "before the copy": ("_copy_to_cog", "pass"),
-    "in the copy": ("_copy_to_cog", "open(arguments[1], 'wb').write(b'II*')"),
-    "before the name": ("_publish", "pass"),
-    "after the sync": ("_sync", "pass"),
+    "before the copy": ("writer._copy_to_cog", "pass"),
+    "in the copy": ("writer._copy_to_cog", "open(arguments[1], 'wb').write(b'II*')"),
+    "before the name": ("writer.publish", "pass"),
+    "after the sync": ("publish._sync", "pass"),
 }
 
 

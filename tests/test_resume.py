@@ -116,13 +116,13 @@ def test_what_is_written_beside_the_output_is_the_same_byte_for_byte_too(folder)
 BETWEEN = """
 import os, signal
 from geosr import writer
-publish, named = writer._publish, []
+publish, named = writer.publish, []
 def end_at_the_last(finished, output, **options):
     if len(named) == {after}:
         {end}
     publish(finished, output, **options)
     named.append(output)
-writer._publish = end_at_the_last
+writer.publish = end_at_the_last
 """
 ENDS = {"killed": "os.kill(os.getpid(), signal.SIGKILL)", "failed": "raise OSError(5, 'the disk is gone')"}
 
@@ -199,7 +199,7 @@ def test_what_a_finished_output_had_beside_it_is_never_taken_back(folder, tmp_pa
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("module", "name", "after"), [("writer", "_publish", True), ("store", "_remove", False)])
+@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("store", "_remove", False)])
 def test_an_interruption_after_the_output_has_its_name_says_so_and_leaves_nothing(
     module, name, after, folder, tmp_path
 ):
