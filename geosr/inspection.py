@@ -26,6 +26,7 @@ from geosr.plan import Plan, make_plan
 from geosr.preflight import suspicious_constant
 from geosr.raster import Raster
 from geosr.raster_guard import show
+from geosr.sampling import sample
 from geosr.scene import suspicions
 
 _SOURCE_TILES, _GUIDE_TILES = 256, 64  # that are looked at at most: a tile of the guide has many times the pixels
@@ -83,9 +84,8 @@ def _share(plan: Plan, most: int, read_valid: Callable[[Window], NDArray[np.bool
     """Share of valid pixels in the scene, of which at most so many tiles are looked at; gaps have no tiles."""
     tiles = plan.tiles
     inside = sum(math.prod(tile.core.shape) for tile in tiles) / math.prod(plan.scene.grids.low.shape)
-    runs = np.linspace(0, len(tiles), min(most, len(tiles)) + 1).astype(int)
-    drawn = np.random.default_rng(0).integers(runs[:-1], runs[1:])  # an even step may see the same columns only
-    masks = (read_valid(tiles[index].core) for index in drawn)
+    drawn = sample(tiles, most)
+    masks = (read_valid(tile.core) for tile in drawn)
     valid, pixels = np.sum([(mask.sum(), mask.size) for mask in masks], axis=0)
     return Share(float(inside * valid / pixels), len(drawn) < len(tiles))
 

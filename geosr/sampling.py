@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from geosr.methods.base import Patch, State
 
 FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
-_SAMPLE_TILES = 32  # tiles whose pixels make the scene's statistics
+_SAMPLE_TILES = 64  # tiles whose pixels make the scene's statistics
 _LEAST_RELIEF = 0.25  # of the scene's variance that they must show
 
 Floats = NDArray[np.float64]
@@ -35,8 +35,8 @@ def measure_scene(plan: Plan) -> Stats:
     Raises:
         InputError: no source pixel is valid, or the guide is missing everywhere.
     """
-    sampled = _telling(plan, sample(plan.tiles))
-    pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands 32 would take gigabytes
+    sampled = _telling(plan, sample(plan.tiles, _SAMPLE_TILES))
+    pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands all would take gigabytes
     if not any(pair.guide_valid.any() for pair in _pairs(plan, sampled)):
         pairs = islice((pair for pair in _pairs(plan, plan.tiles) if pair.guide_valid.any()), _SAMPLE_TILES)
     first = next(pairs, None)
@@ -95,10 +95,13 @@ def _pairs(plan: Plan, tiles: Iterable[Tile]) -> Iterator[Pair]:
                 yield pair
 
 
-def sample(tiles: list[Tile]) -> list[Tile]:
-    """Tiles spread evenly over the scene, always the same."""
-    step = max(len(tiles) // _SAMPLE_TILES, 1)
-    return tiles[step // 2 :: step]
+def sample(tiles: list[Tile], most: int) -> list[Tile]:
+    """At most so many tiles spread over the scene, always the same: one drawn from each of as many runs of tiles.
+
+    An even step may see the same columns only: every seventh tile where 14 lie side by side.
+    """
+    runs = np.linspace(0, len(tiles), min(most, len(tiles)) + 1).astype(int)
+    return [tiles[place] for place in np.random.default_rng(0).integers(runs[:-1], runs[1:])]
 
 
 def fit_scene(plan: Plan, placement: Placement, stats: Stats) -> State:

@@ -8,8 +8,9 @@ from rasters import UTM, grid, write
 from geosr.options import Inputs, Recipe
 from geosr.plan import make_plan
 from geosr.sampling import measure_scene, sample
+from geosr.tiling import cut
 
-SCALE, ROWS, COLS = 4, 24, 654
+SCALE, ROWS, COLS = 4, 24, 1100
 
 
 def measure(folder, high, rng):
@@ -17,11 +18,11 @@ def measure(folder, high, rng):
     guide = 100 + high + rng.normal(0, 1, high.shape)
     write(folder / "guide.tif", guide.astype(np.float32)[None], grid(500000, 5000000, 1), UTM)
     plan = make_plan(Inputs(folder / "source.tif", folder / "guide.tif"), Recipe(method="diffusion", tile=96))
-    assert len(sample(plan.tiles)) < len(plan.tiles)
+    assert len(sample(plan.tiles, 64)) < len(plan.tiles)
     return plan, measure_scene(plan)
 
 
-@pytest.mark.parametrize("col", [0, 300, 640])
+@pytest.mark.parametrize("col", [0, 500, 1085])
 def test_an_island_in_the_sea_is_seen_wherever_it_lies(tmp_path, col):
     """Elsewhere source and guide are flat but for the guide's noise, which is 1."""
     rng = np.random.default_rng(0)
@@ -38,6 +39,17 @@ def test_a_scene_with_relief_everywhere_is_sampled_evenly(tmp_path):
     rng = np.random.default_rng(1)
     high = np.kron(rng.normal(300, 5, (ROWS, COLS)), np.ones((SCALE, SCALE)))
     plan, stats = measure(tmp_path, high, rng)
-    pairs = [plan.read(tile) for tile in sample(plan.tiles)]
+    pairs = [plan.read(tile) for tile in sample(plan.tiles, 64)]
     values = np.concatenate([pair.source.ravel() for pair in pairs])
     assert (stats.source_centre, stats.source_spread) == pytest.approx((values.mean(), values.std()))
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(18, 14), (69, 69), (9, 64), (8, 8), (1, 500)])
+def test_a_sample_sees_all_parts_of_the_scene(rows, cols):
+    tiles = cut((rows * 64, cols * 64), SCALE, size=320, halo=32)
+    drawn = sample(tiles, 64)
+    assert len({tile.index for tile in drawn}) == len(drawn) == min(64, len(tiles))
+    for along in ("rows", "cols"):
+        starts, seen = ([getattr(tile, along).start for tile in some] for some in (tiles, drawn))
+        ends = np.unique(np.quantile(starts, [0, 0.25, 0.5, 0.75, 1]))
+        assert len(ends) == 1 or np.histogram(seen, ends)[0].min() >= len(drawn) / 16
