@@ -99,8 +99,10 @@ class _Moments:
         self.count = total
 
     def finish(self, resolution: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Means and standard deviations, these at least `resolution` of the mean's size."""
-        spread = np.sqrt(self.squares / max(self.count, 1))
+        """Means and standard deviations, these at least `resolution` of the mean's size; 0 and 1 of no values."""
+        if not self.count:
+            return (0.0,) * len(self.mean), (1.0,) * len(self.mean)
+        spread = np.sqrt(self.squares / self.count)
         floor = np.maximum(resolution * np.abs(self.mean), _TINY)
         return tuple(self.mean.tolist()), tuple(np.maximum(spread, floor).tolist())
 
