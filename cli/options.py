@@ -96,6 +96,15 @@ part_options = _together(
     ),
     option(
         _PAIR,
+        "--guide-shift",
+        type=float,
+        nargs=2,
+        metavar="X Y",
+        help="Move the guide by so much first, in units of the source's CRS (X to the east, Y to the north), where it "
+        "is known to be off by that.",
+    ),
+    option(
+        _PAIR,
         "--coregister",
         is_flag=True,
         help="First find how far the guide is off from what the two show, as a whole and from place to place, and move "

@@ -60,6 +60,7 @@ def upscale(
     allow_ballpark: bool = False,
     bounds: Bounds | None = None,
     coregister: bool = False,
+    guide_shift: tuple[float, float] | None = None,
     native_resolution: float | None = None,
     tile: int | None = None,
     fit: str | None = None,
@@ -109,6 +110,7 @@ def upscale(
         bounds: (left, bottom, right, top) in the source's CRS, widened to whole source pixels.
         coregister: estimate how far the guide is off from what the two show, as a whole and locally,
             and move the guide by it.
+        guide_shift: (x, y) to move the guide by first, in the units of the source's CRS, where it is known to be off.
         native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
             averaged to that, to the nearest whole number of them, and `scale` counts from there.
         tile: side of a tile in output pixels at most, halo included; 320, or the least for method and scale, when None.
@@ -191,6 +193,7 @@ def upscale(
             allow_ballpark,
             _four(bounds),
             coregister,
+            guide_shift,
             native_resolution,
         )
         path = folder / "result.tif" if output is None else Path(output)

@@ -19,7 +19,7 @@ from geosr.errors import GeosrError, InputError, OutputError, TileError, Unavail
 from geosr.methods.weights import open_weights
 from geosr.multiband import upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
-from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, settings_text
+from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, settings_text, shift_text
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
@@ -313,6 +313,7 @@ def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
         "LIMITS": limits_text(recipe.limits),
         "SOURCE_NODATA": nodata_text(inputs.source_nodata),
         "GUIDE_NODATA": nodata_text(inputs.guide_nodata),
+        "GUIDE_SHIFT": shift_text(inputs.guide_shift),
         "BAND": "" if band is None else str(band),
         "NATIVE_RESOLUTION": "" if native is None else f"{native:g}",
     }

@@ -145,6 +145,13 @@ def pixels_in(grid: GeoBox, other: GeoBox, col: Floats, row: Floats) -> tuple[Fl
     return apply(~other.affine, x, y)
 
 
+def moved(grid: GeoBox, shift: tuple[float, float], at: GeoBox) -> GeoBox:
+    """`grid` moved by (x, y) in the units of `at`'s CRS: in its own CRS by what that is at the centre of `at`."""
+    x, y = _centre(at)
+    u, v = project(np.array([x, x + shift[0]]), np.array([y, y + shift[1]]), at, grid)
+    return GeoBox(grid.shape, Affine.translation(float(u[1] - u[0]), float(v[1] - v[0])) * grid.affine, grid.crs)
+
+
 def step_ratio(grid: GeoBox, other: GeoBox) -> tuple[float, float]:
     """Length of one column step and of one row step of `grid`, in pixels of `other`, at `grid`'s centre."""
     rows, cols = grid.shape

@@ -87,7 +87,7 @@ def upscale_bands(
         guide = work / "guide.tif"
         if not guide.exists():
             _write_guide(_part_for_guide(plan.scene), guide)
-        common = replace(inputs, guide=guide, guide_nodata=None, coregister=False)
+        common = replace(inputs, guide=guide, guide_nodata=None, guide_shift=None, coregister=False)
         quiet = replace(execution, overwrite=True, on_event=_once(execution.on_event, plan.scene.notes))
         parts, done = [work / f"band{band:04d}.tif" for band in bands], []
         for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):

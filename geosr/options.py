@@ -42,6 +42,8 @@ class Inputs:
         bounds: (left, bottom, right, top) in the source's CRS; only the source pixels that it touches.
         coregister: estimate how far the guide is off from what the two show, as a whole and locally,
             and look for the guide there.
+        guide_shift: (x, y) by which the guide is moved first, in the units of the source's CRS, where it is known to
+            lie elsewhere than its file says.
         native_resolution: metres that the source's sensor resolves, where its file has smaller pixels: they are first
             averaged to that.
     """
@@ -56,7 +58,12 @@ class Inputs:
     allow_ballpark: bool = False
     bounds: Bounds | None = None
     coregister: bool = False
+    guide_shift: tuple[float, float] | None = None
     native_resolution: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.guide_shift is not None and not all(map(math.isfinite, self.guide_shift)):
+            raise UsageError(f"the guide's shift is {self.guide_shift}; give two numbers in the source's CRS")
 
 
 @dataclass(frozen=True)

@@ -170,8 +170,14 @@ def digest_tags(source: Path, guide: Path) -> dict[str, str]:
 
 
 def guide_tags(inputs: Inputs) -> dict[str, str]:
-    """What was taken for nodata in the guide, if that was asked for."""
-    return {} if inputs.guide_nodata is None else {"GEOSR_GUIDE_NODATA": nodata_text(inputs.guide_nodata)}
+    """What was taken for nodata in the guide, and by how much it was moved, if that was asked for."""
+    nodata, shift = nodata_text(inputs.guide_nodata), shift_text(inputs.guide_shift)
+    return ({"GEOSR_GUIDE_NODATA": nodata} if nodata else {}) | ({"GEOSR_GUIDE_SHIFT": shift} if shift else {})
+
+
+def shift_text(shift: tuple[float, float] | None) -> str:
+    """As in the tag, and empty where none was given."""
+    return " ".join(f"{number:.17g}" for number in shift or ())
 
 
 def nodata_text(value: float | None) -> str:

@@ -100,17 +100,21 @@ def open_scene(inputs: Inputs) -> Scene:
     )
     guide = _describe_guide(inputs, source)
     grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
+    if inputs.guide_shift:
+        guide_box = coordinates.moved(guide_box, inputs.guide_shift, source.geobox)
     guide = replace(guide, geobox=guide_box)
-    shift = coordinates.check_transform(source.geobox, guide.geobox, allow_ballpark=inputs.allow_ballpark)
+    way = coordinates.check_transform(source.geobox, guide.geobox, allow_ballpark=inputs.allow_ballpark)
     fit = _check_fit(source, guide, grids)
-    notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (shift, *fit) if note))
+    notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (way, *fit) if note))
     scene = Scene(source, guide, grids, origin, notes)
     return _coregistered(scene) if inputs.coregister else scene
 
 
 def _describe_guide(inputs: Inputs, source: Raster) -> Raster:
     """The guide; of a picture with a world file, which cannot name its CRS, taken to be in that of the source."""
-    describe = partial(describe_guide, inputs.guide, nodata=inputs.guide_nodata, near=source.geobox)
+    x, y = inputs.guide_shift or (0.0, 0.0)
+    near = coordinates.moved(source.geobox, (-x, -y), source.geobox)  # where its file has what is wanted
+    describe = partial(describe_guide, inputs.guide, nodata=inputs.guide_nodata, near=near)
     guide, crs = describe(assume_crs=inputs.assume_crs), source.geobox.crs
     if guide.geobox.crs or crs is None or not guide.georeferenced or guide.driver not in PICTURES:
         return guide
