@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from geosr.errors import GeosrError
-from geosr.options import COREGISTER, Event, Fitting, Note, Progress, Stage, TileFailed
+from geosr.options import Event, Fitting, Note, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -27,7 +27,7 @@ INTERRUPTED = 130  # the exit code
 _EVERY = 10.0  # seconds between two plain progress lines
 _WAITS = {
     "assessment": "trying the methods one scale lower",
-    COREGISTER: "finding the guide's shift",
+    "coregister": "finding the guide's shift",
     "fit": "fitting to the scene; no tile is done before that (geosr info --time says about how long)",
 }
 """What is said of the stages that take long before anything else is to be told."""

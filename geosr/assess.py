@@ -16,7 +16,7 @@ from geosr import methods
 from geosr.errors import UsageError
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage
 from geosr.placement import place
-from geosr.plan import make_plan
+from geosr.plan import Plan, make_plan
 from geosr.sampling import draw_patches, measure_scene
 from geosr.tables import Table
 
@@ -156,28 +156,40 @@ def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Seq
         UsageError, InputError, UnavailableError: as `upscale_file`.
         TileError: a fit failed.
     """
+    return _assess_plan(make_plan(inputs, replace(recipe, method=names[0])), execution, names)
+
+
+def _assess_plan(plan: Plan, execution: Execution, names: Sequence[str]) -> Assessment:
     from geosr.device import memory_told, torch_threads
 
-    plan = replace(make_plan(inputs, replace(recipe, method=names[0])), reads_guide=True)  # some of them use it
+    plan = replace(plan, reads_guide=True)  # some of them use it
     placement, stats = place(1, execution), measure_scene(plan)
     patches = draw_patches(plan, stats, _TILES)
     with torch_threads(placement.threads), memory_told(placement.device):
         chosen = [methods.create(name) for name in names]
-        found = assess(patches, chosen, stats.source_spread, recipe.seed, placement.device)
+        found = assess(patches, chosen, stats.source_spread, plan.recipe.seed, placement.device)
     return replace(found, units=plan.scene.source.units, notes=plan.scene.notes)
 
 
-def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Recipe:
-    """With `auto`, the method that does best one scale lower; where nothing can be told, the default one."""
-    if recipe.method != AUTO:
-        return recipe
-    if recipe.preset != "default" or recipe.settings or recipe.weights:
+def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Plan:
+    """What a run will do; with `auto` by the method that does best one scale lower, by the default where none tells.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as `upscale_file`.
+        TileError: a fit failed.
+    """
+    if recipe.method == AUTO and (recipe.preset != "default" or recipe.settings or recipe.weights):
         raise UsageError(
             f"--method {AUTO} chooses among default presets; a preset, settings or weights need a method's name"
         )
-    execution.on_event(Stage("assessment"))
+    if inputs.coregister:
+        execution.on_event(Stage("coregister"))
+    if recipe.method != AUTO:
+        return make_plan(inputs, recipe)
     names = methods.candidates()
-    found = assess_file(inputs, recipe, execution, names)
+    plan = make_plan(inputs, replace(recipe, method=names[0]))
+    execution.on_event(Stage("assessment"))
+    found = _assess_plan(plan, execution, names)
     chosen = found.best.method if found.best else names[0]
     execution.on_event(Note(f"{found.verdict}; method {chosen}"))
-    return replace(recipe, method=chosen)
+    return make_plan(inputs, replace(recipe, method=chosen), plan.scene)

@@ -20,9 +20,9 @@ from geosr.errors import GeosrError
 from geosr.estimates import memory_load, scratch_bytes
 from geosr.grid import Window, crs_name
 from geosr.memory import memory_limit
-from geosr.options import COREGISTER, Execution, Inputs, Recipe, Stage
+from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import check_batch
-from geosr.plan import Plan, make_plan
+from geosr.plan import Plan
 from geosr.preflight import suspicious_constant
 from geosr.raster import Raster
 from geosr.raster_guard import show
@@ -67,10 +67,7 @@ class Inspection:
 def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     """Look at a pair as a run would, without working on it; torch is not loaded but to choose a method."""
     began = time.monotonic()
-    recipe = decide(inputs, recipe, execution)
-    if inputs.coregister:
-        execution.on_event(Stage(COREGISTER))
-    plan = make_plan(inputs, recipe)
+    plan = decide(inputs, recipe, execution)
     planning = time.monotonic() - began
     check_batch(plan, execution)
     scene = plan.scene

@@ -19,11 +19,11 @@ from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
-from geosr.options import COREGISTER, Event, Execution, Inputs, Note, Recipe, Stage
+from geosr.options import Event, Execution, Inputs, Note, Recipe
 from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
-from geosr.plan import Plan, make_plan
+from geosr.plan import Plan
 from geosr.publish import check_output
 from geosr.raster_guard import show
 from geosr.scene import Scene
@@ -71,10 +71,8 @@ def upscale_bands(
     output = check_output(output, [inputs.source, inputs.guide, *recipe.files], overwrite=execution.overwrite)
     bands = _bands_of(inputs)
     first = replace(inputs, band=bands[0])
-    recipe = decide(first, recipe, execution)
-    if inputs.coregister:
-        execution.on_event(Stage(COREGISTER))
-    plan = replace(make_plan(first, recipe), digests=digest_tags(inputs.source, inputs.guide))
+    plan = replace(decide(first, recipe, execution), digests=digest_tags(inputs.source, inputs.guide))
+    recipe = replace(recipe, method=plan.method.name)
     for text in plan.scene.notes:
         execution.on_event(Note(text))
     with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:

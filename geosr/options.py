@@ -234,10 +234,6 @@ class Stage(Event):
     name: str
 
 
-COREGISTER = "coregister"
-"""The stage in which the guide's shift is looked for."""
-
-
 @dataclass(frozen=True)
 class Fitting(Event):
     """How far the fit to the scene is, or that of a run's only tile.

@@ -8,7 +8,7 @@ them, `report` what was done.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,11 +20,11 @@ from geosr.consistency import EXACT
 from geosr.estimates import scratch_bytes
 from geosr.findings import Written
 from geosr.methods.base import told_to
-from geosr.options import COREGISTER, Event, Execution, Fitting, Inputs, Note, Recipe, Stage
+from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
-from geosr.plan import Plan, make_plan
+from geosr.plan import Plan
 from geosr.provenance import fingerprint
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
@@ -50,14 +50,12 @@ def upscale_file(
         TileError: tiles failed; the others are kept for the next run, and nothing was written.
         OutputError: the output could not be written, or another run is making it; nothing is left under its name.
     """
-    execution, notes = _noted(execution)
-    stages = _Stages(execution)
+    record = _Record(execution.on_event)
+    execution = replace(execution, on_event=record)
     outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
     output = outputs.pop(OUTPUT)
-    recipe = decide(inputs, recipe, execution)
-    if inputs.coregister:
-        stages.begin(COREGISTER)
-    plan = replace(make_plan(inputs, recipe), layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
+    plan = decide(inputs, recipe, execution)
+    plan = replace(plan, layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
     placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
@@ -67,28 +65,28 @@ def upscale_file(
         _tell(execution, notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))
-        stages.begin("statistics")
+        record.begin("statistics")
         stats = _statistics(plan, folder)
         _tell(execution, _notes_on_statistics(plan, stats))
         if plan.fits_scene:
-            stages.begin("fit")
+            record.begin("fit")
             with _fit_told(execution):
                 state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
             plan = replace(plan, state=state or None)
-        stages.begin("tiles")
+        record.begin("tiles")
         store = folder.tiles(plan.layers)
         made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
-        report = Report(output, made.results, made.resumed, stages.seconds, notes=notes)
+        report = Report(output, made.results, made.resumed, record.seconds, notes=record.notes)
         _tell(execution, _notes_on_tiles(plan, placement, report))
         if report.failed:
             write_report(report, plan, placement, execution, depends_on)
             raise report.failure(plan.scene.grids.scale)
-        stages.begin("mosaic")
+        record.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)
         _tell(execution, _notes_on_output(plan, stats, written))
         _tell(execution, _notes_on_range(plan, stats, written))
-    report = replace(report, written=written, seconds=stages.seconds)
+    report = replace(report, written=written, seconds=record.seconds)
     try:
         if execution.style:
             write_style(output, inputs.source)
@@ -99,35 +97,31 @@ def upscale_file(
     return report
 
 
-class _Stages:
-    """Tells of each stage as it begins, and how long each took so far; the first is planning."""
+class _Record:
+    """Passes events on and keeps what a report needs: notes, and when each stage began; the first is planning."""
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self.notes: list[str] = []
+        self._tell = tell
         self._began = [("plan", time.monotonic())]
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event."""
+        if isinstance(event, Note):
+            self.notes.append(event.text)
+        if isinstance(event, Stage):
+            self._began.append((event.name, time.monotonic()))
+        self._tell(event)
 
     def begin(self, name: str) -> None:
         """The stage before ends."""
-        self._began.append((name, time.monotonic()))
-        self._execution.on_event(Stage(name))
+        self(Stage(name))
 
     @property
     def seconds(self) -> dict[str, float]:
         """By stage."""
         ends = [*(start for _, start in self._began[1:]), time.monotonic()]
         return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
-
-
-def _noted(execution: Execution) -> tuple[Execution, list[str]]:
-    """The same, and what will be noted during it, as it comes."""
-    notes: list[str] = []
-
-    def hear(event: Event) -> None:
-        if isinstance(event, Note):
-            notes.append(event.text)
-        execution.on_event(event)
-
-    return replace(execution, on_event=hear), notes
 
 
 def _tell(execution: Execution, texts: Iterator[str]) -> None:

@@ -53,8 +53,8 @@ class Plan:
         return self.fit == "scene" and self.method.needs_fit and len(self.tiles) > 1
 
 
-def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
-    """Decide method and tiles; torch is not loaded."""
+def make_plan(inputs: Inputs, recipe: Recipe, scene: Scene | None = None) -> Plan:
+    """Decide method and tiles; torch is not loaded. The scene is opened unless it is given."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
     fit = recipe.fit or method.fits
     if fit == "scene" and method.fits == "tile":
@@ -64,7 +64,7 @@ def make_plan(inputs: Inputs, recipe: Recipe) -> Plan:
         )
     if inputs.scale not in method.scales:
         raise UsageError(f"{_named(method)} works at scale {_spelled(method.scales)}; --scale is {inputs.scale}")
-    scene = open_scene(inputs)
+    scene = scene or open_scene(inputs)
     if method.bands not in (None, scene.guide.channels):
         raise InputError(
             f"{_named(method)} takes a guide of {method.bands} bands; {show(scene.guide.path.name)} has "

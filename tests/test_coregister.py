@@ -13,7 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pairs import geosr, upscale
 
-from geosr.coregister import Shift
+from geosr.coregister import Shift, find_shift
 from geosr.grid import GridPair, Window
 from geosr.inspection import inspect
 from geosr.options import Execution, Inputs, Recipe
@@ -258,3 +258,18 @@ def test_the_time_that_info_estimates_includes_looking_for_the_shift(tmp_path):
     inputs, how = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif"), (Recipe("bicubic"), Execution("cpu"))
     plain, looked = (inspect(replace(inputs, coregister=asked), *how).planning for asked in (False, True))
     assert looked > 3 * plain
+
+
+def test_to_choose_a_method_it_is_not_looked_for_a_second_time(tmp_path, monkeypatch):
+    write_pair(tmp_path, (1.5, 0.0))
+    found = []
+
+    def find(*arguments):
+        found.append(find_shift(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr("geosr.scene.find_shift", find)
+    inputs = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif", SCALE, coregister=True)
+    seen = inspect(inputs, Recipe(method="auto"), Execution())
+    assert [seen.plan.scene.shift] == found
+    assert seen.plan.recipe.method != "auto"
