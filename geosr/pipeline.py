@@ -210,7 +210,7 @@ def _notes_on_range(plan: Plan, stats: Stats, written: Written) -> Iterator[str]
         yield f"the output goes down to {output:.3g} where the source is never below 0: --min 0 keeps it there"
 
 
-def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, str]:
+def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, object]:
     """Everything that changes the bytes of a run's output, by name."""
     from geosr.device import device_kind
     from geosr.methods.neighbourhood import kernels

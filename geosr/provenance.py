@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def fingerprint(
     method: Method,
     consistency: Consistency,
     machine: Mapping[str, str],
-) -> dict[str, str]:
+) -> dict[str, object]:
     """Everything that changes the output's bytes, by names that a person understands.
 
     Args:
@@ -53,19 +53,18 @@ def fingerprint(
         name: value for name, value in asdict(recipe).items() if name not in ("settings", "consistency", "weights")
     }
     settings = {f"setting {name}": value for name, value in asdict(method.settings).items()}
-    values: dict[str, Any] = {
+    return {
         "source": identity(source),
         "guide": identity(guide),
         **given,
         **chosen,
         **settings,
         **({"weights": method.weights.digest} if method.weights else {}),
-        "consistency": consistency,
+        "consistency": str(consistency),
         **machine,
         **versions(),
         **methods.versions(methods.entry(method.name)),
     }
-    return {name: "not set" if value is None else str(value) for name, value in values.items()}
 
 
 def identity(file: Raster) -> str:

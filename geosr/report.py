@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -100,7 +101,7 @@ def check_report(path: Path, others: Sequence[Path]) -> None:
 
 
 def write_report(
-    report: Report, plan: Plan, placement: Placement, execution: Execution, depends_on: Mapping[str, str]
+    report: Report, plan: Plan, placement: Placement, execution: Execution, depends_on: Mapping[str, object]
 ) -> None:
     """Write the run's report if one is asked for, whole or not at all.
 
@@ -125,13 +126,13 @@ def write_report(
 
 
 def _content(
-    report: Report, plan: Plan, placement: Placement, execution: Execution, depends_on: Mapping[str, str]
+    report: Report, plan: Plan, placement: Placement, execution: Execution, depends_on: Mapping[str, object]
 ) -> dict[str, object]:
     """What is said, by name."""
     found, inputs, software = report.written, ("source", "guide"), versions()
     return {
         "inputs": {name: depends_on[name] for name in inputs},
-        "settings": {name: text for name, text in depends_on.items() if name not in (*software, *inputs)},
+        "settings": {name: _in_json(value) for name, value in depends_on.items() if name not in (*software, *inputs)},
         "versions": software,
         "tiles": _tiles(report, plan.scene.grids.scale),
         "batches": _batches(report.results, plan.scene.grids.scale, placement.batch),
@@ -148,6 +149,11 @@ def _content(
         "seam_ratio": found.seam_ratio if found else None,
         "coregistration": plan.scene.shift.content() if plan.scene.shift else None,
     }
+
+
+def _in_json(value: object) -> object:
+    """JSON has no infinite numbers and no NaN: those are text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tiles(report: Report, scale: int) -> dict[str, object]:

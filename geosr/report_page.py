@@ -257,7 +257,7 @@ def _tables(content: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), str(value)) for name, value in values.items()]
+    return [(name.replace("_", " "), "not set" if value is None else str(value)) for name, value in values.items()]
 
 
 # --- what the script works on --------------------------------------------------------------------------------

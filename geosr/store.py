@@ -199,11 +199,11 @@ class RunFolder:
             could name the output.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, object]) -> None:
         self.path = path
         self.changes: tuple[str, ...] = ()
         self.published = _published(path)
-        self._manifest: dict[str, dict[str, Any]] = {"fingerprint": dict(fingerprint), "remembered": {}}
+        self._manifest: dict[str, dict[str, Any]] = {"fingerprint": _as_text(fingerprint), "remembered": {}}
         self._begin()
 
     def _begin(self) -> None:
@@ -288,6 +288,10 @@ class RunFolder:
         write_whole(self.path / "run.json", json.dumps(self._manifest, indent=1).encode())
 
 
+def _as_text(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: "not set" if value is None else str(value) for name, value in values.items()}
+
+
 def _finished(folder: Path) -> str:
     """What a run folder holds that took long, of whatever run, in words; empty if nothing did."""
     if tiles := sum(1 for _ in folder.glob("tiles/*.tile")):
@@ -314,7 +318,7 @@ def _difference(name: str, before: str, now: str) -> str:
 
 
 @contextmanager
-def run_folder(output: Path, fingerprint: Mapping[str, str]) -> Iterator[RunFolder]:
+def run_folder(output: Path, fingerprint: Mapping[str, object]) -> Iterator[RunFolder]:
     """The run folder of `output`, locked; gone when the block ends well, else kept if a tile or a fit is in it.
 
     Where it is kept, the error that ends the block gets a note that says so.
