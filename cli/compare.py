@@ -68,13 +68,14 @@ def command(
     \b
       geosr compare dsm.tif ortho.tif --truth lidar.tif --methods diffusion,mmsr,mmsr:paper-dem -o side_by_side
     """  # noqa: D301
-    from geosr.comparison import Entry, check_folder, compare, write_folder
+    from geosr.comparison import Entry, compare, write_folder
     from geosr.figures import check_drawing
+    from geosr.store import check_new
 
     files = {"json": json, "csv": csv, "markdown": markdown}
     check_files(files)
     if output is not None:
-        check_folder(output)
+        check_new(output)
         check_drawing()
 
     def tell(entry: Entry) -> None:

@@ -13,7 +13,17 @@ from geosr.errors import UsageError
 from geosr.options import Execution
 from geosr.tables import Cell, Table, check_files, write_files
 
-from .options import PATH, Command, device_option, method_list, option, read_methods, scale_option, table_options
+from .options import (
+    PATH,
+    Command,
+    device_option,
+    method_list,
+    option,
+    read_methods,
+    refuse_given,
+    scale_option,
+    table_options,
+)
 from .render import printable, say
 
 if TYPE_CHECKING:
@@ -107,7 +117,8 @@ def command(
     """  # noqa: D301
     files = {"json": json, "csv": csv, "markdown": markdown}
     check_files(files)
-    _check_options(context, protocol)
+    useless, way = (_OF_FILES, "with") if protocol else (_OF_PROTOCOLS, "without")
+    refuse_given(context, useless, f"{way} --protocol; leave it out")
     if len(paths) != (1 if protocol else 2):
         wanted = "one ROOT with --protocol" if protocol else "PRED and TRUTH"
         raise UsageError(f"evaluate wants {wanted}; the paths given are {len(paths)}")
@@ -153,14 +164,6 @@ def _table_of_bands(bands: dict[int, Evaluation]) -> Table:
     scores = {band: asdict(found.scores) for band, found in bands.items()}
     names = [name for name in _ROWS if any(each[name] is not None for each in scores.values())]
     return Table(("band", *names), tuple((band, *(each[name] for name in names)) for band, each in scores.items()))
-
-
-def _check_options(context: click.Context, protocol: str | None) -> None:
-    """Refuse options that would have no effect."""
-    for name in _OF_FILES if protocol else _OF_PROTOCOLS:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} has no effect {'with' if protocol else 'without'} --protocol; leave it out")
 
 
 def _rerun(protocol: str, root: Path, scale: float, methods: str, device: str, files: dict[str, Path | None]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geosr.errors import GeosrError, UsageError
+from geosr.errors import InputError
 from geosr.options import Execution, Recipe
 
 from .options import (
@@ -20,6 +20,7 @@ from .options import (
     method_options,
     option,
     pair_options,
+    refuse_given,
 )
 from .render import Screen, clock, table_lines
 
@@ -66,19 +67,21 @@ def command(
     from geosr.inspection import describe_files, describe_one, inspect, rows
 
     if guide is None:
-        _check_options(context)
+        kept = {"source", "guide", *_OF_ONE}
+        names = [name for name in context.params if name not in kept]
+        refuse_given(context, names, "without GUIDE; leave it out, or give both rasters")
         nodata, crs = values["source_nodata"], values["assume_crs"]
         click.echo("\n".join(table_lines(describe_one(source, nodata=nodata, assume_crs=crs))))
         return
     inputs, recipe = inputs_from(source, guide, values), Recipe(method, preset, weights=weights, fit=fit)
-    found: Inspection | GeosrError
+    found: Inspection | InputError
     with Screen() as screen:
         execution = Execution(device, batch=batch, on_event=screen.show)
         try:
             found = inspect(inputs, recipe, execution)
-        except GeosrError as error:
+        except InputError as error:
             found = error
-    if isinstance(found, GeosrError):  # not in its handler: whatever GDAL printed there would come with a traceback
+    if isinstance(found, InputError):  # not in its handler: whatever GDAL printed there would come with a traceback
         for line in table_lines(describe_files(inputs)):  # what tells why the two do not fit
             click.echo(line)
         raise found
@@ -86,11 +89,3 @@ def command(
     if timed:
         seconds = found.planning + run_seconds(found.plan, execution)
         click.echo("\n".join(table_lines([("time", f"about {clock(seconds)}")])))
-
-
-def _check_options(context: click.Context) -> None:
-    """Refuse options that have no effect on one raster."""
-    for name in context.params.keys() - {"source", "guide", *_OF_ONE}:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = "time" if name == "timed" else name.replace("_", "-")
-            raise UsageError(f"--{flag} has no effect without GUIDE; leave it out, or give both rasters")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -387,3 +387,11 @@ def _value(text: str) -> bool | float | str:
         with suppress(ValueError):
             return kind(text)
     return text
+
+
+def refuse_given(context: click.Context, names: Collection[str], why: str) -> None:
+    """Refuse options of those parameters that were given, for they have no effect `why`."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if parameter.name in names and given:
+            raise UsageError(f"{parameter.opts[0]} has no effect {why}")

@@ -10,6 +10,8 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 _DOWN, _ACROSS = ("y", "lat", "latitude", "northing"), ("x", "lon", "long", "longitude", "easting")
 """Names of dimensions that are y and x, in small letters; rioxarray knows the first by themselves only."""
 
-_VALUE = "|".join((r"\d", "[A-Z]{3}", *FITS, *DEVICES, *DTYPES, "threads", "processes"))
-_OPTION = re.compile(rf"(?<![^\s(])--([a-z][a-z-]*)(?: (?={_VALUE}))?")
-"""An option in a message, with the space before a value that follows it."""
+_VALUE = "|".join((r"-?\d", "-?nan", "-?inf", "[A-Z]{3}", *FITS, *DEVICES, *DTYPES, "threads", "processes"))
+_COMMAND = r"geosr [a-z]+(?: --?[a-z][\w-]*(?: [^\s()-][^\s()]*)?)*"
+_OPTION = re.compile(rf"{_COMMAND}|(?<![^\s(])--([a-z][a-z-]*)(?: (?={_VALUE}))?")
+"""A whole command, or an option in a message with the space before a value that follows it."""
 _RENAMED = {"min": "minimum=", "max": "maximum=", "set": "settings="} | {
     flag: f"{flag.replace('-', '_')}=True" for flag in ("allow-ballpark", "coregister", "overwrite", "style")
 }
@@ -242,13 +245,14 @@ def evaluate(
     with _workplace() as folder:
         given = {"prediction": prediction, "truth": truth, "source": source, "guide": guide}
         paths = {role: _on_disk(each, folder, role) for role, each in given.items() if each is not None}
-        return measure(
+        found = measure(
             **paths,
             band=band if band is None or isinstance(band, str) else _whole("band", band),
             elevation=elevation,
             step=step,
             assume_crs=_crs_text(assume_crs),
         )
+    return replace(found, notes=tuple(map(_in_python, found.notes)))
 
 
 @contextmanager
@@ -267,7 +271,14 @@ def _workplace() -> Iterator[Path]:
 
 def _in_python(text: str) -> str:
     """A message of the command line in the words of Python: `--native-resolution 30` as `native_resolution=30`."""
-    return _OPTION.sub(lambda found: _RENAMED.get(found[1], f"{found[1].replace('-', '_')}="), text)
+    return _OPTION.sub(_argument, text)
+
+
+def _argument(found: re.Match[str]) -> str:
+    """An option as an argument; what is none of `upscale` or `evaluate`, as in a file's name, stays as it is."""
+    name = found[1] or ""
+    known = name.replace("-", "_") in {*signature(upscale).parameters, *signature(evaluate).parameters}
+    return _RENAMED.get(name) or (f"{name.replace('-', '_')}=" if known else found[0])
 
 
 def _spoken(event: Event) -> Event:

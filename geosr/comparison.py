@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from geosr.assess import WITHOUT_GUIDE, steps_down
 from geosr.consistency import EXACT, spread
 from geosr.describe import describe_source
-from geosr.errors import InputError, OutputError, TileError, UsageError
-from geosr.evaluation import place_on, read_onto
+from geosr.errors import InputError, OutputError, TileError
+from geosr.evaluation import convert, place_on, read_onto
 from geosr.figures import check_drawing, draw_comparison
 from geosr.grid import Window
 from geosr.metrics import Mask, Scores, score_arrays
@@ -24,7 +23,7 @@ from geosr.pair import Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
-from geosr.store import check_place, scratch_folder
+from geosr.store import check_new, scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import cut, middle
 from geosr.trials import Array, Trial, attempt_alone
@@ -153,10 +152,11 @@ def compare(
         patch, normal, known = steps[0]
         answered = np.ones(known.shape, dtype=bool)
         real = np.where(known, normal * stats.source_spread + stats.source_centre, np.nan)
-        notes = (f"{part}, one step (x{patch.scale}) down, where the source is the truth",)
+        notes = [f"{part}, one scale lower (x{patch.scale}), where the source is the truth"]
     else:
         answered = spread(patch.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
-        real, notes = _read_truth(scene, truth, window, answered), (part,)
+        real, unit_note = _read_truth(scene, truth, window, answered)
+        notes = [part, *unit_note]
     run = partial(attempt_alone, patch, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
     for label, kind in {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}.items():
@@ -167,14 +167,17 @@ def compare(
     return Comparison(tuple(entries), patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
 
 
-def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> Array:
-    """The truth on a window of the output's grid, NaN where unknown; some of it is to be where a run would answer."""
-    described = describe_source(path)
+def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> tuple[Array, tuple[str, ...]]:
+    """The truth on a window of the output's grid, in the source's units, NaN where unknown; and what to say of these.
+
+    Some of it is to be where a run would answer.
+    """
+    described, note = convert(describe_source(path), scene.source.units, "truth", "source")
     file, _ = place_on(scene.grids.high, described, "output", "truth")
     values, valid = read_onto(file, scene.grids.high, window)
     if not (valid & answered).any():
         raise InputError(f"the truth {show(path.name)} has no valid pixel where source and guide are compared")
-    return np.where(valid, values, np.nan)
+    return np.where(valid, values, np.nan), note
 
 
 def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, stats: Stats) -> Entry:
@@ -186,18 +189,6 @@ def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, sta
     return Entry(label, values, score_arrays(values, truth), done.seconds, done.memory)
 
 
-def check_folder(folder: Path) -> None:
-    """See before any work that the folder for `write_folder` can be made.
-
-    Raises:
-        UsageError: it is there.
-        OutputError: as `check_place`.
-    """
-    if os.path.lexists(folder):
-        raise UsageError(f"{show(folder)} exists; give a folder that does not")
-    check_place(folder)
-
-
 def write_folder(found: Comparison, folder: Path) -> None:
     """`compare.json`, `compare.csv`, `compare.md` and `compare.png` in a new folder, all of it or nothing.
 
@@ -206,7 +197,7 @@ def write_folder(found: Comparison, folder: Path) -> None:
         UnavailableError: matplotlib is not installed.
         OutputError: there is no room or no right.
     """
-    check_folder(folder)
+    check_new(folder)
     check_drawing()
     files = {
         "compare.json": as_json(found.content()).encode(errors="replace"),

@@ -123,10 +123,10 @@ def outline(geobox: GeoBox, steps: int = 32) -> tuple[Floats, Floats]:
     t = np.arange(steps) / steps
     o, e = np.zeros(steps), np.ones(steps)
     col, row = np.concatenate([t, e, 1 - t, o]) * cols, np.concatenate([o, t, e, 1 - t]) * rows
-    return apply(geobox.affine, col, row)
+    return _apply(geobox.affine, col, row)
 
 
-def apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def _apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """`affine` of whole arrays; where a projection has no answer they are infinite, and what comes of it is NaN."""
     with np.errstate(invalid="ignore"):
         return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
@@ -135,14 +135,14 @@ def apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
 def _centre(geobox: GeoBox) -> tuple[float, float]:
     """World coordinates of the middle."""
     rows, cols = geobox.shape
-    x, y = apply(geobox.affine, np.array(cols / 2), np.array(rows / 2))
+    x, y = _apply(geobox.affine, np.array(cols / 2), np.array(rows / 2))
     return float(x), float(y)
 
 
 def pixels_in(grid: GeoBox, other: GeoBox, col: Floats, row: Floats) -> tuple[Floats, Floats]:
     """Columns and rows of `grid` (corners at whole numbers) as columns and rows of `other`."""
-    x, y = project(*apply(grid.affine, col, row), grid, other)
-    return apply(~other.affine, x, y)
+    x, y = project(*_apply(grid.affine, col, row), grid, other)
+    return _apply(~other.affine, x, y)
 
 
 def moved(grid: GeoBox, shift: tuple[float, float], at: GeoBox) -> GeoBox:
@@ -157,9 +157,9 @@ def step_ratio(grid: GeoBox, other: GeoBox) -> tuple[float, float]:
     rows, cols = grid.shape
     h = 0.5
     col, row = cols / 2 + np.array([-h, h, 0, 0]), rows / 2 + np.array([0.0, 0.0, -h, h])
-    x, y = project(*apply(grid.affine, col, row), grid, other)
+    x, y = project(*_apply(grid.affine, col, row), grid, other)
     x = _turned(x, other, float(x[0]))  # the centre may lie where the other's longitudes begin and end
-    u, v = apply(~other.affine, x, y)
+    u, v = _apply(~other.affine, x, y)
     return float(np.hypot(u[1] - u[0], v[1] - v[0])), float(np.hypot(u[3] - u[2], v[3] - v[2]))
 
 
@@ -193,7 +193,7 @@ def _geodesic_steps(geobox: GeoBox, crs: pyproj.CRS) -> tuple[float, float] | No
     col, row = (
         side / 2 + np.array(steps) for side, steps in zip(geobox.shape[::-1], ((0, 1, 0), (0, 0, 1)), strict=True)
     )
-    x, y = apply(a, col, row)
+    x, y = _apply(a, col, row)
     if not crs.is_geographic:
         try:
             x, y = _transformer(crs.to_wkt(), geodetic.to_wkt(), None).transform(x, y)
@@ -219,7 +219,7 @@ def _share(low: GeoBox, guide: GeoBox, part: Window, others: Sequence[Window], n
     """Share of `low`'s area that lies in `part` of `guide` and in none of `others`; an n x n lattice is looked at."""
     rows, cols = low.shape
     world = outline(crop(guide, part))
-    u, v = apply(~low.affine, *project(*world, guide, low))
+    u, v = _apply(~low.affine, *project(*world, guide, low))
     seen = np.isfinite(u) & np.isfinite(v)
     left, right, top, bottom = 0.0, float(cols), 0.0, float(rows)
     if seen.all():

@@ -23,7 +23,7 @@ from geosr.bands import Band, nearest, read_band, wavelength_of
 from geosr.errors import InputError, UsageError
 from geosr.folders import describe_folder
 from geosr.gdal import open_file, translated
-from geosr.grid import pool_grid
+from geosr.grid import crs_name, pool_grid
 from geosr.preflight import SMALL, check_readable, has_valid
 from geosr.raster import Raster
 from geosr.raster_guard import show
@@ -116,7 +116,8 @@ def describe_guide(
         path: a local raster file, or a folder of them that lie on one grid.
         nodata: a value that means "no data" in every band, beside what the file declares.
         assume_crs: the CRS of a file that names none.
-        near: where it is wanted; files of a folder that lie elsewhere are left out.
+        near: the grid that it is wanted for. Files of a folder that lie elsewhere are left out, and a picture with a
+            world file, which cannot name its CRS, is taken to be in that grid's; a warning says so.
 
     Raises:
         InputError: the file is refused; the message says why.
@@ -125,6 +126,11 @@ def describe_guide(
     raster = _describe_any(
         path, lambda file: _describe(file, nodata=nodata, assume_crs=assume_crs, band=None, source=False), near
     )
+    if near and near.crs and raster.georeferenced and not raster.geobox.crs and raster.driver in guard.PICTURES:
+        found = describe_guide(path, nodata=nodata, assume_crs=near.crs.to_wkt(), near=near)
+        name = show(raster.path.name)
+        note = f"{name} names no CRS, as a picture cannot: taken to be in {crs_name(near.crs)}; else give --assume-crs"
+        return replace(found, warnings=(*found.warnings, note))
     check_readable(raster)
     return raster
 
@@ -191,7 +197,7 @@ def _describe(
             nodatas=nodatas,
             scale=scale,
             offset=offset,
-            units=_short(dataset.units[bands[0] - 1]),
+            units=_short(dataset.units[bands[0] - 1] or dataset.tags().get("units")),  # where rioxarray puts it
             description=_short(dataset.descriptions[bands[0] - 1]),
             tags=tags,
             band_tags=band_tags,

@@ -20,7 +20,7 @@ from geosr.grid import Window, crop, reconcile
 from geosr.metrics import HALO, Array, Block, Mask, Scores, score
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts, show
-from geosr.units import METRES, conversion
+from geosr.units import conversion, metres_of
 
 WINDOW = 1024
 """Pixels a side that are measured at once: with them some 350 MB are held, however large the rasters are."""
@@ -112,10 +112,12 @@ def evaluate(
     bands = _choose(band, [truth, prediction, *([source] if source else [])], assume_crs)
     made = describe_source(prediction, band=bands[prediction], assume_crs=assume_crs)
     real = describe_source(truth, band=bands[truth], assume_crs=assume_crs)
-    converted, unit_note = _convert(made, real.units, "truth")
+    converted, unit_note = convert(made, real.units, "prediction", "truth")
     both, notes = _align(converted, real)
     if guide is not None:
-        sharp, note = place_on(both.grid, describe_guide(guide, assume_crs=assume_crs), "truth", "guide")
+        sharp, note = place_on(
+            both.grid, describe_guide(guide, assume_crs=assume_crs, near=both.grid), "truth", "guide"
+        )
         both, notes = replace(both, guide=sharp), (*notes, *note)
     spacing, height_note = _spacing(both.grid, real.units or made.units) if elevation else (None, ())
     scores = score(both.blocks, step=step, spacing=spacing)
@@ -225,17 +227,16 @@ def place_on(grid: GeoBox, moved: Raster, name: str, other: str) -> tuple[Raster
     return moved, (*notes, *((way,) if way else ()))
 
 
-def _convert(prediction: Raster, units: str | None, other: str) -> tuple[Raster, tuple[str, ...]]:
-    """The prediction in the units of another raster, called `other`, where both name theirs; and what to say of it."""
-    if not prediction.units or not units:
-        return prediction, ()
-    text = f"the prediction is in {show(prediction.units)}, the {other} in {show(units)}"
-    way = conversion(prediction.units, units)
+def convert(file: Raster, units: str | None, name: str, other: str) -> tuple[Raster, tuple[str, ...]]:
+    """A raster in the units of another where both name theirs, and what to say of it; by the names of the two."""
+    if not file.units or not units:
+        return file, ()
+    text = f"the {name} is in {show(file.units)}, the {other} in {show(units)}"
+    way = conversion(file.units, units)
     if way is None:
-        return prediction, (f"{text}: not converted",)
+        return file, (f"{text}: not converted",)
     factor, offset = way
-    scale, offset = factor * prediction.scale, factor * prediction.offset + offset
-    converted = replace(prediction, scale=scale, offset=offset, units=units)
+    converted = replace(file, scale=factor * file.scale, offset=factor * file.offset + offset, units=units)
     return converted, () if way == (1.0, 0.0) else (f"{text}: converted",)
 
 
@@ -245,7 +246,7 @@ def _spacing(grid: GeoBox, units: str | None) -> tuple[tuple[float, float], tupl
     Where those or a CRS are not named, the grid's own: heights are taken to be in the same.
     """
     across, down = coordinates.ground_resolution(grid)
-    metres = METRES.get((units or "").strip().lower(), 1.0)
+    metres = metres_of(units)
     if grid.crs is None or metres == 1:
         return (across, down), ()
     return (across / metres, down / metres), (f"heights are in {show(units)}: converted to metres for slopes",)
@@ -274,7 +275,7 @@ def measure_consistency(prediction: Raster, source: Raster) -> tuple[float, floa
     Raises:
         InputError: no source pixel is covered.
     """
-    prediction, unit_note = _convert(prediction, source.units, "source")
+    prediction, unit_note = convert(prediction, source.units, "prediction", "source")
     prediction, notes = place_on(source.geobox, prediction, "source", "prediction")
     squares, count, largest = 0.0, 0, 0.0
     rows, cols = source.shape

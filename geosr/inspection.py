@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from geosr import coordinates, raster
+from geosr import coordinates
 from geosr.assess import decide
 from geosr.describe import describe_guide
 from geosr.errors import GeosrError
@@ -73,7 +73,7 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     scene = plan.scene
     source = _share(plan, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
     guide = _share(plan, _GUIDE_TILES, lambda core: scene.read_guide(core.times(inputs.scale))[1])
-    notes = (*scene.notes, *suspicions(scene))
+    notes = (*scene.notes, *suspicions(scene, limited=recipe.limited))
     return Inspection(plan, source, guide, memory_load(plan, execution).peak, planning, notes)
 
 
@@ -118,6 +118,7 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
     """The lines of `geosr info` as (name, text)."""
     plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
     finer = coordinates.step_ratio(grids.high, scene.guide.geobox)
+    covered = coordinates.overlap_fraction(grids.low, scene.guide.geobox, scene.guide.places)
     height, width = plan.tiles[0].window.times(grids.scale).shape
     chosen = ", ".join(f"{name}={value}" for name, value in asdict(plan.method.settings).items())
     too_much = ", more than this machine has" if found.memory > (memory_limit() or found.memory) else ""
@@ -127,8 +128,7 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
         ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid} of them valid"),
         (
             "overlap",
-            f"{raster.overlap_fraction(grids.low, scene.guide):.1%} inside the guide's outline, "
-            f"{found.guide_valid} with valid guide pixels",
+            f"{covered:.1%} inside the guide's outline, {found.guide_valid} with valid guide pixels",
         ),
         ("output", f"{_grid_row(grids.high)}, scale {grids.scale}"),
         ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),

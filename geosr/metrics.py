@@ -282,8 +282,8 @@ class _Histogram:
     def add(self, values: Array) -> None:
         away = values - self._centre
         bins = away.astype(np.float32).view(np.uint32) >> _DROPPED
-        self._counts += np.bincount(bins, minlength=_BINS)
-        self._sums += np.bincount(bins, weights=away, minlength=_BINS)
+        np.add.at(self._counts, bins, 1)
+        np.add.at(self._sums, bins, away)
 
     def table(self) -> tuple[Array, NDArray[np.int64]]:
         """The mean of each bin in use, and how many values are in it."""

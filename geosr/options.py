@@ -122,6 +122,11 @@ class Recipe:
         return low, math.inf if self.maximum is None else self.maximum
 
     @property
+    def limited(self) -> bool:
+        """Whether anything was said of the smallest or largest value."""
+        return self.minimum is not None or self.maximum is not None
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Those that it reads beside source and guide."""
         return () if self.weights is None else (self.weights,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from geosr.geotiff import write_tile
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene
-from geosr.store import check_place, scratch_folder
+from geosr.store import check_new, scratch_folder
 from geosr.tiling import Tile, cut
 
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")
@@ -43,9 +42,7 @@ def write_pairs(
         InputError: as for a run.
         OutputError: the folder could not be written; nothing is left of it.
     """
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} exists; give a folder that does not")
-    check_place(folder)
+    check_new(folder)
     if tile < check_scale(inputs.scale):
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
     scene = open_scene(inputs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geosr.units import KELVINS, METRES
+from geosr.units import KELVINS, METRES, metres_of
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -66,7 +66,7 @@ class Kind:
     @property
     def metres(self) -> float:
         """Length of a unit of height; 1 where the values are no heights, or in unknown units."""
-        return METRES.get(self.units.strip().lower(), 1.0)
+        return metres_of(self.units)
 
 
 def decide_kind(units: str | None, name: str | None, *, vertical: bool, stem: str) -> Kind:

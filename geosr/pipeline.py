@@ -149,7 +149,7 @@ def _notes_on_plan(plan: Plan, placement: Placement, execution: Execution) -> It
     from geosr.device import idle_gpu
 
     yield from plan.scene.notes
-    yield from suspicions(plan.scene)
+    yield from suspicions(plan.scene, limited=plan.recipe.limited)
     if slowness := plan.method.slowness(placement.device):
         yield slowness
     if plan.method.needs_fit and execution.device == "auto" and (text := idle_gpu()):

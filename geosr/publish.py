@@ -78,7 +78,7 @@ def publish(finished: Path, output: Path, *, overwrite: bool) -> None:
     _sync(finished)
     if overwrite:
         finished.replace(output)
-        for file in _beside(output):  # of the file that was replaced
+        for file in filter(os.path.lexists, _beside(output)):  # of the file that was replaced
             file.unlink(missing_ok=True)
     else:
         try:

@@ -116,6 +116,7 @@ def _draw_photo(file: Raster, size: int) -> Quicklook:
     """Its bands as red, green and blue, in at most `size` pixels a side."""
     step = -(-max(file.shape) // size)
     rows, cols = (-(-side // step) for side in file.shape)
-    grid = GeoBox((rows, cols), file.geobox.affine * Affine.scale(step), file.geobox.crs)
+    height, width = file.shape
+    grid = GeoBox((rows, cols), file.geobox.affine * Affine.scale(width / cols, height / rows), file.geobox.crs)
     picture = paint_image(*raster.glance_guide(file, grid), as_is=True)
     return Quicklook(picture, Kind("picture", "its three bands of uint8"), Stretch(0.0, 255.0), step, None)

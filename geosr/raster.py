@@ -105,10 +105,14 @@ class Raster:
         """What lies on the disk: itself, or a folder's files."""
         return tuple(part for _, part in self.parts) or (self,)
 
+    @property
+    def places(self) -> tuple[Window, ...]:
+        """Of a folder, where each file lies in the grid's pixels; empty for a file."""
+        return tuple(place for place, _ in self.parts)
+
     def reaches(self, window: Window) -> bool:
         """Whether there are pixels in a window of the grid, valid or not."""
-        places = [place for place, _ in self.parts]
-        return not places or any(mosaic.pieces(places, window.times(self.pooled)))
+        return not self.parts or any(mosaic.pieces(self.places, window.times(self.pooled)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -292,8 +296,7 @@ def _read_parts(raster: Raster, handles: _Handles, window: Window, shape: tuple[
     """As `read_stored`, from a folder's files: each fills what those before it leave open."""
     stored = np.zeros((len(raster.bands), *shape), raster.dtype)
     valid = np.zeros(shape, bool)
-    places = [place for place, _ in raster.parts]
-    for number, shared in mosaic.pieces(places, window):
+    for number, shared in mosaic.pieces(raster.places, window):
         place, file = raster.parts[number]
         into = mosaic.shrunk(shared, window, shape)
         if into.height and into.width and not valid[into.slices].all():
@@ -349,8 +352,3 @@ def _expand(raster: Raster, stored: Array, valid: Mask) -> tuple[npt.NDArray[np.
     known = index < len(table)
     colours = table[np.where(known, index, 0)]
     return np.moveaxis(colours[..., :3], -1, 0), valid & known & (colours[..., 3] >= 128)
-
-
-def overlap_fraction(low: GeoBox, guide: Raster) -> float:
-    """Share of `low`'s area inside the guide's outline, or those of its files, 0 to 1; 0 means disjoint."""
-    return coordinates.overlap_fraction(low, guide.geobox, [place for place, _ in guide.parts])

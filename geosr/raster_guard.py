@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,7 +71,7 @@ PICTURES = ("PNG", "JPEG")
 _MOST_FILES = 10_000
 _FEW = 4
 _HGT_SIDES = (1201, 3601, 7201)
-_ENVI_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".envi")
+_ENVI_ENDINGS = ("", ".img", ".dat", ".bin", ".bsq", ".bil", ".bip", ".raw", ".rdn", ".rfl", ".envi")
 _WORLD_FILES = {
     "GTiff": (".tfw", ".tifw", ".wld"),
     "PNG": (".pgw", ".pngw", ".wld"),
@@ -271,7 +270,9 @@ def find_driver(path: Path) -> str:
         )
     driver = next((name for magic, name in _MAGIC if head.startswith(magic)), None) or _find_by_text(path, head)
     if driver is None:
-        raise InputError(f"{show(path)}: not a supported raster; supported are {SUPPORTED}")
+        header = _is_envi_header(path.with_suffix(".hdr"), path)
+        hint = f"; if it is ENVI data, call its header {show(path.name)}.hdr" if header else ""
+        raise InputError(f"{show(path)}: not a supported raster; supported are {SUPPORTED}{hint}")
     named = _EXTENSIONS.get(path.suffix.lower(), driver)
     if named != driver:
         raise InputError(
@@ -289,18 +290,17 @@ def _find_by_text(path: Path, head: bytes) -> str | None:
         return "AAIGrid"
     if path.suffix.lower() == ".hgt" and path.stat().st_size in {2 * n * n for n in _HGT_SIDES}:
         return "SRTMHGT"
-    for header in _envi_headers(path):
-        if header != path and os.path.isfile(header):
-            with header.open("rb") as file:
-                return "ENVI" if file.read(4) == b"ENVI" else None
-    return None
+    # `NAME.hdr` is that of `NAME.gpkg` only by accident
+    named = path.suffix.lower() in _ENVI_ENDINGS and _is_envi_header(path.with_suffix(".hdr"), path)
+    return "ENVI" if named or _is_envi_header(path.with_name(path.name + ".hdr"), path) else None
 
 
-def _envi_headers(path: Path) -> Iterator[Path]:
-    """Where the header of ENVI data may lie: `NAME.hdr` is that of `NAME.gpkg` only by accident."""
-    if path.suffix.lower() in _ENVI_ENDINGS:
-        yield path.with_suffix(".hdr")
-    yield path.with_name(path.name + ".hdr")
+def _is_envi_header(header: Path, path: Path) -> bool:
+    """Whether there is such a file, and it is not `path` itself."""
+    if header == path or not os.path.isfile(header):
+        return False
+    with header.open("rb") as file:
+        return file.read(4) == b"ENVI"
 
 
 def world_file(path: Path, driver: str) -> Path | None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from affine import Affine
@@ -18,11 +17,11 @@ from geosr.coregister import Shift, find_shift
 from geosr.describe import describe_guide, describe_source
 from geosr.displacement import Displacement
 from geosr.errors import InputError
-from geosr.grid import GridPair, Window, crop, crs_name, plan_grids
+from geosr.grid import GridPair, Window, crop, plan_grids
 from geosr.options import Inputs
 from geosr.pair import Pair
 from geosr.raster import Raster
-from geosr.raster_guard import PICTURES, show
+from geosr.raster_guard import show
 from geosr.tiling import Tile
 
 
@@ -98,29 +97,18 @@ def open_scene(inputs: Inputs) -> Scene:
         assume_crs=inputs.assume_crs,
         native_resolution=inputs.native_resolution,
     )
-    guide = _describe_guide(inputs, source)
+    x, y = inputs.guide_shift or (0.0, 0.0)
+    near = coordinates.moved(source.geobox, (-x, -y), source.geobox)  # where its file has what is wanted
+    guide = describe_guide(inputs.guide, nodata=inputs.guide_nodata, assume_crs=inputs.assume_crs, near=near)
     grids, guide_box, origin, notes = plan_grids(source.geobox, guide.geobox, inputs.scale, inputs.bounds)
     if inputs.guide_shift:
         guide_box = coordinates.moved(guide_box, inputs.guide_shift, source.geobox)
     guide = replace(guide, geobox=guide_box)
     way = coordinates.check_transform(source.geobox, guide.geobox, allow_ballpark=inputs.allow_ballpark)
-    fit = _check_fit(source, guide, grids)
+    fit = _check_fit(guide, grids)
     notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (way, *fit) if note))
     scene = Scene(source, guide, grids, origin, notes)
     return _coregistered(scene) if inputs.coregister else scene
-
-
-def _describe_guide(inputs: Inputs, source: Raster) -> Raster:
-    """The guide; of a picture with a world file, which cannot name its CRS, taken to be in that of the source."""
-    x, y = inputs.guide_shift or (0.0, 0.0)
-    near = coordinates.moved(source.geobox, (-x, -y), source.geobox)  # where its file has what is wanted
-    describe = partial(describe_guide, inputs.guide, nodata=inputs.guide_nodata, near=near)
-    guide, crs = describe(assume_crs=inputs.assume_crs), source.geobox.crs
-    if guide.geobox.crs or crs is None or not guide.georeferenced or guide.driver not in PICTURES:
-        return guide
-    note = f"{show(guide.path.name)} names no CRS, as a picture cannot: taken to be the source's, {crs_name(crs)}"
-    guide = describe(assume_crs=crs.to_wkt())
-    return replace(guide, warnings=(*guide.warnings, note))
 
 
 def _coregistered(scene: Scene) -> Scene:
@@ -134,13 +122,14 @@ def _coregistered(scene: Scene) -> Scene:
     return replace(scene, guide=guide, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
 
 
-def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
+def _check_fit(guide: Raster, grids: GridPair) -> Iterator[str]:
     """What to say of a guide that covers a part only or is coarse; refuse one that is of no use."""
-    covered = raster.overlap_fraction(grids.low, guide)
+    covered = coordinates.overlap_fraction(grids.low, guide.geobox, guide.places)
     if covered == 0:
+        notes = "".join(f"\n{note}" for note in guide.warnings)  # one may say what was assumed of its place
         raise InputError(
             "source and guide do not overlap\n"
-            f"source: {coordinates.extent_text(grids.low)}\nguide: {coordinates.extent_text(guide.geobox)}"
+            f"source: {coordinates.extent_text(grids.low)}\nguide: {coordinates.extent_text(guide.geobox)}{notes}"
         )
     finer = min(coordinates.step_ratio(grids.low, guide.geobox))
     if finer <= 1.01:
@@ -164,15 +153,15 @@ def _check_fit(source: Raster, guide: Raster, grids: GridPair) -> Iterator[str]:
         )
 
 
-def suspicions(scene: Scene) -> Iterator[str]:
-    """Constants in the files that look like nodata which nobody declared."""
+def suspicions(scene: Scene, *, limited: bool) -> Iterator[str]:
+    """Constants in the files that look like nodata which nobody declared; `limited`: the output has limits already."""
     for role, file in (("source", scene.source), ("guide", scene.guide)):
         with suppress(InputError):  # what cannot be read will be named by its tile
             constant = preflight.suspicious_constant(file)
             if constant is not None:
                 value = f"{constant:.17g}"  # whole, as it will be typed
                 hint = f"if it is, pass --{role}-nodata {value}"
-                if role == "source" and constant == file.offset == 0:  # zeros are often ground or shore
+                if role == "source" and constant == file.offset == 0 and not limited:  # zeros are often ground or shore
                     hint += "; if 0 is a real value, --min 0 keeps the output from going below it (--max 0 above it)"
                 yield f"the {role} contains {value}, which looks like undeclared nodata; {hint}"
 

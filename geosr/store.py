@@ -37,7 +37,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geosr.errors import ChangedInputError, OutputError
+from geosr.errors import ChangedInputError, OutputError, UsageError
 from geosr.raster_guard import show
 from geosr.tiling import Tile
 
@@ -597,6 +597,18 @@ def check_place(path: Path) -> Path:
             raise OutputError(f"{show(real.parent)} does not exist; make the folder first")
         with reported(f"cannot write in {show(real.parent)}"), tempfile.TemporaryFile(dir=real.parent):
             return real
+
+
+def check_new(folder: Path) -> None:
+    """See before any work that a folder of that name can be made.
+
+    Raises:
+        UsageError: it is there.
+        OutputError: as `check_place`.
+    """
+    if os.path.lexists(folder):
+        raise UsageError(f"{show(folder)} exists; give a folder that does not")
+    check_place(folder)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -157,7 +157,7 @@ def convert(
     output = check_output(output, [source, mtl], overwrite=overwrite)
     constants = read_calibration(mtl, find_band(source) if band is None else _check_band(source, band))
     file = describe_source(source)
-    if (file.units or "").lower() in KELVINS:
+    if (file.units or "").strip().lower() in KELVINS:
         raise InputError(f"{show(source.name)}: is in {file.units} already; the digital numbers of Level 1 are needed")
     times = 1 if native_resolution is None else pixels_of(file, native_resolution)
     grid = pool_grid(file.geobox, times)

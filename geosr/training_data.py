@@ -91,7 +91,8 @@ def _tiles_of_sample(job: Job, scale: int, side: int) -> tuple[list[TruePair], s
 
 
 def _tiles_of_files(job: Job, scale: int, side: int, count: int) -> tuple[list[TruePair], str | None]:
-    truth, described = describe_source(job.source), describe_guide(job.guide)
+    truth = describe_source(job.source)
+    described = describe_guide(job.guide, near=truth.geobox)
     guide, _ = place_on(truth.geobox, described, "truth", "guide")
     tiles = []
     for low in _spread(_windows(job.name, truth.shape, scale, side), count):

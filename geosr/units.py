@@ -33,3 +33,8 @@ def conversion(of: str, into: str) -> tuple[float, float] | None:
             (size, zero), (other_size, other_zero) = units[of], units[into]
             return size / other_size, (zero - other_zero) / other_size
     return (1.0, 0.0) if of == into else None
+
+
+def metres_of(unit: str | None) -> float:
+    """Length of a unit; 1 where it is none of length, or not named."""
+    return METRES.get((unit or "").strip().lower(), 1.0)

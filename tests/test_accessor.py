@@ -20,6 +20,7 @@ from outputs import block_means, check_cog, physical
 from rasters import grid, write
 
 import geosr
+from geosr import accessor
 from geosr.errors import GeosrError, InputError, OutputError, UsageError
 
 AFFINE = grid(461_200, 5_211_400, 2)
@@ -409,3 +410,30 @@ def test_what_cannot_be_measured_is_said_in_the_words_of_python(source, guide):
         geosr.evaluate(source, source, band=1.5)
     with pytest.raises(UsageError, match="the truth is a Dataset"):
         geosr.evaluate(source, xr.Dataset())
+
+
+def test_arrays_have_their_units(source, guide, tmp_path):
+    """In an array they are an attribute, which rioxarray writes as a tag of the file."""
+    kelvin, celsius = rioxarray.open_rasterio(source, masked=True), rioxarray.open_rasterio(source, masked=True)
+    kelvin, celsius = kelvin.assign_attrs(units="K"), (celsius - 273.15).assign_attrs(units="degC")
+    found = geosr.evaluate(kelvin, celsius.rio.write_crs(kelvin.rio.crs))
+    assert found.scores.rmse == pytest.approx(0, abs=1e-3)
+    assert found.units == "degC"
+    upscale(kelvin, guide, output=tmp_path / "out.tif")
+    with rasterio.open(tmp_path / "out.tif") as made:
+        assert made.units == ("K",)
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("pass --source-nodata -9999", "pass source_nodata=-9999"),
+        ("pass --guide-nodata nan", "pass guide_nodata=nan"),
+        ("averaged for --native-resolution 8", "averaged for native_resolution=8"),
+        ("geosr train --method dkn makes them, see --weights", "geosr train --method dkn makes them, see weights="),
+        ("dsm --final 2.tif: cannot be read", "dsm --final 2.tif: cannot be read"),
+        ("--min 0 keeps it; see --elevation", "minimum=0 keeps it; see elevation="),
+    ],
+)
+def test_options_in_messages_become_arguments(text, spoken):
+    assert accessor._in_python(text) == spoken

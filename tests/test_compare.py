@@ -70,7 +70,7 @@ def test_without_a_truth_it_runs_one_step_down_as_assess_does(town):
     pair = town / "source.tif", town / "guide.tif"
     done = geosr("compare", *pair, "--methods", "bicubic", "--json", town / "out.json")
     assert done.code == 0, done.err
-    assert "one step (x4) down" in done.err
+    assert "one scale lower (x4)" in done.err
     assessed = geosr("assess", *pair, "--method", "bicubic")
     expected = dict(line.split()[::2][:2] for line in assessed.out.splitlines()[:1])
     for row in json.loads((town / "out.json").read_text())["methods"]:

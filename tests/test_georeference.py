@@ -204,7 +204,7 @@ def test_a_picture_with_a_world_file_is_taken_to_be_in_the_sources_crs(tmp_path,
         seen, seen_at = dataset.read(), dataset.transform
     scene = open_scene(Inputs(source, picture))
     (note,) = [note for note in scene.notes if "names no CRS" in note]
-    assert note.startswith(f"photo.{ending} names no CRS, as a picture cannot: taken to be the source's, EPSG:")
+    assert note.startswith(f"photo.{ending} names no CRS, as a picture cannot: taken to be in EPSG:")
     named = open_scene(Inputs(source, write(tmp_path / "named.tif", seen, seen_at, crs)))
     (tile,) = cut(scene.grids.low.shape, 4, size=4 * max(rows, cols), halo=0)
     np.testing.assert_array_equal(scene.read(tile).guide, named.read(tile).guide)

@@ -264,3 +264,12 @@ def test_a_style_for_qgis_lies_beside_the_output(tmp_path):
     assert (refused.code, "out.qml exists; use --overwrite" in refused.err) == (2, True)
     assert not (tmp_path / "out.tif").exists()
     assert pairs.upscale(tmp_path, "--style", "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(("shape", "size"), [((256, 256), 100), ((257, 200), 64), ((3, 256), 17)])
+def test_a_photo_is_drawn_to_its_last_row_and_column(tmp_path, shape, size):
+    path = rasters.write(tmp_path / "photo.tif", np.full((3, *shape), 90, "uint8"))
+    assert pairs.geosr("quicklook", path, "-o", tmp_path / "out.png", "--size", size).code == 0
+    drawn = np.round(look_at(tmp_path / "out.png") * 255)
+    assert max(drawn.shape[:2]) <= size
+    assert (drawn == [90, 90, 90, 255]).all()

@@ -232,7 +232,9 @@ def envi(tmp_path):
     return write(tmp_path / "src.img", values, driver="ENVI"), tmp_path / "src.hdr", values
 
 
-@pytest.mark.parametrize("name", ["src", "src.IMG", "src.dat", "src.bsq", "src.bil", "src.bip", "src.raw", "src.envi"])
+@pytest.mark.parametrize(
+    "name", ["src", "src.IMG", "src.dat", "src.bin", "src.rdn", "src.bsq", "src.bil", "src.bip", "src.raw", "src.envi"]
+)
 def test_envi_data_by_their_usual_names(name, envi):
     path = envi[0].rename(envi[0].with_name(name))
     np.testing.assert_array_equal(read_source(describe_source(path))[0], envi[2])
@@ -249,7 +251,7 @@ def test_a_file_beside_another_ones_header_is_not_read_as_its_data(name, envi):
     """Not even where it is as long as they are."""
     path = shutil.copy(envi[0], envi[0].with_name(name))
     for describe in (describe_source, describe_guide):
-        with pytest.raises(InputError, match=r"not a supported raster; supported are"):
+        with pytest.raises(InputError, match=rf"not a supported raster; .*; if it is ENVI data, .*{name}\.hdr$"):
             describe(path)
 
 
