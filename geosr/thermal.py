@@ -41,6 +41,7 @@ class Calibration:
         k1: W/(m2 sr um).
         k2: kelvin.
         least: the smallest digital number that is a measurement; 0 is fill.
+        most: the largest that can be stored, infinite where the file does not say: a pixel that has it is saturated.
     """
 
     band: int
@@ -49,6 +50,7 @@ class Calibration:
     k1: float
     k2: float
     least: float
+    most: float
 
     def radiance(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """Radiance at the sensor, W/(m2 sr um)."""
@@ -64,7 +66,7 @@ def read_calibration(mtl: Path, band: int) -> Calibration:
     """The constants of a band from the MTL file of its scene, of Collection 1 or 2.
 
     Raises:
-        InputError: it cannot be read, is of another satellite, or lacks a constant.
+        InputError: it cannot be read, is of another satellite or of Level 2, or lacks a constant.
     """
     try:
         with mtl.open(encoding="ascii", errors="replace") as file:
@@ -78,11 +80,15 @@ def read_calibration(mtl: Path, band: int) -> Calibration:
     if satellite not in ("LANDSAT_8", "LANDSAT_9"):
         named = f"is of {show(satellite, 40)}" if satellite else "names no SPACECRAFT_ID"
         raise InputError(f"{show(mtl)}: {named}; the MTL.txt file of a Landsat 8 or 9 scene is needed")
+    if (level := values.get("PROCESSING_LEVEL", "")).startswith("L2"):
+        raise InputError(f"{show(mtl)}: is of Level 2 ({show(level, 40)}), whose band is surface temperature already")
     names = ("RADIANCE_MULT", "RADIANCE_ADD", "K1_CONSTANT", "K2_CONSTANT", "QUANTIZE_CAL_MIN")
     found = [_number(values.get(f"{name}_BAND_{band}")) for name in names]
     if missing := [f"{name}_BAND_{band}" for name, value in zip(names, found, strict=True) if not np.isfinite(value)]:
         raise InputError(f"{show(mtl)}: has no number as {', '.join(missing)}")
-    return Calibration(band, *found)
+    mult, add, k1, k2, least = found
+    most = _number(values.get(f"QUANTIZE_CAL_MAX_BAND_{band}"))
+    return Calibration(band, mult, add, k1, k2, least, most if np.isfinite(most) else np.inf)
 
 
 def _number(text: str | None) -> float:
@@ -97,12 +103,7 @@ def find_band(path: Path) -> int:
 
     Raises:
         UsageError: it does not say.
-        InputError: it is of Level 2, which is temperature already.
     """
-    if re.search(r"_ST_", path.name, re.IGNORECASE):
-        raise InputError(
-            f"{show(path.name)}: is surface temperature (Level 2) by its name, no digital numbers of Level 1"
-        )
     named = _named_bands(path) & {10, 11}
     if len(named) != 1:
         raise UsageError(f"{show(path.name)} does not tell whether it is band 10 or 11; say --thermal-band")
@@ -134,7 +135,7 @@ def convert(
 ) -> tuple[str, ...]:
     """Write the brightness temperature of a Landsat thermal band as GeoTIFF: float32, NaN where there is none.
 
-    Invalid are the file's invalid pixels and its fill, below the smallest number of a measurement.
+    Invalid are the file's invalid pixels, its fill, below the smallest number of a measurement, and saturated pixels.
 
     Args:
         source: digital numbers of Level 1.
@@ -152,9 +153,13 @@ def convert(
 
     Raises:
         UsageError, InputError, OutputError: as for a run; `native_resolution` is no coarser than the pixels.
-        InputError: the file's unit is one of temperature.
+        InputError: the file is of Level 2 by its name or its unit: temperature already.
     """
     output = check_output(output, [source, mtl], overwrite=overwrite)
+    if re.search(r"_ST_", source.name, re.IGNORECASE):
+        raise InputError(
+            f"{show(source.name)}: is surface temperature (Level 2) by its name, no digital numbers of Level 1"
+        )
     constants = read_calibration(mtl, find_band(source) if band is None else _check_band(source, band))
     file = describe_source(source)
     if (file.units or "").strip().lower() in KELVINS:
@@ -193,7 +198,7 @@ def _strips(
     for row in range(0, rows, step):
         window = Window(row, 0, min(step, rows - row), cols).times(times)
         numbers, valid = raster.read_source(file, window)
-        valid &= numbers >= constants.least
+        valid &= (numbers >= constants.least) & (numbers < constants.most)
         radiance, enough = pool_measured(constants.radiance(numbers), valid, times)
         temperature = constants.temperature(np.where(enough, radiance, np.nan))
         yield row, (temperature - zero).astype(np.float32)[None]

@@ -153,22 +153,42 @@ def _check_outputs(output: Path, log: Path | None, jobs: Sequence[Job], *, overw
 
 
 def split(jobs: Sequence[Job], course: Course) -> tuple[list[Job], list[Job]]:
-    """Pairs to learn from and pairs to validate on; those with one guide stay together, for they show one ground."""
-    guides = [*dict.fromkeys(os.path.realpath(job.guide) for job in jobs)]
-    if len(guides) < 2:
+    """Pairs to learn from and to validate on; those with one guide or one truth show one ground and stay together.
+
+    Raises:
+        UsageError: all do.
+    """
+    scenes = _scenes(jobs)
+    names = [*dict.fromkeys(scenes)]
+    if len(names) < 2:
         raise UsageError(
-            f"there is {len(guides)} scene (pairs with one guide count as one); training needs two at least, one of "
-            "them to validate on"
+            f"there is {len(names)} scene (pairs with one guide or one truth count as one); training needs two at "
+            "least, one of them to validate on"
         )
     apart: set[str] = set()
-    for place in np.random.default_rng(course.seed).permutation(len(guides))[:-1]:
-        if sum(os.path.realpath(job.guide) in apart for job in jobs) >= max(round(course.validation * len(jobs)), 1):
+    for place in np.random.default_rng(course.seed).permutation(len(names))[:-1]:
+        if sum(scene in apart for scene in scenes) >= max(round(course.validation * len(jobs)), 1):
             break
-        apart.add(guides[place])
+        apart.add(names[place])
     parts: tuple[list[Job], list[Job]] = ([], [])
-    for job in jobs:
-        parts[os.path.realpath(job.guide) in apart].append(job)
+    for job, scene in zip(jobs, scenes, strict=True):
+        parts[scene in apart].append(job)
     return parts
+
+
+def _scenes(jobs: Sequence[Job]) -> list[str]:
+    """For each pair the first file of all that it shares a file with, directly or through others."""
+    parent: dict[str, str] = {}
+
+    def first(file: str) -> str:
+        while parent.setdefault(file, file) != file:
+            file = parent[file]
+        return file
+
+    files = [[os.path.realpath(path) for path in (job.guide, job.source)] for job in jobs]
+    for guide, truth in files:
+        parent[first(truth)] = first(guide)
+    return [first(guide) for guide, _ in files]
 
 
 def _fingerprint(

@@ -26,6 +26,7 @@ MTL = """GROUP = LANDSAT_METADATA_FILE
     K2_CONSTANT_BAND_10 = 1329.2405
   END_GROUP = LEVEL1_THERMAL_CONSTANTS
   GROUP = LEVEL1_MIN_MAX_PIXEL_VALUE
+    QUANTIZE_CAL_MAX_BAND_10 = 65535
     QUANTIZE_CAL_MIN_BAND_10 = 1
   END_GROUP = LEVEL1_MIN_MAX_PIXEL_VALUE
 END_GROUP = LANDSAT_METADATA_FILE
@@ -127,8 +128,6 @@ def test_refusals(scene, tmp_path):
     assert find_band(tmp_path / "site_B2_LC08_L1TP_B10.TIF") == 10
     with pytest.raises(UsageError, match="say --thermal-band"):
         find_band(tmp_path / "LC08_B101.TIF")
-    with pytest.raises(InputError, match="surface temperature"):
-        find_band(tmp_path / "LC08_ST_B10.TIF")
     for metres in (0, 30, 40, 1e6, "nan"):
         assert run(source, mtl, "--native-resolution", metres).code == 2
     assert not (tmp_path / "bt.tif").exists()
@@ -144,3 +143,32 @@ def test_temperatures_are_not_converted_again(scene, tmp_path):
     twice = run(tmp_path / "bt.tif", mtl, "--thermal-band", 10, output="twice.tif")
     assert (twice.code, twice.err) == (3, "Error: bt.tif: is in K already; the digital numbers of Level 1 are needed\n")
     assert not (tmp_path / "twice.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "more"),
+    [
+        ("LC09_L2SP_ST_B10.TIF", "L1TP", ()),
+        ("LC09_L2SP_ST_B10.TIF", "L1TP", ("--thermal-band", 10)),
+        ("band10.tif", "L2SP", ()),
+        ("any.tif", "L2SP", ("--thermal-band", 10)),
+    ],
+)
+def test_surface_temperature_is_not_converted_once_more(scene, name, level, more):
+    """Level 2 holds temperatures, in steps of 0.0034 K from 149 K: its numbers look like those of Level 1."""
+    source, mtl, _ = scene
+    mtl.write_text(MTL.replace("    SPACECRAFT_ID", f'    PROCESSING_LEVEL = "{level}"\n    SPACECRAFT_ID'))
+    before = contents(mtl.parent)
+    refused = run(source.rename(source.with_name(name)), mtl, *more)
+    assert refused.code == 3
+    assert "Level 2" in refused.err
+    assert len(contents(mtl.parent)) == len(before)
+
+
+def test_saturated_pixels_have_no_temperature(scene, tmp_path):
+    source, mtl, numbers = scene
+    numbers[6, 7] = 65535
+    with rasterio.open(source, "r+") as dataset:
+        dataset.write(numbers, 1)
+    assert run(source, mtl).code == 0
+    np.testing.assert_array_equal(np.isnan(physical(tmp_path / "bt.tif")), (numbers == 0) | (numbers == 65535))

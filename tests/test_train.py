@@ -185,6 +185,18 @@ def test_pairs_with_one_guide_are_never_on_both_sides(seed, tmp_path):
     assert left_out == split(jobs, Course(validation=0.3, seed=seed))[1]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_nor_are_pairs_with_one_truth_or_that_hang_together_by_others(seed, tmp_path):
+    """A truth with the photos of two seasons; and a chain of photos and truths."""
+    files = [("a", 1), ("a", 2), ("b", 3), ("c", 3), ("c", 4), ("d", 5), ("e", 6)]
+    jobs = [Job(str(i), tmp_path / s, tmp_path / f"g{g}", tmp_path, "") for i, (s, g) in enumerate(files)]
+    learnt, left_out = split(jobs, Course(validation=0.3, seed=seed))
+    for shared in ("guide", "source"):
+        assert not {getattr(job, shared) for job in learnt} & {getattr(job, shared) for job in left_out}
+    assert learnt
+    assert left_out
+
+
 def test_a_data_set_is_learnt_from_as_well(tmp_path):
     write_samples(tmp_path, ["a", "b", "c"])
     settings = [*sets(steps=2), "--dataset", "middlebury", tmp_path, "-o", tmp_path / "w.safetensors"]
@@ -295,7 +307,7 @@ def test_pairs_that_cannot_be_learnt_from_are_refused_in_one_line(folder):
     (folder / "one.csv").write_text("source,guide\ntruth0.tif,guide0.tif\n")
     assert "training needs two at least" in refusal(folder, pairs="one.csv")
     (folder / "twin.csv").write_text("source,guide\ntruth0.tif,guide0.tif\ntruth1.tif,guide0.tif\n")
-    assert "pairs with one guide count as one" in refusal(folder, pairs="twin.csv")
+    assert "pairs with one guide or one truth count as one" in refusal(folder, pairs="twin.csv")
     (folder / "hole.csv").write_text("source,guide\ntruth0.tif,guide0.tif\ntruth1.tif,\n")
     assert "line 3: names no source or no guide" in refusal(folder, pairs="hole.csv", code=3)
     rasters.write(folder / "guide1.tif", np.ones((2, 64, 64), "uint8"), rasters.grid(500000, 5000000, 1))
