@@ -3,6 +3,9 @@
 Lebrun, Buades and Morel: A nonlocal Bayesian image denoising algorithm. SIAM J. Imaging Sciences 6(3), 2013. The bands
 are brought to their principal components first, which are treated one by one. It takes 4 s of a processor for three
 bands of 320 x 320 pixels.
+
+Components and squares are the scene's, not the tile's: 48 pixels from its edges a pixel is the same in every tile that
+holds it.
 """
 
 from __future__ import annotations
@@ -34,53 +37,66 @@ less, the pixels are saturated or filled in, and the published formula would blo
 _AT_ONCE = 512  # groups: some 7 MB for each of their arrays
 
 
-def remove_noise(bands: FloatArray, noise: NDArray[np.float64]) -> FloatArray:
+def remove_noise(
+    bands: FloatArray,
+    noise: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    origin: tuple[int, int] = (0, 0),
+) -> FloatArray:
     """The bands without most of their noise.
 
     Args:
         bands: (bands, H, W), finite everywhere: what is invalid is filled in before, and looked at like the rest.
         noise: (bands,) standard deviation of each band's white noise. Bands without any are kept, and have no part.
+        covariance: (bands, bands) of the scene's pixels.
+        origin: row and column of the first pixel in the scene.
     """
     noisy = noise > 0
     if not noisy.any() or min(bands.shape[1:]) < _SIDE + _REACH:
         return bands
-    scale = torch.from_numpy(noise[noisy].astype(np.float32))[:, None, None]
-    image = torch.from_numpy(bands[noisy]) / scale
-    centre = image.mean((1, 2), keepdim=True)
-    axes = torch.linalg.eigh(torch.cov((image - centre).flatten(1)).reshape(len(image), -1)).eigenvectors.flip(1)
-    parts = torch.einsum("bp,bhw->phw", axes, image - centre)
-    first = _estimate(parts, _groups(parts[:1], _ALIKE[0]))
-    second = _estimate(parts, _groups(first, _ALIKE[1]), first)
+    levels = noise[noisy]
+    shared = covariance[np.ix_(noisy, noisy)] / np.outer(levels, levels)
+    axes = torch.from_numpy(np.linalg.eigh(shared)[1][:, ::-1].astype(np.float32))
+    scale = torch.from_numpy(levels.astype(np.float32))[:, None, None]
+    parts = torch.einsum("bp,bhw->phw", axes, torch.from_numpy(bands[noisy]) / scale)
+    squares = _starts(parts.shape[1], origin[0]), _starts(parts.shape[2], origin[1])
+    first = _estimate(parts, _groups(parts[:1], squares, _ALIKE[0]))
+    second = _estimate(parts, _groups(first, squares, _ALIKE[1]), first)
     found = bands.copy()
-    found[noisy] = ((torch.einsum("bp,phw->bhw", axes, second) + centre) * scale).numpy()
+    found[noisy] = (torch.einsum("bp,phw->bhw", axes, second) * scale).numpy()
     return found
 
 
-def _groups(image: Tensor, count: int) -> Tensor:
+def _groups(image: Tensor, squares: tuple[Tensor, Tensor], count: int) -> Tensor:
     """The squares most like each of those that are estimated, by the mean squared difference of all components.
+
+    Args:
+        image: (components, H, W).
+        squares: first rows and first columns of those that are estimated.
+        count: how many.
 
     Returns:
         (squares, count) where the others have their first pixel, in rows of the image.
     """
     height, width = image.shape[1:]
-    rows, cols = _starts(height), _starts(width)
+    rows, cols = squares
     around = F.pad(image, (_REACH,) * 4, value=math.inf)
     side = 2 * _REACH + 1
     unlike = torch.empty(side * side, len(rows), len(cols))
     for shift in range(side * side):
         down, right = shift // side, shift % side
         difference = ((image - around[:, down : down + height, right : right + width]) ** 2).sum(0)
-        squares = F.avg_pool2d(difference[None, None], _SIDE, stride=1)[0, 0]
-        unlike[shift] = squares[rows[:, None], cols]
+        means = F.avg_pool2d(difference[None, None], _SIDE, stride=1)[0, 0]
+        unlike[shift] = means[rows[:, None], cols]
     nearest = unlike.flatten(1).T.topk(count, largest=False, sorted=False).indices
     here = (rows[:, None] * width + cols).reshape(-1, 1)
     return here + (nearest // side - _REACH) * width + nearest % side - _REACH
 
 
-def _starts(length: int) -> Tensor:
-    """First pixels of the squares along a side, evenly from its begin to its end."""
+def _starts(length: int, origin: int) -> Tensor:
+    """First pixels of the squares along a side: at multiples of the step in the scene, and at both ends of the side."""
     last = length - _SIDE
-    return torch.linspace(0, last, -(-last // _STEP) + 1).round().long()
+    return torch.tensor(sorted({0, last, *range(-origin % _STEP, last + 1, _STEP)}))
 
 
 def _estimate(noisy: Tensor, groups: Tensor, pilot: Tensor | None = None) -> Tensor:

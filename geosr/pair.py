@@ -13,6 +13,7 @@ from geosr.noise import LEAST, white_noise
 
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
+_THINNED = 1024  # pixels of a pair that tell how bands go together
 _TINY = 1e-150  # a spread that can still be squared
 _LEAST_SIGNAL = 0.05  # of a noisy band's variance that is taken as signal: nothing is blown up out of noise alone
 
@@ -26,12 +27,14 @@ class Pair:
         guide_valid: (s*h, s*w) bool.
         source: (h, w) float64.
         source_valid: (h, w) bool.
+        origin: row and column of the first output pixel in the scene.
     """
 
     guide: FloatArray
     guide_valid: BoolArray
     source: NDArray[np.float64]
     source_valid: BoolArray
+    origin: tuple[int, int] = (0, 0)
 
     @property
     def scale(self) -> int:
@@ -47,6 +50,7 @@ class Stats:
         source_centre, source_spread: mean and standard deviation over the source's valid pixels.
         guide_centres, guide_spreads: the same of each guide band.
         guide_noise: standard deviation of each guide band's white noise over its spread; 0 where it is small.
+        guide_covariance: of the normalised guide's bands; empty where there is no noise.
     """
 
     source_centre: float
@@ -54,6 +58,7 @@ class Stats:
     guide_centres: tuple[float, ...]
     guide_spreads: tuple[float, ...]
     guide_noise: tuple[float, ...]
+    guide_covariance: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def measure(cls, pairs: Iterable[Pair], *, noise: bool = False) -> Stats:
@@ -65,18 +70,34 @@ class Stats:
         what its type can tell from its centre, 1e-12 of it for the source (float64), 1e-6 for the guide (float32).
         """
         source, guide = _Moments(1), None
-        noises = []
+        noises, samples = [], []
         for pair in pairs:
             guide = guide or _Moments(len(pair.guide))
             source.add(pair.source[pair.source_valid][None])
             guide.add(pair.guide[:, pair.guide_valid])
             noises.append([white_noise(band, pair.guide_valid) if noise else 0.0 for band in pair.guide])
+            if noise:
+                samples.append(_thinned(pair.guide[:, pair.guide_valid]))
         if guide is None:
             raise ValueError("no pairs to measure")
         (centre,), (spread,) = source.finish(1e-12)
         centres, spreads = guide.finish(1e-6)
         shares = np.median(noises, axis=0) / spreads
-        return cls(centre, spread, centres, spreads, tuple(np.where(shares < LEAST, 0.0, shares).tolist()))
+        shares = np.where(shares < LEAST, 0.0, shares)
+        covariance = _covariance(np.concatenate(samples, axis=1) / np.array(spreads)[:, None]) if shares.any() else ()
+        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance)
+
+
+def _thinned(values: FloatArray) -> FloatArray:
+    """At most 1024 of the pixels of (bands, pixels), evenly."""
+    return values[:, :: max(-(-values.shape[1] // _THINNED), 1)]
+
+
+def _covariance(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    """Of (bands, pixels)."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    products = np.einsum("in,jn->ij", centred, centred)  # not by BLAS: whose sums depend on the number of threads
+    return tuple(map(tuple, (products / max(values.shape[1], 1)).tolist()))
 
 
 class _Moments:
@@ -120,7 +141,7 @@ def normalise(pair: Pair, stats: Stats) -> Patch:
         from geosr.denoise import remove_noise
 
         noise = np.array(stats.guide_noise)
-        guide = remove_noise(guide, noise)
+        guide = remove_noise(guide, noise, np.array(stats.guide_covariance), pair.origin)
         guide /= np.sqrt(np.maximum(1 - noise**2, _LEAST_SIGNAL)).astype(np.float32)[:, None, None]
     return Patch(
         guide=guide,

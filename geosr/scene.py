@@ -73,7 +73,7 @@ class Scene:
             return None
         high = tile.window.times(self.grids.scale)
         guide = self.read_guide(high) if with_guide else _no_bands(high.shape)
-        return Pair(*guide, source, source_valid)
+        return Pair(*guide, source, source_valid, (high.row, high.col))
 
 
 def _no_bands(shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
