@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 import torch
+from geosr_cli.options import read_settings
 from numpy.typing import NDArray
 from rasterio import Affine
 
@@ -159,16 +161,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["bicubic", "diffusion", "mmsr"])
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the pairs' names")
     parser.add_argument("--noise", type=float, default=0, help="standard deviation of noise put on the guide")
+    parser.add_argument("--set", nargs="*", default=[], dest="settings", metavar="KEY=VALUE", help="of all methods")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    settings = read_settings(tuple(arguments.settings))
     print(f"| pair, x{arguments.scale} | " + " | ".join(f"{name} | s" for name in arguments.methods) + " |")
     print("|---" * (1 + 2 * len(arguments.methods)) + "|")
     for true in real_pairs(arguments.data, arguments.scale):
         if any(part in true.name for part in arguments.only):
             true = _with_noise(true, arguments.noise, arguments.seed)
             with torch_threads(arguments.threads):
-                cells = [cell for name in arguments.methods for cell in _measure(true, name, arguments.seed)]
+                cells = [cell for name in arguments.methods for cell in _measure(true, name, settings, arguments.seed)]
             print(f"| {true.name} | {' | '.join(cells)} |", flush=True)
 
 
@@ -178,9 +182,10 @@ def _with_noise(true: TruePair, noise: float, seed: int) -> TruePair:
     return replace(true, pair=replace(true.pair, guide=(true.pair.guide + added).astype(np.float32)))
 
 
-def _measure(true: TruePair, name: str, seed: int) -> tuple[str, str]:
+def _measure(true: TruePair, name: str, settings: dict[str, Any], seed: int) -> tuple[str, str]:
     start, stats = time.perf_counter(), Stats.measure([true.pair], noise=True)
-    found = solve(true.pair, methods.create(name), stats=stats, consistency=EXACT, seed=seed, device="cpu")
+    method = methods.create(name, settings=settings)
+    found = solve(true.pair, method, stats=stats, consistency=EXACT, seed=seed, device="cpu")
     rmse = score_arrays(found.values + found.centre, true.truth).rmse
     return f"{rmse:.4g}", f"{time.perf_counter() - start:.0f}"
 

@@ -22,15 +22,15 @@ TABLE = np.log(
         [[0.0036, 0.0194, 0.0442, 0.1147, 0.2045, 0.2891], [0.0008, 0.0108, 0.0144, 0.0465, 0.1148, 0.1789]],
         [[0.0278, 0.0596, 0.1236, 0.2665, 0.4300, 0.6056], [0.0047, 0.0207, 0.0361, 0.1027, 0.2118, 0.3245]],
         [[0.0980, 0.1771, 0.3320, 0.5557, 0.7125, 0.9736], [0.0104, 0.0259, 0.0538, 0.1571, 0.2855, 0.4852]],
-        [[0.1528, 0.2513, 0.4452, 0.739, 1.1323, 1.4733], [0.0117, 0.0279, 0.0608, 0.115, 0.3216, 0.5625]],
-        [[0.3056, 0.5085, 0.8062, 1.13, 1.5039, 1.9568], [0.0234, 0.0565, 0.1101, 0.1758, 0.4271, 0.7471]],
+        [[0.2958, 0.3886, 0.553, 0.7967, 1.2084, 1.4439], [0.0242, 0.0631, 0.1315, 0.2442, 0.4417, 0.7177]],
+        [[0.3056, 0.5085, 0.8062, 1.13, 1.5039, 1.797], [0.025, 0.0826, 0.1917, 0.3464, 0.5497, 0.8932]],
     ]
 )
 """(scales, 2, knots): logarithm of the error's standard deviation, where the guide's edges are not believed (texture:
 errors are about normal) and where they are (most edges are right, and a few are off by all of their height).
 
-At x16 one pair is believed. At x32 none is, and too few pixels are near the last knot: that knot and the second row are
-those of x16, larger as the rest of the first row is."""
+At x32 no pair is believed, and too few pixels are near the last knot: that knot is larger than the one before it as at
+x16, and the second row larger than that of x16 as the first is."""
 
 
 def standard_deviation(

@@ -33,6 +33,12 @@ _LIMITS_AT_2 = (0.65, 0.6)
 """In place of the step's own where the scale is 2: the pairs that gain have up to 0.56, the town's heights, which the
 diffusion makes 38 % worse, 0.653."""
 
+_LIMITS_BEYOND_8 = (0.95, 0.8)
+"""In place of those of step 2 there. A tile has few source pixels then, often too few for a step of 4, and a step of 2
+sees little of what is smaller than a source pixel; nor does it cost much to be wrong, for the interpolation is no good
+either. At x16 belief makes seven of the eight pairs with man-made edges 33 to 61 % better, which have 0.68 to 0.99, and
+none of the others more than 17 % worse, which have 0.93 to 1.14 (docs/accuracy.md)."""
+
 _BACK_PROJECTIONS = 3
 """Times that `back_project` adds what is missing."""
 
@@ -48,9 +54,16 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
         np.clip((none - ratio) / (none - full), 0, 1)
         for step in {min(scale, 4), 2}
         if (ratio := _ratio(patches, settings, device, step)) is not None
-        for none, full in [_LIMITS[step] if scale > 2 else _LIMITS_AT_2]
+        for none, full in [_limits(step, scale)]
     ]
     return np.array(max(beliefs, default=0), np.float32)
+
+
+def _limits(step: int, scale: int) -> tuple[float, float]:
+    """The ratios at which the guide is not believed, and fully."""
+    if scale == 2:
+        return _LIMITS_AT_2
+    return _LIMITS_BEYOND_8 if scale > 8 and step == 2 else _LIMITS[step]
 
 
 def _ratio(patches: Sequence[Patch], settings: DiffusionSettings, device: str, step: int) -> float | None:
