@@ -13,7 +13,7 @@ from geosr.options import Execution, Recipe
 from geosr.tables import check_files, write_files
 
 from .options import PATH, Command, device_option, inputs_from, option, pair_options, table_options
-from .render import clock, printable, say, table_lines
+from .render import clock, printable, table_lines, tell
 
 
 @click.command(cls=Command)
@@ -57,12 +57,11 @@ def command(
     check_files(files)
     inputs = inputs_from(source, guide, values)
     found = assess_file(inputs, Recipe(seed=seed), Execution(device), names or methods.candidates())
-    write_files(files, found.table, found.content())
-    for note in found.notes:
-        say(f"note: {note}")
+    notes = [*found.notes]
     if found.step and found.step < inputs.scale:
-        say(f"note: tried at scale {found.step}: pooled by {inputs.scale} too little of the source would be left")
-    click.echo("\n".join([*table_lines(_rows(found)), found.verdict]))
+        notes.append(f"tried at scale {found.step}: pooled by {inputs.scale} too little of the source would be left")
+    lines = (*table_lines(_rows(found)), found.verdict)
+    tell(lines, notes, lambda: write_files(files, found.table, found.content()))
 
 
 def _rows(found: Assessment) -> list[tuple[str, str]]:

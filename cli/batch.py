@@ -29,7 +29,7 @@ from .options import (
     tile_error_option,
     uncertainty_option,
 )
-from .render import clock, count, printable, say
+from .render import clock, count, say, tell
 
 if TYPE_CHECKING:
     from geosr.batch import Outcome, Summary
@@ -249,7 +249,4 @@ def _print_notes(done: Summary) -> None:
 def _show(table: Table, done: Summary, files: Mapping[str, Path | None]) -> None:
     """The table on stdout, and in its files: one that cannot be written, or has no reader, is no loss of the other."""
     counts = ", ".join(f"{number} {status}" for status, number in done.counts.items() if number)
-    try:
-        click.echo(printable("\n".join([*table.lines(), "", counts])))
-    finally:
-        write_files(files, done.listing, done.content())
+    tell((*table.lines(), "", counts), (), lambda: write_files(files, done.listing, done.content()))

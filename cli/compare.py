@@ -21,7 +21,7 @@ from .options import (
     read_methods,
     table_options,
 )
-from .render import clock, printable, say
+from .render import clock, say, tell
 
 
 @click.command(cls=Command)
@@ -78,14 +78,15 @@ def command(
         check_new(output)
         check_drawing()
 
-    def tell(entry: Entry) -> None:
+    def tell_entry(entry: Entry) -> None:
         say(f"{entry.label}: {entry.failure or f'done in {clock(entry.seconds or 0)}'}")
 
     inputs, chosen = inputs_from(source, guide, values), read_methods(methods)
-    found = compare(inputs, chosen, Execution(device), truth=truth, seed=seed, on_entry=tell)
-    write_files(files, found.table, found.content())
-    if output is not None:
-        write_folder(found, output)
-    for note in found.notes:
-        say(f"note: {note}")
-    click.echo(printable("\n".join(found.table.lines())))
+    found = compare(inputs, chosen, Execution(device), truth=truth, seed=seed, on_entry=tell_entry)
+
+    def write() -> None:
+        write_files(files, found.table, found.content())
+        if output is not None:
+            write_folder(found, output)
+
+    tell(found.table.lines(), found.notes, write)

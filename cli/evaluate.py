@@ -24,7 +24,7 @@ from .options import (
     scale_option,
     table_options,
 )
-from .render import printable, say
+from .render import say, tell
 
 if TYPE_CHECKING:
     from geosr.evaluation import Evaluation
@@ -142,10 +142,7 @@ def command(
         found = evaluate(*paths, band=band, **how)
         content, table, notes = _content(found), _table(found), [*found.notes]
     names = dict(zip(("prediction", "truth"), map(str, paths), strict=True))
-    write_files(files, table.of(**names), {**names, **content})
-    for note in dict.fromkeys(notes):
-        say(f"note: {note}")
-    click.echo(printable("\n".join(table.lines())))
+    tell(table.lines(), dict.fromkeys(notes), lambda: write_files(files, table.of(**names), {**names, **content}))
 
 
 def _content(found: Evaluation) -> dict[str, object]:
@@ -179,7 +176,4 @@ def _rerun(protocol: str, root: Path, scale: float, methods: str, device: str, f
         device=pick_device(Execution(device).device),
         on_pair=lambda name, line: say(f"{name}: {line}"),
     )
-    write_files(files, done.table, done.content())
-    for note in done.notes:
-        say(f"note: {note}")
-    click.echo(printable("\n".join(done.table.lines())))
+    tell(done.table.lines(), done.notes, lambda: write_files(files, done.table, done.content()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -186,6 +186,16 @@ def say(text: str) -> None:
     """A line on stderr; nobody there to read it is no reason to stop."""
     with suppress(OSError):
         click.echo(printable(text), err=True)
+
+
+def tell(lines: Iterable[str], notes: Iterable[str], write: Callable[[], None]) -> None:
+    """Notes, the lines on stdout, and the same into files; neither keeps the other from coming out."""
+    for note in notes:
+        say(f"note: {note}")
+    try:
+        click.echo(printable("\n".join(lines)))
+    finally:
+        write()
 
 
 def printable(text: str) -> str:

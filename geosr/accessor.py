@@ -148,7 +148,8 @@ def upscale(
         UsageError: an argument of the wrong kind or out of range, an output that exists or is an input.
         InputError: a raster is refused, or the two do not fit.
         UnavailableError: no such method or device.
-        TileError: tiles failed; nothing was written. With an `output`, the others are kept for the same call again.
+        TileError: tiles failed; nothing was written. With an `output`, of paths the others are kept for
+            the same call again.
         OutputError: the output could not be written, or another run is making it.
     """
     from geosr import multiband, pipeline  # with rasterio: not before there is something to do

@@ -17,6 +17,7 @@ from typing import Any
 
 from geosr.assess import decide
 from geosr.consistency import EXACT
+from geosr.errors import OutputError
 from geosr.estimates import scratch_bytes
 from geosr.findings import Written
 from geosr.methods.base import told_to
@@ -79,8 +80,12 @@ def upscale_file(
         report = Report(output, made.results, made.resumed, record.seconds, notes=record.notes)
         _tell(execution, _notes_on_tiles(plan, placement, report))
         if report.failed:
-            write_report(report, plan, placement, execution, depends_on)
-            raise report.failure(plan.scene.grids.scale)
+            failure = report.failure(plan.scene.grids.scale)
+            try:
+                write_report(report, plan, placement, execution, depends_on)
+            except OutputError as error:
+                failure.add_note(str(error))
+            raise failure
         record.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)

@@ -15,7 +15,8 @@ import rasters
 from outputs import SMALL_NETWORK, check_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
-from geosr.errors import ChangedInputError
+from geosr import store
+from geosr.errors import ChangedInputError, OutputError
 from geosr.multiband import upscale_bands
 from geosr.options import Execution, Inputs, Progress, Recipe, Stage, TileFailed
 from geosr.raster_guard import digest_of_parts
@@ -123,6 +124,29 @@ def test_a_block_that_cannot_be_read_costs_its_tiles(name, block, rescued, tmp_p
     if not rescued:
         assert kept(tmp_path) == 8
         assert "Error: 1 of 9 tiles failed; nothing was written\n" in outcome.err
+
+
+@pytest.mark.usefixtures("guided_bicubic")
+def test_a_report_that_cannot_be_written_does_not_hide_the_tiles_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr("geosr.preflight.SMALL", 0)
+    values = np.random.default_rng(0).integers(1, 200, (550, 550), "uint8")
+    for each, step, times in (("source.tif", 4.0, 2), ("guide.tif", 2.0, 4)):
+        scaled = values.repeat(times, 0).repeat(times, 1)
+        blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+        rasters.write(tmp_path / each, scaled, rasters.grid(500000, 5000000, step), **blocks)
+    damage(tmp_path / "source.tif", (8, 8))
+    write = store.write_whole
+
+    def full(path, data):
+        if path.name == "run.json" and path.parent == tmp_path:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr("geosr.report.write_whole", full)
+    outcome = upscale(tmp_path, "--scale", 2, "--tile", 768, "--report", tmp_path / "run.json")
+    assert outcome.code == 5, outcome.err
+    assert "tiles failed; nothing was written" in outcome.err
+    assert "run.json: No space left on device" in outcome.err
 
 
 def test_a_source_that_changes_midway_is_never_mixed(tmp_path):
