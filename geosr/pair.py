@@ -13,7 +13,7 @@ from geosr.noise import LEAST, white_noise
 
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
-_THINNED = 1024  # pixels of a pair that tell how bands go together
+_THINNED = 1 << 16  # values of a pair that tell how its bands go together
 _TINY = 1e-150  # a spread that can still be squared
 _LEAST_SIGNAL = 0.05  # of a noisy band's variance that is taken as signal: nothing is blown up out of noise alone
 
@@ -89,8 +89,8 @@ class Stats:
 
 
 def _thinned(values: FloatArray) -> FloatArray:
-    """At most 1024 of the pixels of (bands, pixels), evenly."""
-    return values[:, :: max(-(-values.shape[1] // _THINNED), 1)]
+    """At most 65536 of the values of (bands, pixels), from pixels spread evenly."""
+    return values[:, :: max(-(-values.size // _THINNED), 1)]
 
 
 def _covariance(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
