@@ -226,11 +226,11 @@ def evaluate(
 
     Args:
         prediction: path, or rioxarray DataArray of one band. Scale and offset are applied.
-        truth: of the same ground, in the same units.
+        truth: of the same ground. The prediction is converted to its units where both name theirs.
         source: what the prediction was made from; gives the source consistency.
         guide: what it was made with; tells how much of its texture is in the errors.
         band: of those of prediction, truth and source that have several; a number, or a wavelength as in `8.2um`.
-        elevation: the values are heights in metres; gives errors of slope and aspect.
+        elevation: the values are heights, in metres unless a unit is named; gives errors of slope and aspect.
         step: height of an edge in the truth's units; by the truth's own steps when None.
         assume_crs: CRS of the rasters that have none, in any form that pyproj reads.
 
