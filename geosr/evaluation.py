@@ -253,9 +253,10 @@ def _spacing(grid: GeoBox, units: str | None) -> tuple[tuple[float, float], tupl
 
 
 def _source_note(prediction: Raster, truth: Raster) -> tuple[str, ...]:
-    """Where the truth is the file that the prediction was made from, by its digest."""
+    """Where the truth is the file that the prediction was made from, by its digest; averaged first it may be one."""
     made_from = prediction.tags.get("GEOSR_SOURCE_DIGEST")
-    if made_from and not truth.parts and made_from == digest_of_parts(truth.path):
+    averaged = "GEOSR_NATIVE_RESOLUTION" in prediction.tags
+    if made_from and not averaged and not truth.parts and made_from == digest_of_parts(truth.path):
         return ("the truth is the source of this prediction: this measures consistency, not accuracy",)
     return ()
 

@@ -140,6 +140,13 @@ def test_the_source_is_no_truth(tmp_path):
     assert words not in evaluate(tmp_path / "out.tif", tmp_path / "out.tif").notes
 
 
+def test_a_source_that_was_averaged_first_is_one(tmp_path):
+    """From 8 m back to the file's own 4 m."""
+    source, _ = make_pair(tmp_path)
+    assert upscale(tmp_path, "--native-resolution", 8, "--scale", 2).code == 0
+    assert not any("is the source of" in note for note in evaluate(tmp_path / "out.tif", source).notes)
+
+
 def test_longitudes_that_count_from_0_to_360_meet_those_from_minus_180(tmp_path, fields):
     prediction, truth = fields
     write(tmp_path / "truth.tif", truth, grid(190, 10, 0.01), "EPSG:4326")
