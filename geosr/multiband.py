@@ -83,8 +83,8 @@ def upscale_bands(
         with reported(f"cannot write in {folder.path}"):
             work.mkdir(exist_ok=True)
         guide = work / "guide.tif"
-        if not guide.exists():
-            _write_guide(_part_for_guide(plan.scene), guide)
+        tell = _told(execution)
+        folder.remember_file("the guide", guide, partial(_write_guide, _part_for_guide(plan.scene), guide), tell)
         common = replace(inputs, guide=guide, guide_nodata=None, guide_shift=None, coregister=False)
         quiet = replace(execution, overwrite=True, on_event=_once(execution.on_event, plan.scene.notes))
         parts, done = [work / f"band{band:04d}.tif" for band in bands], []
@@ -92,7 +92,7 @@ def upscale_bands(
             execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
             raster.check_unchanged(plan.scene.source)  # each band's run looks at it again
             run = partial(_run, replace(common, band=band), recipe, quiet, part, crew)
-            done.append(_finished(folder, f"band {band}", run, execution))
+            done.append(_finished(folder, f"band {band}", part, run, execution))
         raster.check_unchanged(plan.scene.source)
         merge_bands(
             parts,
@@ -114,14 +114,18 @@ def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, cre
 
 
 def _finished(
-    folder: RunFolder, name: str, run: Callable[[], Mapping[str, Any]], execution: Execution
+    folder: RunFolder, name: str, file: Path, run: Callable[[], Mapping[str, Any]], execution: Execution
 ) -> Mapping[str, Any]:
     """What is known of a band, made now or by an earlier run; one that holds interpolated tiles only if they may be."""
-    found = folder.remember(name, run)
+    found = folder.remember_file(name, file, run, _told(execution))
     if found["interpolated"] and execution.on_tile_error == "fail":
         folder.forget(name)
-        found = folder.remember(name, run)
+        found = folder.remember_file(name, file, run, _told(execution))
     return found
+
+
+def _told(execution: Execution) -> Callable[[str], None]:
+    return lambda text: execution.on_event(Note(text))
 
 
 def _scratch_bytes(plan: Plan, bands: int) -> int:
@@ -156,13 +160,14 @@ def _part_for_guide(scene: Scene) -> Scene:
     return replace(scene, grids=GridPair(scene.source.geobox, scene.grids.scale), origin=Window(0, 0, rows, cols))
 
 
-def _write_guide(scene: Scene, path: Path) -> None:
-    """The guide on the high grid, as the tiles would read it: float32, NaN where it is missing."""
+def _write_guide(scene: Scene, path: Path) -> Mapping[str, Any]:
+    """The guide on the high grid, as the tiles would read it: float32, NaN where it is missing; nothing to remember."""
     high = scene.grids.high
     names = [f"guide {number}" for number in range(1, scene.guide.channels + 1)]
     write_strips(
         path, _guide_strips(scene), high, scene.source.crs_wkt, units="", description=names, tags={}, overwrite=True
     )
+    return {}
 
 
 def _guide_strips(scene: Scene) -> Iterator[tuple[int, NDArray[np.float32]]]:

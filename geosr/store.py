@@ -8,7 +8,8 @@ Its name follows from the output's, so that the same command finds it again:
     checkpoint.safetensors   what a training has come to, with a digest of its own
     tiles/      one file a tile, there and complete or not there at all, each with a digest
     published.json   the finished files that are about to get their names, and how to know them again
-    bands/      of a run for all bands of a source: finished ones, and the run folder of the next
+    bands/      of a run for all bands of a source: the guide on the output's grid and the finished bands, their
+                digests in the manifest, and the run folder of the next
 
 Everything else in it is being made and of no use to a later run. The digest of the manifest is the key in every
 tile file's name: what a tile depends on beyond its own pixels belongs into the manifest before the first tile is
@@ -189,6 +190,18 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=_DIGEST_SIZE).hexdigest()
 
 
+def _digest_of(file: Path) -> str:
+    """Of all that it holds, however large it is."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=_DIGEST_SIZE)).hexdigest()
+
+
+def _is_whole(file: Path, digest: str) -> bool:
+    with suppress(OSError):
+        return _digest_of(file) == digest
+    return False
+
+
 class RunFolder:
     """The run folder as the one process that holds its lock sees it.
 
@@ -242,6 +255,32 @@ class RunFolder:
             self._write_manifest()
         value: Mapping[str, Any] = remembered[name]
         return value
+
+    def remember_file(
+        self, name: str, file: Path, make: Callable[[], Mapping[str, Any]], tell: Callable[[str], None]
+    ) -> Mapping[str, Any]:
+        """As `remember`, of a file that `make` writes: made anew where the file is gone or not as it was written.
+
+        Args:
+            name: of what is remembered; a person understands it.
+            file: all of it is read, and compared with its digest.
+            make: writes it whole or not at all, and gives JSON values.
+            tell: called with a sentence where a file that was finished is made anew.
+
+        Raises:
+            OutputError: what was written cannot be read.
+        """
+
+        def write() -> Mapping[str, Any]:
+            known = make()
+            with reported(f"cannot read {file}"):
+                return {**known, "digest": _digest_of(file)}
+
+        known = self._manifest["remembered"].get(name)
+        if known is not None and not _is_whole(file, known["digest"]):
+            tell(f"continuing an earlier run: {name} is missing or damaged and is recomputed")
+            self.forget(name)
+        return self.remember(name, write)
 
     def forget(self, name: str) -> None:
         """What is remembered as `name` will be recomputed."""

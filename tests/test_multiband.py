@@ -1,5 +1,8 @@
 """All bands in one run: each as a run of its own makes it, in one file, the guide read once."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -125,6 +128,46 @@ def test_an_interrupted_run_goes_on_with_the_next_band(tmp_path):
     assert (tmp_path / "all.tif").read_bytes() == whole.read_bytes()
     assert not [*tmp_path.glob(".all*")]
     assert sorted(path for path in contents(tmp_path) if path.startswith(".")) == []
+
+
+def turned(path):
+    """The raster upside down: a file that reads well and holds other values."""
+    with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.write(dataset.read()[:, ::-1])
+
+
+def halved(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flipped(path):
+    """One bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["band0001.tif", "guide.tif"])
+@pytest.mark.parametrize("spoil", [turned, flipped, halved, Path.unlink])
+def test_a_finished_band_or_guide_that_is_not_as_it_was_written_is_made_anew(name, spoil, tmp_path):
+    source, guide, _ = make_cube(tmp_path)
+    inputs, recipe = Inputs(source, guide, 4, band=ALL), Recipe(method="guided-filter", tile=96)
+    upscale_bands(inputs, recipe, Execution("cpu", 1), tmp_path / "whole.tif")
+
+    def interrupt(event):
+        if isinstance(event, Note) and event.text == "band 2, 2 of 3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale_bands(inputs, recipe, Execution("cpu", 1, on_event=interrupt), tmp_path / "all.tif")
+    (file,) = tmp_path.glob(f".all.tif-*.geosr/bands/{name}")
+    spoil(file)
+    said = []
+    upscale_bands(inputs, recipe, Execution("cpu", 1, on_event=said.append), tmp_path / "all.tif")
+    what = {"band0001.tif": "band 1", "guide.tif": "the guide"}[name]
+    told = f"continuing an earlier run: {what} is missing or damaged and is recomputed"
+    assert [event.text for event in said if isinstance(event, Note)].count(told) == 1
+    assert (tmp_path / "all.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
 class Failing(Interpolation):
