@@ -15,9 +15,9 @@ from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
 from geosr.geotiff import encode_picture
 from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint, paint_image
-from geosr.publish import check_output
+from geosr.publish import check_output, publish
 from geosr.raster import Raster
-from geosr.store import write_whole
+from geosr.store import reported, scratch_folder
 
 MAX_SIDE = 8192
 
@@ -76,7 +76,7 @@ def quicklook(
 
     Raises:
         UsageError, InputError: before anything is written.
-        OutputError: the picture could not be written; nothing is left under its name.
+        OutputError: the picture could not be written, or a file of its name has appeared, which is left alone.
     """
     if not 16 <= size <= MAX_SIDE:
         raise UsageError(f"size is {size}; it must be from 16 to {MAX_SIDE}")
@@ -89,7 +89,10 @@ def quicklook(
         file = describe_source(path, band=band)
         found = kind_of(file)
         drawn = draw(file, replace(found, name=kind, reason="what was asked for") if kind else found, size)
-    write_whole(output, encode_picture(drawn.picture, "PNG"))
+    with scratch_folder(output) as hidden, reported(f"cannot write {output}"):
+        made = hidden / "made.png"
+        made.write_bytes(encode_picture(drawn.picture, "PNG"))
+        publish(made, output, overwrite=overwrite)
     return drawn
 
 

@@ -18,9 +18,18 @@ from geosr.methods.weights import Arrays, Card, pack, unpack, write_card
 from geosr.options import Execution, Note, Stage, Trained, Validated, processors
 from geosr.pair_lists import Job
 from geosr.provenance import versions
-from geosr.publish import check_output
+from geosr.publish import check_output, publish
 from geosr.raster_guard import show
-from geosr.store import CHECKPOINT, RunFolder, check_place, run_folder, write_whole
+from geosr.store import (
+    CHECKPOINT,
+    RunFolder,
+    check_place,
+    note_published,
+    published_before,
+    reported,
+    run_folder,
+    write_whole,
+)
 from geosr.tables import Table, check_files, write_files
 from geosr.training_data import TrainingPair, identities, read_training_pair
 
@@ -116,7 +125,8 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
         InputError: a pair is refused, or guides differ in their number of bands.
         UnavailableError: the device is not there.
         TileError: the training diverged.
-        OutputError: the weights could not be written, or another run is making them.
+        OutputError: weights or card could not be written, files of their names have appeared, or another run is
+            making them.
     """
     from geosr.device import device_kind, pick_device, torch_threads
 
@@ -127,6 +137,8 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
     threads = execution.threads or processors()
     machine = {"device": device_kind(device), "threads": str(threads)}
     with run_folder(output, _fingerprint(jobs, course, settings, machine)) as folder, torch_threads(threads):
+        if not execution.overwrite:
+            folder.withdraw()
         if folder.changes:
             changes = ", ".join(folder.changes)
             execution.on_event(Note(f"an earlier training is not continued but started afresh: {changes}"))
@@ -136,8 +148,8 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
         execution.on_event(Stage("training"))
         done = _run(folder, card, (learnt, left_out), course, settings, device, execution, log)
         card = replace(card, about=_about(learnt, left_out, course, settings, machine, done))
-        write_whole(output, pack(done.best, write_card(card)))
-        write_whole(beside, describe(card).encode())  # a copy for people: without it the weights have their card
+        files = {beside: describe(card).encode(), output: pack(done.best, write_card(card))}
+        _publish(folder.path, files, overwrite=execution.overwrite)
     return card
 
 
@@ -146,10 +158,26 @@ def _check_outputs(output: Path, log: Path | None, jobs: Sequence[Job], *, overw
     inputs = [path for job in jobs for path in (job.source, job.guide)]
     output = check_output(output, inputs, overwrite=overwrite, form="safetensors file")
     beside = output.with_suffix(".md")
-    if check_place(beside).exists() and not overwrite:
+    check_place(beside)
+    if os.path.lexists(beside) and not overwrite and beside not in published_before(output):
         raise UsageError(f"the model card {show(beside)} exists; use --overwrite to replace it")
     check_files({"csv": log})
     return output, beside
+
+
+def _publish(folder: Path, files: Mapping[Path, bytes], *, overwrite: bool) -> None:
+    """Give files their names when all are on disk, one after the other; the weights' is the last.
+
+    Raises:
+        OutputError: there is no room or no right, or a file of such a name has appeared, which is left alone.
+    """
+    made = {name: folder / f"finished{name.suffix}" for name in files}
+    for name, data in files.items():
+        write_whole(made[name], data)
+    note_published(folder, made)
+    for name, finished in made.items():
+        with reported(f"cannot write {name}"):
+            publish(finished, name, overwrite=overwrite)
 
 
 def split(jobs: Sequence[Job], course: Course) -> tuple[list[Job], list[Job]]:

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from trained import write_truths
 
-from geosr.errors import UsageError
+from geosr.errors import OutputError, UsageError
 from geosr.methods.base import Patch
 from geosr.methods.supervised import Example, Trainer, block_of, crop_side
 from geosr.methods.training_settings import TRAINING, training_settings
@@ -88,6 +88,45 @@ def test_interrupted_anywhere_it_comes_to_the_same_bytes(folder):
         assert output.read_bytes() == (folder / "whole.safetensors").read_bytes()
         assert log.read_bytes() == (folder / "whole.csv").read_bytes()
     assert not [*folder.glob(".*")]
+
+
+def at_step(number, act):
+    """An event handler that does something when a step is done."""
+    return lambda event: act() if isinstance(event, Trained) and event.step == number else None
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.md"])
+def test_files_that_appear_meanwhile_are_left_alone_and_the_same_command_then_makes_both(name, folder):
+    jobs, course = true_pairs(folder / "pairs.csv"), Course(settings=TINY)
+    train(jobs, course, Execution("cpu", threads=1), folder / "whole.safetensors")
+    appear = at_step(9, lambda: (folder / name).write_text("mine"))
+    with pytest.raises(OutputError, match=rf"{name} appeared while this run was at work") as ended:
+        train(jobs, course, Execution("cpu", threads=1, on_event=appear), folder / "w.safetensors")
+    assert "the last checkpoint is kept" in str(ended.value.__notes__)
+    assert (folder / name).read_text() == "mine"
+    (folder / name).unlink()
+    begun = []
+    train(jobs, course, Execution("cpu", threads=1, on_event=begun.append), folder / "w.safetensors")
+    assert not [event for event in begun if isinstance(event, Trained)]
+    for suffix in (".safetensors", ".md"):
+        assert (folder / f"w{suffix}").read_bytes() == (folder / f"whole{suffix}").read_bytes()
+    assert not [*folder.glob(".*")]
+
+
+def test_without_its_card_no_weights_are_replaced(folder):
+    assert run(folder).code == 0
+    (folder / "w.md").unlink()
+    before = (folder / "w.safetensors").read_bytes()
+    jobs, course = true_pairs(folder / "pairs.csv"), Course(settings=TINY, seed=1)
+    execution = Execution("cpu", threads=1, overwrite=True, on_event=at_step(9, (folder / "w.md").mkdir))
+    with pytest.raises(OutputError, match=r"w.md: Is a directory"):
+        train(jobs, course, execution, folder / "w.safetensors")
+    assert (folder / "w.safetensors").read_bytes() == before
+    (folder / "w.md").rmdir()
+    again = run(folder, "--seed", "1", "--overwrite")
+    assert (again.code, "goes on from step 9" in again.err) == (0, True)
+    assert (folder / "w.safetensors").read_bytes() != before
+    assert (folder / "w.md").exists()
 
 
 @pytest.mark.chaos
