@@ -39,7 +39,7 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
         raise UsageError(f"the output {name} would lie among the rasters of an input; give another folder")
     if overwrite:
         return path
-    if exists:
+    if os.path.lexists(path):  # a link that leads round in a circle to itself leads to no file
         raise UsageError(f"{name} exists; use --overwrite to replace it")
     if form == "GeoTIFF" and (beside := next((file for file in _beside(path) if os.path.lexists(file)), None)):
         raise UsageError(

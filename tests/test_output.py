@@ -20,7 +20,8 @@ from rasters import grid, write
 
 from geosr import writer
 from geosr.errors import OutputError, UsageError
-from geosr.options import Stage
+from geosr.options import Execution, Inputs, Recipe, Stage
+from geosr.pipeline import upscale_file
 
 AFFINE = grid(461_200, 5_211_400, 2)
 
@@ -235,6 +236,28 @@ def test_what_would_be_read_with_a_new_output_is_named_before_work(suffix, tmp_p
     assert names(tmp_path) == ["in", left.name]
     run(*pair, tmp_path / "out.tif", 4, overwrite=True)
     assert names(tmp_path) == ["in", "out.tif"]
+
+
+@pytest.mark.parametrize("length", [247, 248, 251, 255])  # with .aux.xml behind it 248 are too many
+def test_names_as_long_as_the_system_takes_are_overwritten(length, tmp_path, pair):
+    output, beside = (tmp_path / f"{letter * (length - 4)}.tif" for letter in "ab")
+    for overwrite in (False, True):
+        inputs, recipe = Inputs(*pair, 4), Recipe(method="bicubic")
+        upscale_file(inputs, recipe, Execution("cpu", 1, overwrite=overwrite, uncertainty=beside), output)
+        check_cog(output)
+        check_cog(beside)
+    assert names(tmp_path) == [output.name, beside.name, "in"]
+
+
+def test_a_link_to_itself_is_refused_before_work_or_replaced(tmp_path, pair):
+    output = tmp_path / "out.tif"
+    output.symlink_to("out.tif")
+    with pytest.raises(UsageError, match=r"out.tif exists; use --overwrite"):
+        run(*pair, output, 4)
+    assert output.is_symlink()
+    run(*pair, output, 4, overwrite=True)
+    assert not output.is_symlink()
+    check_cog(output)
 
 
 def test_a_link_is_followed_and_kept(tmp_path, pair):

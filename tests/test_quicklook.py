@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from geosr import raster
 from geosr.describe import describe_guide, describe_source
+from geosr.geotiff import encode_picture
 from geosr.grid import Window
 from geosr.picture import KINDS, RAMPS, Stretch, decide_kind, hillshade
 from geosr.quicklook import quicklook
@@ -207,6 +208,22 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(arguments, code, said, tmp_pa
     done = pairs.geosr("quicklook", *named)
     assert (done.code, said in done.err, done.err.count("\n") <= 2) == (code, True, True), done.err
     assert pairs.contents(tmp_path) == before
+
+
+def test_a_picture_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    rasters.write(tmp_path / "x.tif", hills(20, 20))
+
+    def late(*picture):
+        (tmp_path / "y.png").write_text("mine")
+        return encode_picture(*picture)
+
+    monkeypatch.setattr("geosr.quicklook.encode_picture", late)
+    done = pairs.geosr("quicklook", tmp_path / "x.tif", "-o", tmp_path / "y.png")
+    assert (done.code, "appeared while this run was at work" in done.err) == (6, True)
+    assert (tmp_path / "y.png").read_text() == "mine"
+    assert sorted(pairs.contents(tmp_path)) == ["x.tif", "y.png"]
+    assert pairs.geosr("quicklook", tmp_path / "x.tif", "-o", tmp_path / "y.png", "--overwrite").code == 0
+    assert look_at(tmp_path / "y.png").shape == (20, 20, 4)
 
 
 @pytest.mark.parametrize("size", [100, 25])
