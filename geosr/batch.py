@@ -28,8 +28,8 @@ from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
-from geosr.store import check_place, reported, scratch_folder
-from geosr.style import style_path
+from geosr.store import check_place, remove_finished, reported, scratch_folder
+from geosr.style import style_path, write_style
 from geosr.tables import Table
 
 STATUSES = DONE, TO_DO, SKIPPED, FAILED, LEFT_OUT = "done", "to do", "skipped", "failed", "left out"
@@ -109,7 +109,7 @@ def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, execution: Execu
     outcomes = []
     for job in found.jobs:
         own = _inputs_of(job, inputs)
-        there = None if execution.overwrite else _earlier(job, own, recipe, style=execution.style)
+        there = None if execution.overwrite else _earlier(job, own, recipe)
         outcomes.append(there or _look(job, own))
     return Summary((*outcomes, *_misfits(found)))
 
@@ -177,9 +177,9 @@ def _run_all(
     outcomes, rest = {}, {}
     for place, job in enumerate(jobs):
         own = _inputs_of(job, inputs)
-        if not execution.overwrite and (there := _earlier(job, own, recipe, style=execution.style)):
-            outcomes[place] = there
-            on_outcome(there)
+        if not execution.overwrite and (there := _earlier(job, own, recipe)):
+            outcomes[place] = there if there.status == FAILED else _completed(there, job, style=execution.style)
+            on_outcome(outcomes[place])
         else:
             rest[place] = job
     if rest:
@@ -263,8 +263,8 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcome | None:
-    """A pair whose output is there: skipped if an earlier run made it of the same, and all that goes with it.
+def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
+    """A pair whose output is there: skipped if an earlier run made it of the same, and the rasters beside it.
 
     Else failed, and left alone.
     """
@@ -287,13 +287,27 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe, *, style: bool) -> Outcom
     if other:
         differs = ", ".join(other)
         return _of(job, FAILED, f"{show(job.output)} exists, made otherwise ({differs}); use --overwrite to replace it")
-    beside = (*job.outputs, style_path(job.output)) if style else job.outputs
-    if missing := [path for path in beside if not os.path.exists(path)]:
+    if missing := [path for path in job.outputs if not os.path.exists(path)]:
         return _of(job, FAILED, f"{show(job.output)} exists, {show(missing[0])} does not; use --overwrite to make both")
     expected = tags.get("GEOSR_EXPECTED_ERROR")
     tiles = tags.get("GEOSR_INTERPOLATED_TILES")
     why = f"tiles hold the interpolated source: {tiles}" if tiles else None
     return _of(job, SKIPPED, why, expected=float(expected) if expected else None, complete=not tiles)
+
+
+def _completed(there: Outcome, job: Job, *, style: bool) -> Outcome:
+    """A skipped pair, with what a run that was killed after it had named the output left to do: style and clearing up.
+
+    Failed if the style cannot be written.
+    """
+    output = Path(os.path.realpath(job.output))
+    remove_finished(output)
+    if style and not os.path.lexists(style_path(output)):
+        try:
+            write_style(output, job.source)
+        except (GeosrError, MemoryError) as error:
+            return _of(job, FAILED, str(error) or "out of memory")
+    return there
 
 
 def _digests(job: Job) -> dict[str, str]:

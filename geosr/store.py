@@ -414,6 +414,16 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
     write_whole(folder / _PUBLISHED, json.dumps(known).encode())
 
 
+def remove_finished(output: Path) -> None:
+    """Remove the run folder of a run that was killed after it had named `output`; that of any other is left alone."""
+    path = _folder_of(output)
+    with suppress(OSError):  # no right, or a run is at work there
+        _erase(_gone(path))
+        if _is_published(path):
+            with _locked(path, output):
+                _remove(path)
+
+
 def published_before(output: Path) -> frozenset[Path]:
     """The files beside `output` that a run had given their names when it ended, before it could name the output."""
     return _published(_folder_of(output))

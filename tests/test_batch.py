@@ -21,6 +21,7 @@ from geosr.errors import InputError, UsageError
 from geosr.options import Execution, Inputs, Recipe
 from geosr.pair_lists import pairs_by_manifest, pairs_by_pattern
 from geosr.pipeline import upscale_file
+from geosr.store import _folder_of
 
 OUTPUT = "out/{stem}_x{scale}.tif"
 
@@ -219,9 +220,7 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
     assert "1 skipped" in again.out
     (tmp_path / "out").rename(tmp_path / "killed")
     assert batch(tmp_path, *network, method="mmsr").code == 0
-    # killed while it removed a finished run's folder, it leaves that behind under a hidden name
-    killed = {name: digest for name, digest in contents(tmp_path / "killed").items() if not name.startswith(".")}
-    assert killed == contents(tmp_path / "out")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "out")  # hidden folders are gone as well
 
 
 def test_failed_tiles_are_as_for_one_scene(tmp_path):
@@ -355,12 +354,51 @@ def test_what_is_written_beside_each_output(tmp_path):
     assert geosr("upscale", *pair, "--method", "bicubic", "--uncertainty", alone).code == 0
     np.testing.assert_array_equal(plain_read(alone), plain_read(tmp_path / "std/a.tif"))
     assert "2 skipped" in batch(tmp_path, *beside).out
-    (tmp_path / "out/b_x4.qml").unlink()
+    (tmp_path / "std/b.tif").unlink()
     assert "1 skipped, 1 failed" in batch(tmp_path, *beside).out
     same = batch(tmp_path, "--uncertainty", tmp_path / "std/all.tif", "--overwrite")
     assert "2 failed" in same.out
     assert "2 pairs have the output" in same.out
     assert batch(tmp_path, "--uncertainty", tmp_path / "{name}.tif").code == 2
+
+
+def kill_when_published(folder, step):
+    """A batch that is killed after it has named its output, before `step` (`_remove` or `write_style`)."""
+    module = {"_remove": "geosr.store", "write_style": "geosr.pipeline"}[step]
+    code = f"import os, sys, {module}\n{module}.{step} = lambda *_: os.kill(os.getpid(), 9)\n"
+    code += "from geosr_cli.main import main\nmain()"
+    command = [sys.executable, "-c", code, *map(str, arguments(folder, "--style"))]
+    assert subprocess.run(command, capture_output=True, timeout=600, check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", ["_remove", "write_style"])
+def test_what_a_batch_killed_after_the_outputs_name_left_to_do_is_done_by_the_next(step, tmp_path):
+    fill(tmp_path, ["a"])
+    assert batch(tmp_path, "--style").code == 0
+    whole = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    kill_when_published(tmp_path, step)
+    killed = contents(tmp_path / "out")
+    assert killed["a_x4.tif"] == whole["a_x4.tif"]
+    assert "a_x4.qml" not in killed
+    assert "1 skipped" in batch(tmp_path, "--style", "--dry-run").out
+    assert contents(tmp_path / "out") == killed
+    assert "1 skipped" in batch(tmp_path, "--style").out
+    assert contents(tmp_path / "out") == whole
+    (tmp_path / "out/a_x4.qml").write_text("mine")
+    assert "1 skipped" in batch(tmp_path, "--style").out
+    assert (tmp_path / "out/a_x4.qml").read_text() == "mine"
+
+
+def test_of_a_skipped_pair_no_folder_is_removed_that_holds_another_runs_tiles(tmp_path):
+    fill(tmp_path, ["a"])
+    assert batch(tmp_path).code == 0
+    left = tmp_path / "out" / _folder_of(tmp_path / "out/a_x4.tif").name
+    (left / "tiles").mkdir(parents=True)
+    (left / "tiles/0000000-0.tile").write_text("of a run with --overwrite that ended early")
+    left.with_name(f"{left.name}.gone").mkdir()
+    assert "1 skipped" in batch(tmp_path).out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [left.name, "a_x4.tif"]
 
 
 def test_a_scheduler_that_is_not_there_ends_the_run(tmp_path):
