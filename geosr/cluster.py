@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -37,6 +37,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _START = 10  # seconds for an existing scheduler to answer and to have a worker
+_STARTED = 180  # seconds for worker processes to start: each loads its libraries, on a busy machine in tens of seconds
 _END = 5  # seconds for the scheduler to come to its end
 _LOOK = 1.0  # seconds between two looks at the workers
 _ANSWER = 60  # seconds for a scheduler or a worker to say something that takes milliseconds
@@ -322,31 +323,62 @@ def start_processes(
         "silence_logs": logging.CRITICAL,
     }
     environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * workers
+    nannies: list[Nanny] = []
+
+    def make_nanny(*arguments: Any, **options: Any) -> Nanny:
+        nannies.append(Nanny(*arguments, **options))
+        return nannies[-1]
+
+    def start() -> tuple[Client, str]:
+        cluster = SpecCluster(
+            workers={i: {"cls": make_nanny, "options": options | {"env": env}} for i, env in enumerate(environments)},
+            scheduler={
+                "cls": Scheduler,
+                # without an address for the dashboard its HTTP server takes port 8787, or warns
+                "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
+            },
+            silence_logs=logging.CRITICAL,
+        )
+        ends.callback(_close, cluster, nannies)
+        client = ends.enter_context(Client(cluster, set_as_default=False))
+        client.register_plugin(_DeafToCtrlC())
+        return client, cluster.scheduler_address
+
     _start_tracker()
-    with _silent(), _configured():
-        try:
-            cluster = SpecCluster(
-                workers={i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(environments)},
-                scheduler={
-                    "cls": Scheduler,
-                    # without an address for the dashboard its HTTP server takes port 8787, or warns
-                    "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
-                },
-                silence_logs=logging.CRITICAL,
-            )
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise UnavailableError(
-                f"worker processes did not start: {error}; in a script, call geosr under if __name__ == '__main__'"
-            ) from error
-        try:
-            with Client(cluster, set_as_default=False) as client:
-                client.register_plugin(_DeafToCtrlC())
-                with _opened(client, cluster.scheduler_address, workers, 2 * workers, timeout) as pool:
-                    yield pool
-        finally:
-            _kill(cluster)  # what they did is on disk; in the middle of a tile they would not listen to anything else
-            with suppress(TimeoutError):
-                cluster.close(timeout=_END)
+    with _silent(), _configured(), ExitStack() as ends:
+        client, address = _started(start, nannies)
+        with _opened(client, address, workers, 2 * workers, timeout) as pool:
+            yield pool
+
+
+def _started(start: Callable[[], Result], nannies: Sequence[Nanny]) -> Result:
+    """What `start` gives; no process is left of a start that fails, is interrupted or takes too long.
+
+    It is on a thread of its own: when its processes are killed it fails and clears up, which an interruption of it
+    would not let it do.
+
+    Raises:
+        UnavailableError: it failed, or took too long.
+    """
+    thread = ThreadPoolExecutor(1)
+    starting = thread.submit(start)
+    thread.shutdown(wait=False)
+    try:
+        return starting.result(timeout=_STARTED)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        late = f" within {_STARTED} s; use fewer workers"
+        why = f": {str(error).rstrip('.')}{_hint()}" if starting.done() else late
+        raise UnavailableError(f"worker processes did not start{why}") from error
+    finally:
+        until = time.monotonic() + _END
+        while not starting.done() and time.monotonic() < until:
+            _kill(nannies)  # those, too, that begin only now
+            wait([starting], timeout=_LOOK)
+
+
+def _hint() -> str:
+    """What a script may lack: every worker process imports it. The command has it."""
+    return "" if "geosr_cli" in sys.modules else "; in a script, call geosr under if __name__ == '__main__'"
 
 
 def _start_tracker() -> None:
@@ -364,8 +396,15 @@ def _start_tracker() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _kill(cluster: SpecCluster) -> None:
-    for nanny in cluster.workers.values():
+def _close(cluster: SpecCluster, nannies: Sequence[Nanny]) -> None:
+    _kill(nannies)  # what they did is on disk; in the middle of a tile they would not listen to anything else
+    with suppress(TimeoutError):
+        cluster.close(timeout=_END)
+
+
+def _kill(nannies: Sequence[Any]) -> None:
+    """The worker processes, at once and for good."""
+    for nanny in nannies:
         nanny.auto_restart = False
         with suppress(OSError, TypeError):  # TypeError: it has no process just now
             os.kill(nanny.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import dask
@@ -163,9 +164,66 @@ def test_workers_that_do_not_start_end_the_run(folder, tmp_path):
     )
     code, said = finish(folder, "stillborn.tif", "--scheduler", "processes", PYTHONPATH=str(tmp_path))
     assert code == 4, said
-    assert "worker processes did not start" in said
+    assert said.splitlines()[-1] == "Error: worker processes did not start: Nanny failed to start"
     assert "Traceback" not in said
     assert not [*folder.glob(".stillborn.tif*")]
+
+
+UNGUARDED = """
+from pathlib import Path
+from geosr.cluster import start_processes
+from geosr.errors import UnavailableError
+try:
+    with start_processes(1, Path("processes")):
+        pass
+except UnavailableError as error:
+    print(error)
+"""
+
+
+def test_a_script_that_starts_workers_where_they_import_it_is_told_how_not_to(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, "script.py"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=True).stdout
+    assert said.splitlines()[-1].endswith("to start; in a script, call geosr under if __name__ == '__main__'")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_was_stopped_while_it_started_does_not_survive_an_interruption(number, folder):
+    run = begin(folder, "stopped.tif", "--scheduler", "processes", "--workers", "2")
+    stopped, *_ = wait_for(lambda: workers_of(run))
+    stopped.suspend()
+    run.send_signal(number)
+    said = run.communicate(timeout=600)[1]
+    assert (run.returncode, said.strip()) == (130, "interrupted; nothing was written")
+    assert psutil.wait_procs([stopped], timeout=30)[1] == []
+    assert not [*folder.glob(".stopped.tif*")]
+
+
+def test_a_worker_that_is_stopped_while_it_starts_ends_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("geosr.cluster._STARTED", 3)
+    before = {*psutil.Process().children(recursive=True)}
+    stopped = []
+
+    def stop():
+        def young():
+            children = {*psutil.Process().children()} - before
+            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+        stopped.append(wait_for(young)[0])
+        stopped[0].suspend()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with (
+        pytest.raises(UnavailableError, match="worker processes did not start within 3 s"),
+        start_processes(2, tmp_path),
+    ):
+        pass
+    stopper.join()
+    assert psutil.wait_procs(stopped, timeout=30)[1] == []
+    left = {*psutil.Process().children()} - before
+    assert not [child for child in left if "spawn_main" in " ".join(child.cmdline())]
 
 
 def deadly(item):
