@@ -259,13 +259,13 @@ class RunFolder:
     def remember_file(
         self, name: str, file: Path, make: Callable[[], Mapping[str, Any]], tell: Callable[[str], None]
     ) -> Mapping[str, Any]:
-        """As `remember`, of a file that `make` writes: made anew where the file is gone or not as it was written.
+        """As `remember`, of a file that `make` writes: made again where the file is gone or not as it was written.
 
         Args:
             name: of what is remembered; a person understands it.
             file: all of it is read, and compared with its digest.
             make: writes it whole or not at all, and gives JSON values.
-            tell: called with a sentence where a file that was finished is made anew.
+            tell: called with a sentence where a file that was finished is made again.
 
         Raises:
             OutputError: what was written cannot be read.
