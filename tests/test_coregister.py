@@ -269,6 +269,7 @@ def test_to_choose_a_method_it_is_not_looked_for_a_second_time(tmp_path, monkeyp
         return found[-1]
 
     monkeypatch.setattr("geosr.scene.find_shift", find)
+    monkeypatch.setattr("geosr.methods.candidates", lambda: ["diffusion", "bicubic"])  # to be quick
     inputs = Inputs(tmp_path / "source.tif", tmp_path / "guide.tif", SCALE, coregister=True)
     seen = inspect(inputs, Recipe(method="auto"), Execution())
     assert [seen.plan.scene.shift] == found
