@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geosr.consistency import pool, spread
+from geosr.consistency import pool
 from geosr.encoding import Encoding
 from geosr.grid import GridPair
 
@@ -28,7 +28,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Written:
-    """What was found while writing; `deviations` is the `DeviationMap`'s.
+    """What was found while writing; `deviations` is the `_DeviationMap`'s.
 
     `cut` counts output pixels beyond the type, `moved` those of an integer type that were moved off its nodata value,
     `beyond` source pixels beyond the limits. `lowest` is the smallest valid value of the source and that of the output.
@@ -54,17 +54,17 @@ class Findings:
         self._cut, self._moved, self._beyond = 0, 0, 0
         self._lowest_source = self._lowest_output = np.inf
 
-    def add(self, row: int, source: Array, source_valid: Mask, values: Array, final: Array) -> None:
+    def add(self, row: int, source: Array, source_valid: Mask, valid: Mask, values: Array, final: Array) -> None:
         """A strip.
 
         Args:
             row: its first row of the low grid.
             source: (rows, cols) of the low grid.
             source_valid: of the same shape.
+            valid: the same on the high grid, (rows * scale, cols * scale).
             values: (rows * scale, cols * scale), as they were meant.
             final: of the same shape, as they are read from the file.
         """
-        valid = spread(source_valid, self._scale)
         difference = np.where(source_valid, pool(final, valid, self._scale)[0] - source, 0.0)
         self._deviations.add(row, np.abs(difference))
         self._squares += float((difference**2).sum())

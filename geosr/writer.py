@@ -121,7 +121,7 @@ def _stage(mosaic: Mosaic, path: Path) -> Written:
             stored, top = mosaic.encoding.encode(values, valid), window.row * scale
             dataset.write(stored, 1, window=RasterioWindow(0, top, high.shape[1], len(stored)))
             final = mosaic.encoding.decode(stored)
-            findings.add(window.row, source, source_valid, values, final)
+            findings.add(window.row, source, source_valid, valid, values, final)
             seams.add(top, np.where(valid, final, np.nan))
         written = findings.finish(seams.ratio)
         dataset.update_tags(**mosaic.tags, **(_as_tags(written) if mosaic.pools else {}))
