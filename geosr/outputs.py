@@ -40,11 +40,14 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
         UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
         OutputError: one lies on another file system than the output, beside which all are made.
     """
-    outputs = {OUTPUT: check_output(output, inputs, overwrite=execution.overwrite)}
-    left = published_before(outputs[OUTPUT])
+    left = published_before(Path(os.path.realpath(output)))
+
+    def check(path: Path) -> Path:
+        return check_output(path, inputs, overwrite=execution.overwrite or Path(os.path.realpath(path)) in left)
+
+    outputs = {OUTPUT: check(output)}
     for name, path in execution.layers.items():
-        free = execution.overwrite or Path(os.path.realpath(path)) in left
-        outputs[name] = check_output(path, inputs, overwrite=free)
+        outputs[name] = check(path)
         if outputs[name].parent.stat().st_dev != outputs[OUTPUT].parent.stat().st_dev:
             raise OutputError(
                 f"{show(path)} lies on another file system than the output, beside which it is made; give a name on "
@@ -55,7 +58,7 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
     if execution.report:
         check_report(execution.report, [*inputs, *outputs.values()])
     if execution.style:
-        check_style(outputs[OUTPUT], overwrite=execution.overwrite)
+        check_style(outputs[OUTPUT], overwrite=execution.overwrite or outputs[OUTPUT] in left)
     return outputs
 
 

@@ -61,8 +61,7 @@ def upscale_file(
     _tell(execution, _notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
     with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
-        if not execution.overwrite:
-            folder.withdraw()
+        overwrite = folder.may_replace(overwrite=execution.overwrite)
         _tell(execution, notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))
@@ -88,17 +87,13 @@ def upscale_file(
             raise failure
         record.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
-        *_, written = write(files, compress=recipe.compress, overwrite=execution.overwrite)
+        *_, written = write(files, compress=recipe.compress, overwrite=overwrite)
         _tell(execution, _notes_on_output(plan, stats, written))
         _tell(execution, _notes_on_range(plan, stats, written))
-    report = replace(report, written=written, seconds=record.seconds)
-    try:
+        report = replace(report, written=written, seconds=record.seconds)
         if execution.style:
             write_style(output, inputs.source)
         write_report(report, plan, placement, execution, depends_on)
-    except BaseException as error:
-        error.add_note(f"the output {output} was written")
-        raise
     return report
 
 

@@ -13,7 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from geosr.errors import OutputError, UsageError
 from geosr.gdal import GDAL_ERRORS
 from geosr.raster_guard import files_of, is_folder, is_utf8, show
-from geosr.store import check_place
+from geosr.store import check_place, remove_finished
 
 _ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",), "safetensors file": (".safetensors",)}
 _FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
@@ -21,6 +21,8 @@ _FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
 
 def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form: str = "GeoTIFF") -> Path:
     """Where the output will really lie, links resolved, before any work is done.
+
+    Where it exists and stays, what a run that made it and was killed left of its folder is removed.
 
     Raises:
         UsageError: it is no name for a file of that form, is one of the inputs or lies in one that is a folder, or
@@ -40,6 +42,7 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
     if overwrite:
         return path
     if os.path.lexists(path):  # a link that leads round in a circle to itself leads to no file
+        remove_finished(path)
         raise UsageError(f"{name} exists; use --overwrite to replace it")
     if form == "GeoTIFF" and (beside := next((file for file in _beside(path) if os.path.lexists(file)), None)):
         raise UsageError(

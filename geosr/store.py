@@ -208,14 +208,14 @@ class RunFolder:
     Attributes:
         path: the folder.
         changes: what differs from the earlier run whose work was dropped for it; empty if none was.
-        published: the files beside the output that an earlier run had given their names when it ended before it
-            could name the output.
+        published: the files to which an earlier run had given their names when it was ended before its own end.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, object]) -> None:
         self.path = path
         self.changes: tuple[str, ...] = ()
         self.published = _published(path)
+        self._named_output = _is_published(path)
         self._manifest: dict[str, dict[str, Any]] = {"fingerprint": _as_text(fingerprint), "remembered": {}}
         self._begin()
 
@@ -230,17 +230,30 @@ class RunFolder:
         with reported(f"cannot write in {self.path}"):
             _sweep(self.path, {"lock"} if changes else _KEPT)
             (self.path / "tiles").mkdir(exist_ok=True)
+        self._continues = not changes
         self._write_manifest()
 
-    def withdraw(self) -> None:
-        """Take back what an earlier run published without its output: this one will publish it again.
+    def may_replace(self, *, overwrite: bool) -> bool:
+        """Whether this run may replace files of its outputs' names: where that is asked for, or where they are its own.
+
+        They are where the same job was killed after it had named the output and before it could end. What an earlier
+        run named without its output is taken back: this one will publish it again.
 
         Raises:
+            UsageError: an output of another job is there.
             OutputError: there is no right.
         """
+        if overwrite or not self.published:
+            return overwrite
+        if self._named_output:
+            if not self._continues:
+                files = " and ".join(map(show, sorted(self.published)))
+                raise UsageError(f"{files} exists; use --overwrite to replace it")
+            return True
         for file in self.published:
             with reported(f"cannot take back {file}"):
                 file.unlink(missing_ok=True)
+        return False
 
     def remember(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """What the manifest holds as `name`, made and put there if it is the first time.
@@ -425,13 +438,18 @@ def remove_finished(output: Path) -> None:
 
 
 def published_before(output: Path) -> frozenset[Path]:
-    """The files beside `output` that a run had given their names when it ended, before it could name the output."""
+    """The files to which a run for `output` had given their names when it was ended before its own end.
+
+    None where it had named the output, and that has been moved since.
+    """
     return _published(_folder_of(output))
 
 
 def _published(folder: Path) -> frozenset[Path]:
-    known = {} if _is_published(folder) else _noted(folder)
-    return frozenset(name for name, (_, identity) in known.items() if _identity(name) == identity)
+    known = _noted(folder)
+    there = frozenset(name for name, (_, identity) in known.items() if _identity(name) == identity)
+    *_, output = known or [None]
+    return there if output in there or not _is_published(folder) else frozenset()
 
 
 def _is_published(folder: Path) -> bool:

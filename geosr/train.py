@@ -137,8 +137,7 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
     threads = execution.threads or processors()
     machine = {"device": device_kind(device), "threads": str(threads)}
     with run_folder(output, _fingerprint(jobs, course, settings, machine)) as folder, torch_threads(threads):
-        if not execution.overwrite:
-            folder.withdraw()
+        overwrite = folder.may_replace(overwrite=execution.overwrite)
         if folder.changes:
             changes = ", ".join(folder.changes)
             execution.on_event(Note(f"an earlier training is not continued but started afresh: {changes}"))
@@ -149,17 +148,19 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
         done = _run(folder, card, (learnt, left_out), course, settings, device, execution, log)
         card = replace(card, about=_about(learnt, left_out, course, settings, machine, done))
         files = {beside: describe(card).encode(), output: pack(done.best, write_card(card))}
-        _publish(folder.path, files, overwrite=execution.overwrite)
+        _publish(folder.path, files, overwrite=overwrite)
     return card
 
 
 def _check_outputs(output: Path, log: Path | None, jobs: Sequence[Job], *, overwrite: bool) -> tuple[Path, Path]:
     """Where weights and model card will lie."""
     inputs = [path for job in jobs for path in (job.source, job.guide)]
-    output = check_output(output, inputs, overwrite=overwrite, form="safetensors file")
+    left = published_before(Path(os.path.realpath(output)))
+    free = overwrite or Path(os.path.realpath(output)) in left
+    output = check_output(output, inputs, overwrite=free, form="safetensors file")
     beside = output.with_suffix(".md")
     check_place(beside)
-    if os.path.lexists(beside) and not overwrite and beside not in published_before(output):
+    if os.path.lexists(beside) and not overwrite and beside not in left:
         raise UsageError(f"the model card {show(beside)} exists; use --overwrite to replace it")
     check_files({"csv": log})
     return output, beside

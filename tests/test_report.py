@@ -140,7 +140,7 @@ def test_an_error_after_the_output_has_its_name_says_that_it_was_written(folder)
     inputs = Inputs(folder / "source.tif", folder / "guide.tif")
     with pytest.raises(OutputError, match=r"cannot write .*report\.json: Is a directory") as caught:
         upscale_file(inputs, Recipe("bicubic"), execution, folder / "out.tif")
-    assert caught.value.__notes__ == [f"the output {folder / 'out.tif'} was written"]
+    assert caught.value.__notes__ == [f"{folder / 'out.tif'} was written"]
     check_means(folder / "source.tif", folder / "out.tif", 4)
 
 

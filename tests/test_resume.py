@@ -198,6 +198,41 @@ def test_what_a_finished_output_had_beside_it_is_never_taken_back(folder, tmp_pa
     assert not [*folder.glob(".moved.tif*")]
 
 
+BESIDE = ("--style", "--report", "ended.json")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_killed_after_the_output_has_its_name_is_ended_by_the_same_command(after, folder, tmp_path):
+    hook = AT_THE_END.format(module="pipeline", name="write_style", after=after, signal="SIGKILL")
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    run = begin(folder, f"ended{after}.tif", *FAST, *BESIDE, PYTHONPATH=str(tmp_path))
+    run.communicate(timeout=600)
+    assert run.returncode == -signal.SIGKILL
+    named = (folder / f"ended{after}.tif").read_bytes()
+    finish(folder, f"ended{after}.tif", *FAST, *BESIDE)
+    tiles = json.loads((folder / "ended.json").read_text())["tiles"]
+    assert (tiles["resumed"], tiles["total"]) == (36, 36)
+    assert (folder / f"ended{after}.tif").read_bytes() == named
+    assert (folder / f"ended{after}.qml").exists()
+    assert not [*folder.glob(".ended*")]
+
+
+@pytest.mark.chaos
+def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_had_named_it(folder, tmp_path):
+    hook = AT_THE_END.format(module="store", name="_remove", after=False, signal="SIGKILL")
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    run = begin(folder, "kept.tif", *FAST, PYTHONPATH=str(tmp_path))
+    run.communicate(timeout=600)
+    assert run.returncode == -signal.SIGKILL
+    named = (folder / "kept.tif").read_bytes()
+    refused = upscale(folder, "-o", folder / "kept.tif", "--method", "lanczos")
+    assert refused.code == 2
+    assert "kept.tif exists; use --overwrite to replace it" in refused.err
+    assert (folder / "kept.tif").read_bytes() == named
+    assert not [*folder.glob(".kept*")]
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("store", "_remove", False)])
 def test_an_interruption_after_the_output_has_its_name_says_so_and_leaves_nothing(
@@ -486,7 +521,7 @@ def test_what_a_run_killed_while_it_removed_its_folder_leaves_is_removed_by_the_
     assert left.name.endswith(".geosr.gone")
     assert [*left.glob("tiles/*.tile")]
     assert (folder / "half.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
-    finish(folder, "half.tif", *FAST, "--overwrite")
+    assert upscale(folder, "-o", folder / "half.tif", *FAST).code == 2
     assert not [*folder.glob(".half.tif-*")]
     assert (folder / "half.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
 
