@@ -99,18 +99,19 @@ def upscale_bands(
             folder.path,
             output,
             name=_name,
-            tags=_tags(plan),
+            tags=_tags(plan) | _interpolated_tags(bands, done),
             compress=recipe.compress,
             overwrite=execution.overwrite,
         )
-    tiles, interpolated = (sum(each[name] for each in done) for name in ("tiles", "interpolated"))
+    tiles, interpolated = sum(each["tiles"] for each in done), sum(len(each["interpolated"]) for each in done)
     return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))
 
 
 def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, crew: Crew | None) -> dict[str, Any]:
     """One band, and what is to be remembered of it."""
     done = upscale_file(inputs, recipe, execution, output, crew)
-    return {"tiles": done.tiles, "interpolated": len(done.interpolated), "expected": done.expected}
+    names = [result.tile.name(inputs.scale) for result in done.interpolated]
+    return {"tiles": done.tiles, "interpolated": names, "expected": done.expected}
 
 
 def _finished(
@@ -196,3 +197,13 @@ def _tags(plan: Plan) -> dict[str, str]:
     shift = plan.scene.shift
     known = {"GEOSR_GUIDE": plan.scene.guide.path.name, **plan.digests, **guide_tags(plan.inputs), "GEOSR_BAND": ALL}
     return known | (shift.tags if shift else {})
+
+
+def _interpolated_tags(bands: Sequence[int], done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The file's tag that names every band's interpolated tiles: a batch reads no band's own."""
+    named = [
+        f"band {band}: {', '.join(each['interpolated'])}"
+        for band, each in zip(bands, done, strict=True)
+        if each["interpolated"]
+    ]
+    return {"GEOSR_INTERPOLATED_TILES": "; ".join(named)} if named else {}

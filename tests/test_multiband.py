@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from affine import Affine
 from outputs import block_means, check_cog, opened, physical
-from pairs import contents, geosr, make_pair, upscale
+from pairs import DIVERGING, contents, geosr, make_pair, upscale
 from rasters import grid, write
 
 from geosr import raster
@@ -221,6 +221,27 @@ def test_a_batch_and_the_python_call(tmp_path):
     assert found.dims == ("band", "y", "x")
     np.testing.assert_array_equal(found.values, values)
     np.testing.assert_array_equal(np.isnan(values[:, ::4, ::4]), np.isnan(cube))
+
+
+def test_a_batch_remembers_which_bands_hold_interpolated_tiles(tmp_path):
+    """Only the second band's fit fails: the first and the third are constant, and need none."""
+    make_pair(tmp_path, size=40)
+    varied = physical(tmp_path / "source.tif")
+    flat = np.full_like(varied, 7)
+    cube = np.stack([flat, varied, flat]).astype("float32")
+    write(tmp_path / "cube.tif", cube, grid(500000, 5000000, 4))
+    (tmp_path / "pairs.csv").write_text("source,guide\ncube.tif,guide.tif\n")
+    pairs = ("--manifest", tmp_path / "pairs.csv", "-o", tmp_path / "out/{stem}.tif", "--method", "mmsr")
+    options = (*pairs, *DIVERGING, "--band", "all", "--on-tile-error", "interpolate")
+    first = geosr("batch", *options)
+    assert first.code == 5
+    assert "1 done" in first.out
+    with rasterio.open(tmp_path / "out/cube.tif") as made:
+        assert made.tags()["GEOSR_INTERPOLATED_TILES"].startswith("band 2: tile 0 (row 0, column 0), tile 1")
+    again = geosr("batch", *options)
+    assert again.code == 5
+    assert "1 skipped" in again.out
+    assert "hold the interpolated source: band 2: tile 0" in again.out
 
 
 def test_refusals(tmp_path):
