@@ -59,7 +59,7 @@ class Bench:
 
 
 def rmse(true: TruePair, method: Cmsr, seed: int) -> float:
-    found = solve(true.pair, method, stats=None, consistency=EXACT, seed=seed, device="cpu")
+    found = solve(true.pair, method, stats=Stats.measure([true.pair]), consistency=EXACT, seed=seed, device="cpu")
     return score_arrays(found.values + found.centre, true.truth).rmse or 0.0
 
 
@@ -91,14 +91,15 @@ def bend(true: TruePair, by: Array) -> TruePair:
 
 def off(true: TruePair, by: Array, method: Cmsr, seed: int) -> tuple[float, float]:
     """RMSE, and how far from its place the guide is looked for, in output pixels."""
-    patch = prepare(true.pair, Stats.measure([true.pair]), EXACT)
+    stats = Stats.measure([true.pair])
+    patch = prepare(true.pair, stats, EXACT)
     state = method.fit([patch], seed, "cpu")
     found = cmsr_network.displacement(patch, state, method.settings)
     high = np.stack(
         [zoom(found[..., axis], patch.scale, order=1, grid_mode=True, mode="nearest") for axis in (0, 1)], -1
     )
     distance = high * patch.scale + by  # of first order: the bend is smooth
-    solution = solve(true.pair, method, stats=None, consistency=EXACT, seed=seed, device="cpu", state=state)
+    solution = solve(true.pair, method, stats=stats, consistency=EXACT, seed=seed, device="cpu", state=state)
     error = score_arrays(solution.values + solution.centre, true.truth).rmse or 0.0
     return error, float(np.sqrt((distance**2).sum(-1).mean()))
 

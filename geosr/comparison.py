@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geosr import methods
 from geosr.assess import WITHOUT_GUIDE, steps_down
-from geosr.consistency import EXACT, spread
+from geosr.consistency import Consistency, spread
 from geosr.describe import describe_source
 from geosr.errors import InputError, OutputError, TileError
 from geosr.evaluation import convert, place_on, read_onto
@@ -19,7 +21,7 @@ from geosr.figures import check_drawing, draw_comparison
 from geosr.grid import Window
 from geosr.metrics import Mask, Scores, score_arrays
 from geosr.options import Execution, Inputs
-from geosr.pair import Stats
+from geosr.pair import Pair, Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
@@ -27,6 +29,9 @@ from geosr.store import check_new, scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import cut, middle
 from geosr.trials import Array, Trial, attempt_alone
+
+if TYPE_CHECKING:
+    from geosr.methods.base import Method, Patch
 
 SIDE = 320
 """Largest side, in output pixels, of the part that is compared: a tile's."""
@@ -134,8 +139,6 @@ def compare(
         UsageError, InputError, UnavailableError: as for a run.
         InputError: no pixel has a truth, or too little of the source is left one scale lower.
     """
-    from geosr.methods.solve import prepare
-
     scene = open_scene(inputs)
     shape = scene.grids.low.shape
     tiles = cut(shape, inputs.scale, size=SIDE, halo=0)
@@ -144,27 +147,61 @@ def compare(
     stats = Stats.measure([pair], noise=True)
     window = tile.window.times(inputs.scale)
     part = f"compared on {window.height} x {window.width} output pixels from row {window.row}, column {window.col}"
-    patch = prepare(pair, stats, EXACT)
+    kinds = {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}
+    given = {label: _given(methods.create_as(*kind), pair, stats) for label, kind in kinds.items()}
     if truth is None:
-        steps = steps_down([patch], placement.device)
-        if not steps:
-            raise InputError("cannot tell: less than 32 source pixels are left one scale lower; give a truth (--truth)")
-        patch, normal, known = steps[0]
+        lower = {label: _step_down(each, placement.device) for label, each in given.items()}
+        given, known = {label: each for label, (each, _) in lower.items()}, lower[WITHOUT_GUIDE][1]
         answered = np.ones(known.shape, dtype=bool)
-        real = np.where(known, normal * stats.source_spread + stats.source_centre, np.nan)
-        notes = [f"{part}, one scale lower (x{patch.scale}), where the source is the truth"]
+        real = np.where(known, pair.source[: known.shape[0], : known.shape[1]], np.nan)
+        scale = given[WITHOUT_GUIDE].patch.scale
+        notes = [f"{part}, one scale lower (x{scale}), where the source is the truth"]
     else:
-        answered = spread(patch.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
+        answered = spread(pair.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
         real, unit_note = _read_truth(scene, truth, window, answered)
         notes = [part, *unit_note]
-    run = partial(attempt_alone, patch, seed=seed, device=placement.device, threads=placement.threads)
+    run = partial(attempt_alone, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
-    for label, kind in {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}.items():
-        entry = _try(label, partial(run, *kind), real, answered, stats)
+    for label, kind in kinds.items():
+        entry = _try(label, partial(run, given[label].patch, *kind), real, answered, given[label])
         on_entry(entry)
         entries.append(entry)
-    source = np.where(patch.source_valid, patch.source * stats.source_spread + stats.source_centre, np.nan)
-    return Comparison(tuple(entries), patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
+    shown = given[WITHOUT_GUIDE]
+    source = np.where(shown.patch.source_valid, shown.physical(shown.patch.source), np.nan)
+    return Comparison(tuple(entries), shown.patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a method gets of the pair, and the statistics that normalise it."""
+
+    patch: Patch
+    stats: Stats
+
+    def physical(self, values: NDArray[np.floating]) -> Array:
+        """In the source's units."""
+        return values.astype(np.float64) * self.stats.source_spread + self.stats.source_centre
+
+
+def _given(method: Method, pair: Pair, scene: Stats) -> _Given:
+    """As a run would give it: by the statistics and with the consistency that the method's preset asks for."""
+    from geosr.methods.solve import prepare, stats_for
+
+    stats = stats_for(method, pair, scene)
+    return _Given(prepare(pair, stats, Consistency.parse(method.consistency)), stats)
+
+
+def _step_down(given: _Given, device: str) -> tuple[_Given, Mask]:
+    """The same one scale lower, and which source pixels are a truth there.
+
+    Raises:
+        InputError: too little is left.
+    """
+    steps = steps_down([given.patch], device)
+    if not steps:
+        raise InputError("cannot tell: less than 32 source pixels are left one scale lower; give a truth (--truth)")
+    low, _, known = steps[0]
+    return replace(given, patch=replace(low, tolerance=given.patch.tolerance)), known
 
 
 def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> tuple[Array, tuple[str, ...]]:
@@ -180,12 +217,12 @@ def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> tup
     return np.where(valid, values, np.nan), note
 
 
-def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, stats: Stats) -> Entry:
+def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, given: _Given) -> Entry:
     try:
         done = run()
     except TileError as error:
         return Entry(label, failure=str(error))
-    values = np.where(answered, done.values * stats.source_spread + stats.source_centre, np.nan)
+    values = np.where(answered, given.physical(done.values), np.nan)
     return Entry(label, values, score_arrays(values, truth), done.seconds, done.memory)
 
 

@@ -66,13 +66,12 @@ def fit_group(
 ) -> dict[int, Fit]:
     """By index, the fits of those tiles that the method is asked for."""
     from geosr.device import torch_threads
-    from geosr.methods.solve import Fit, asks, fit_together, prepare
+    from geosr.methods.solve import Fit, asks, fit_together, prepare, stats_for
 
-    own = plan.method.statistics == "tile"
     with torch_threads(placement.threads):
         try:
             patches = {
-                tile: prepare(pair, Stats.measure([pair]) if own else stats, plan.consistency)
+                tile: prepare(pair, stats_for(plan.method, pair, stats), plan.consistency)
                 for tile, pair in zip(group, pairs, strict=True)
                 if isinstance(pair, Pair)
             }
@@ -144,14 +143,13 @@ def interpolate_tile(
 def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
     """`method` on one tile as the plan has it, with the threads and the seed that the tile gets."""
     from geosr.device import torch_threads
-    from geosr.methods.solve import solve
+    from geosr.methods.solve import solve, stats_for
 
-    own = stats if method.statistics == "scene" else None
     with torch_threads(placement.threads):
         return solve(
             pair,
             method,
-            stats=own,
+            stats=stats_for(method, pair, stats),
             consistency=plan.consistency,
             seed=_seed(plan, tile),
             device=placement.device,

@@ -17,7 +17,7 @@ from geosr import methods
 from geosr.consistency import Consistency
 from geosr.device import torch_threads
 from geosr.methods.builtin import ENTRIES
-from geosr.methods.solve import solve
+from geosr.methods.solve import solve, stats_for
 from geosr.pair import Pair, Stats
 
 SIDE, SCALE = 64, 4
@@ -45,7 +45,7 @@ def result(case: str, threads: int = 1) -> dict:
     name, preset = case.split()
     pair, truth = scene()
     method = methods.create(name, preset, STEPS.get(name))
-    stats = Stats.measure([pair], noise=True) if method.statistics == "scene" else None
+    stats = stats_for(method, pair, Stats.measure([pair], noise=True))
     consistency = Consistency.parse(method.consistency)
     with torch_threads(threads):
         found = solve(pair, method, stats=stats, consistency=consistency, seed=0, device="cpu")

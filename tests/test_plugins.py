@@ -1,15 +1,19 @@
 """Methods that live in other packages: the example, and packages that are broken or in each other's way."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 from conformance import Conformance
+from outputs import physical
 from pairs import geosr, make_pair, upscale
+from rasters import grid, write
 
 from geosr import methods
 from geosr.errors import UnavailableError
@@ -161,3 +165,23 @@ def test_another_version_of_the_package_is_another_output(install):
     assert versions(methods.entry("mine")) == {"method's package": "steady 1.0"}
     assert versions(methods.entry("mmsr")) == {}
     assert set(versions(methods.entry("regression"))) == {"scikit-learn"}
+
+
+def test_a_comparison_gives_a_method_what_a_run_gives_it(install, tmp_path):
+    """One tile by its own statistics, a noisy guide as it is, and the preset's tolerance; the answer is these."""
+    code = working("return Prediction(patch.guide[0] + min(patch.tolerance, 3))").replace(
+        "Settings(), False", "Settings(), True"
+    )
+    fields = '    statistics: str = "tile"\n    consistency: str = "off"\n'
+    install("telling", code.replace("    pass\n", fields))
+    source, guide = make_pair(tmp_path)
+    noisy = np.random.default_rng(0).normal(physical(guide), 20).astype("float32")
+    write(guide, noisy, grid(500000, 5000000, 1))
+    truth = write(tmp_path / "truth.tif", np.kron(physical(source), np.ones((4, 4))), grid(500000, 5000000, 1))
+    found = tmp_path / "found.json"
+    done = geosr("compare", source, guide, "--truth", truth, "--methods", "mine", "--json", found)
+    assert done.code == 0, done.err
+    assert upscale(tmp_path, method="mine").code == 0
+    error = physical(tmp_path / "out.tif") - physical(truth)
+    rmse = json.loads(found.read_text())["methods"][1]["scores"]["rmse"]
+    assert rmse == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)

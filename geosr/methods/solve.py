@@ -41,7 +41,7 @@ def solve(
     pair: Pair,
     method: Method,
     *,
-    stats: Stats | None,
+    stats: Stats,
     consistency: Consistency,
     seed: int,
     device: str,
@@ -57,7 +57,7 @@ def solve(
     Args:
         pair: the tile.
         method: fitted on this pair alone, unless there is a state.
-        stats: the scene's statistics; the tile's own when None, and a noisy guide as it is, as in the paper.
+        stats: what normalises the tile for this method, see `stats_for`.
         consistency: how near the source the pooled values must come.
         seed: of this tile.
         device: `cpu` or `cuda`, as torch names it.
@@ -67,7 +67,6 @@ def solve(
     Raises:
         TileError: the method's answer has the wrong shape or is not finite.
     """
-    stats = stats or Stats.measure([pair])
     patch = prepare(pair, stats, consistency)
     share, prediction = predict(patch, method, seed, device, state)
 
@@ -83,6 +82,14 @@ def solve(
         return Solution(values, stats.source_centre, deviation)
     unguided = physical(interpolate(patch.source, patch.scale)) if method.uses_guide else values
     return Solution(values, stats.source_centre, deviation, values - unguided)
+
+
+def stats_for(method: Method, pair: Pair, scene: Stats) -> Stats:
+    """What normalises a pair for a method: the scene's statistics, or the pair's own with a noisy guide as it is.
+
+    The latter is what the papers do.
+    """
+    return Stats.measure([pair]) if method.statistics == "tile" else scene
 
 
 def prepare(pair: Pair, stats: Stats, consistency: Consistency) -> Patch:
