@@ -158,8 +158,8 @@ def compare(
         notes = [f"{part}, one scale lower (x{scale}), where the source is the truth"]
     else:
         answered = spread(pair.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
-        real, unit_note = _read_truth(scene, truth, window, answered)
-        notes = [part, *unit_note]
+        real, truth_notes = _read_truth(scene, truth, window, answered)
+        notes = [part, *truth_notes]
     run = partial(attempt_alone, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
     for label, kind in kinds.items():
@@ -209,12 +209,12 @@ def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> tup
 
     Some of it is to be where a run would answer.
     """
-    described, note = convert(describe_source(path), scene.source.units, "truth", "source")
-    file, _ = place_on(scene.grids.high, described, "output", "truth")
+    described, unit_note = convert(describe_source(path), scene.source.units, "truth", "source")
+    file, notes = place_on(scene.grids.high, described, "output", "truth")
     values, valid = read_onto(file, scene.grids.high, window)
     if not (valid & answered).any():
         raise InputError(f"the truth {show(path.name)} has no valid pixel where source and guide are compared")
-    return np.where(valid, values, np.nan), note
+    return np.where(valid, values, np.nan), (*notes, *file.warnings, *unit_note)
 
 
 def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, given: _Given) -> Entry:

@@ -143,6 +143,9 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
             execution.on_event(Note(f"an earlier training is not continued but started afresh: {changes}"))
         execution.on_event(Stage("pairs"))
         learnt, left_out = _read(parts, course, settings)
+        for pair in (*learnt, *left_out):
+            for text in pair.notes:
+                execution.on_event(Note(f"{pair.name}: {text}"))
         card = Card(course.method, course.scale, learnt[0].bands, settings.network(learnt[0].bands), {})
         execution.on_event(Stage("training"))
         done = _run(folder, card, (learnt, left_out), course, settings, device, execution, log)

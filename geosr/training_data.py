@@ -39,6 +39,7 @@ class TrainingPair:
         spread: the source's standard deviation, to give errors in its units.
         examples: its tiles.
         bands: of the guide.
+        notes: what the user should know of its files.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TrainingPair:
     spread: float
     examples: list[Example]
     bands: int
+    notes: tuple[str, ...]
 
 
 def read_training_pair(job: Job, scale: int, side: int, count: int) -> TrainingPair:
@@ -65,8 +67,8 @@ def read_training_pair(job: Job, scale: int, side: int, count: int) -> TrainingP
     """
     from geosr.methods.supervised import make_example
 
-    tiles, units = _tiles_of_sample(job, scale, side) if job.sample else _tiles_of_files(job, scale, side, count)
-    chosen = [tile for tile in _spread(tiles, count) if _tells(tile)]
+    loaded = _read_sample(job, scale, side) if job.sample else _read_files(job, scale, side, count)
+    chosen = [tile for tile in _spread(loaded.tiles, count) if _tells(tile)]
     if not chosen:
         raise InputError(f"{show(job.name)}: no source pixel of it is valid where the guide is")
     stats = Stats.measure((tile.pair for tile in chosen), noise=True)
@@ -74,10 +76,20 @@ def read_training_pair(job: Job, scale: int, side: int, count: int) -> TrainingP
         make_example(normalise(tile.pair, stats), (tile.truth - stats.source_centre) / stats.source_spread)
         for tile in chosen
     ]
-    return TrainingPair(show(job.name), units, stats.source_spread, examples, len(chosen[0].pair.guide))
+    bands = len(chosen[0].pair.guide)
+    return TrainingPair(show(job.name), loaded.units, stats.source_spread, examples, bands, loaded.notes)
 
 
-def _tiles_of_sample(job: Job, scale: int, side: int) -> tuple[list[TruePair], str | None]:
+@dataclass(frozen=True)
+class _Loaded:
+    """Tiles of a pair, the units of its truth, and what there is to note of its files."""
+
+    tiles: list[TruePair]
+    units: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _read_sample(job: Job, scale: int, side: int) -> _Loaded:
     assert job.sample
     whole = job.sample.read(scale)
     pair, tiles = whole.pair, []
@@ -87,20 +99,20 @@ def _tiles_of_sample(job: Job, scale: int, side: int) -> tuple[list[TruePair], s
             pair.guide[:, *high], pair.guide_valid[high], pair.source[low.slices], pair.source_valid[low.slices]
         )
         tiles.append(TruePair(whole.name, part, whole.truth[high]))
-    return tiles, None
+    return _Loaded(tiles)
 
 
-def _tiles_of_files(job: Job, scale: int, side: int, count: int) -> tuple[list[TruePair], str | None]:
+def _read_files(job: Job, scale: int, side: int, count: int) -> _Loaded:
     truth = describe_source(job.source)
     described = describe_guide(job.guide, near=truth.geobox)
-    guide, _ = place_on(truth.geobox, described, "truth", "guide")
+    guide, notes = place_on(truth.geobox, described, "truth", "guide")
     tiles = []
     for low in _spread(_windows(job.name, truth.shape, scale, side), count):
         window = low.times(scale)
         values, valid = raster.read_source(truth, window)
         image, seen = raster.read_guide(guide, crop(truth.geobox, window), grid=truth.geobox)
         tiles.append(pool_truth(job.name, np.where(valid, values, np.nan), image, scale, seen))
-    return tiles, truth.units
+    return _Loaded(tiles, truth.units, (*truth.warnings, *guide.warnings, *notes))
 
 
 def _windows(name: str, shape: tuple[int, ...], scale: int, side: int) -> list[Window]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_where_the_source_is_unknown_nothing_is_compared(town):
     (row,) = json.loads((town / "out.json").read_text())["methods"]
     assert row["scores"]["pixels"] == np.isfinite(error).sum() < error.size
     assert row["scores"]["rmse"] == pytest.approx(np.sqrt(np.nanmean(error**2)), rel=1e-4)
+
+
+def test_what_there_is_to_note_of_the_truth_is_said(town):
+    """Where it lies is known to some metres only, more than one of the output's pixels."""
+    crs = "EPSG:23032"  # ED50, beside the source's WGS 84
+    truth = write(town / "far.tif", np.ones((320, 320), "float32"), grid(500000, 5000300, 1), crs)
+    pair = town / "source.tif", town / "guide.tif", "--truth", truth
+    done = geosr("compare", *pair, "--methods", "bicubic", "--json", town / "out.json")
+    assert done.code == 0, done.err
+    said = r"the truth is brought from EPSG:23032 .* with an accuracy of \d+ m"
+    assert re.search(f"note: {said}", done.err)
+    assert any(re.match(said, note) for note in json.loads((town / "out.json").read_text())["notes"])
 
 
 def test_without_a_truth_it_runs_one_step_down_as_assess_does(town):

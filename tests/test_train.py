@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_it_learns_what_a_guide_shows_and_its_weights_do_better_than_bicubic_on_
         assert made.code == 0, made.err
         errors.append(np.sqrt(((rasters.plain_read(tmp_path / f"{name}.tif") - truth) ** 2).mean()))
     assert errors[0] < 0.97 * errors[1]
+
+
+def test_what_there_is_to_note_of_a_pairs_files_is_said_by_its_name(folder):
+    image = np.random.default_rng(0).integers(0, 256, (3, 256, 256)).astype("uint8")
+    rasters.write(folder / "guide1.tif", image, rasters.grid(500000, 5000250, 1), "EPSG:23032")  # ED50
+    done = run(folder)
+    assert done.code == 0, done.err
+    (said,) = (line for line in done.err.splitlines() if "brought" in line)
+    assert re.match(r"note: truth1.tif: the guide is brought from EPSG:23032 .* with an accuracy of \d+ m", said)
 
 
 def test_interrupted_anywhere_it_comes_to_the_same_bytes(folder):
