@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr import methods
-from geosr.errors import TileError
+from geosr.errors import OutOfMemoryError, TileError
 
 if TYPE_CHECKING:
     from geosr.methods.base import Patch
@@ -45,6 +45,7 @@ def attempt(patch: Patch, name: str, kind: str, *, seed: int, device: str, threa
 
     Raises:
         TileError: the fit failed.
+        UnavailableError, UsageError, InputError: the method cannot be made.
     """
     from geosr.device import torch_threads
     from geosr.methods.judgement import exact
@@ -62,7 +63,8 @@ def attempt_alone(patch: Patch, name: str, kind: str, *, seed: int, device: str,
     """`attempt` in a process of its own, so that the memory is the method's.
 
     Raises:
-        TileError: the fit failed, or the process died.
+        TileError: the fit failed, memory ran out, or the process died.
+        UnavailableError, UsageError, InputError: the method cannot be made.
     """
     context = multiprocessing.get_context("spawn")  # a forked one would begin with this one's memory
     receiver, sender = context.Pipe(duplex=False)
@@ -77,6 +79,8 @@ def attempt_alone(patch: Patch, name: str, kind: str, *, seed: int, device: str,
     finally:
         process.kill()  # also when this one is interrupted: nothing is to go on behind the user's back
         process.join()
+    if isinstance(found, MemoryError):  # numpy's: only torch's is told as an error of the tile
+        raise OutOfMemoryError(str(found) or "out of memory")
     if isinstance(found, Exception):
         raise found
     return cast(Trial, found)

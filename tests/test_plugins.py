@@ -185,3 +185,12 @@ def test_a_comparison_gives_a_method_what_a_run_gives_it(install, tmp_path):
     error = physical(tmp_path / "out.tif") - physical(truth)
     rmse = json.loads(found.read_text())["methods"][1]["scores"]["rmse"]
     assert rmse == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)
+
+
+def test_a_method_that_runs_out_of_memory_is_a_failed_row_of_a_comparison(install, tmp_path):
+    install("greedy", working("raise MemoryError"))
+    source, guide = make_pair(tmp_path)
+    done = geosr("compare", source, guide, "--methods", "mine,nearest", "--json", tmp_path / "found.json")
+    assert done.code == 0, done.err
+    found = {row["method"]: row["failure"] for row in json.loads((tmp_path / "found.json").read_text())["methods"]}
+    assert found == {"bicubic": None, "mine": "out of memory", "nearest": None}
