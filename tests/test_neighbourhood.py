@@ -119,6 +119,20 @@ def test_far_apart_logits_stay_finite(kernel):
     assert all(torch.isfinite(x).all() for x in (out, *slopes))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["values", "target"])
+def test_what_is_not_finite_stays_so_in_answer_and_gradients(bad, place, kernel):
+    """Else a fit that diverged would look like one that did not."""
+    given = dict(zip(("values", "target"), random_pair((1, 5, 23, 37), dtype=torch.float32), strict=True))
+    given[place][0, 2, 9, 30] = bad
+    ours = with_gradients(lambda v, t: neighbourhood_filter(v, t, 5), *given.values())
+    formula = with_gradients(lambda v, t: by_unfolding(v, t, 5), *given.values())
+    for mine, other in zip(ours, formula, strict=True):
+        lost = mine[~torch.isfinite(other)]
+        assert len(lost)
+        assert not torch.isfinite(lost).any()
+
+
 def test_refuses_even_sizes_and_different_shapes():
     values, target = random_pair((1, 2, 4, 4))
     with pytest.raises(ValueError, match="odd"):

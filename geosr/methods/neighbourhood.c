@@ -41,11 +41,12 @@ typedef struct {
 /* Floats in a row of a packed window: its neighbourhoods, in whole vectors. */
 INLINE int window_width(int size) { return (GROUP + size - 1 + LANES - 1) / LANES * LANES; }
 
+/* The larger number; `b` where one of them is none. */
 INLINE Vector larger(Vector a, Vector b) { return choose(a > b, a, b); }
 
-/* e^x for x <= 0, to 2 units in the last place; 0 below -87. */
+/* e^x for x <= 0, to 2 units in the last place; 0 below -87; what is no number stays none. */
 INLINE Vector exponential(Vector x) {
-    x = larger(x, (Vector){0} - 87.0f);
+    x = larger((Vector){0} - 87.0f, x);
     Vector shifted = x * 1.44269504f + 12582912.0f; /* rounds to the nearest integer in the low bits */
     Vector whole = shifted - 12582912.0f;
     Vector r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
