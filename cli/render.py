@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from geosr.errors import GeosrError
-from geosr.options import Event, Fitting, Note, Progress, Stage, TileFailed
+from geosr.options import Event, Fitting, Note, Planned, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -57,6 +57,9 @@ class Screen:
         match event:
             case Note(text):
                 self._print(f"note: {text}")
+            case Planned(rows) if self._verbose:
+                for line in table_lines(rows()):
+                    self._print(line)
             case Stage(name) if self._bar:
                 self._bar.update(self._bar.task_ids[0], description=name)
             case Stage(name) if self._verbose:
@@ -120,11 +123,6 @@ class Screen:
             f"{failed}; expected error: RMS {least:.3g} to {most:.3g}"
         )
 
-    def table(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Names and values, as lines."""
-        for line in table_lines(rows):
-            self._print(line)
-
     def _print(self, text: str) -> None:
         if self._bar:
             self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -150,7 +148,9 @@ class JsonLog:
         raise click.exceptions.Exit(code)
 
     def show(self, event: Event) -> None:
-        """One event: its class in snake case, and its values."""
+        """One event: its class in snake case, and its values; not the plan, which is lines for people."""
+        if isinstance(event, Planned):
+            return
         more = {"left": event.left} if isinstance(event, Progress | Fitting) else {}
         name = "tile_failed" if isinstance(event, TileFailed) else type(event).__name__.lower()
         self._write(name, **asdict(event), **more)

@@ -164,8 +164,6 @@ def command(
         if dry_run:
             click.echo("\n".join(table_lines(rows(inspect(looked, recipe, execution), settings=True))))
             return 0
-        if verbose and isinstance(screen, Screen):
-            screen.table(rows(inspect(looked, recipe, execution), settings=True, notes=False))
         if inputs.band == ALL:
             made = upscale_bands(inputs, recipe, execution, output)
             screen.finish_bands(made)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from geosr.errors import GeosrError
 from geosr.estimates import memory_load, scratch_bytes
 from geosr.grid import Window, crs_name
 from geosr.memory import memory_limit
-from geosr.options import Execution, Inputs, Recipe
+from geosr.options import Execution, Inputs, Planned, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan
 from geosr.preflight import suspicious_constant
@@ -60,8 +60,8 @@ class Inspection:
     source_valid: Share
     guide_valid: Share
     memory: int
-    planning: float
-    notes: tuple[str, ...]
+    planning: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
@@ -70,11 +70,16 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     plan = decide(inputs, recipe, execution)
     planning = time.monotonic() - began
     check_batch(plan, execution)
+    notes = (*plan.scene.notes, *suspicions(plan.scene, limited=recipe.limited))
+    return replace(_look_at(plan, execution), planning=planning, notes=notes)
+
+
+def _look_at(plan: Plan, execution: Execution) -> Inspection:
+    """What there is to say of a plan that is made, but for what its making took and brought up."""
     scene = plan.scene
     source = _share(plan, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
-    guide = _share(plan, _GUIDE_TILES, lambda core: scene.read_guide(core.times(inputs.scale))[1])
-    notes = (*scene.notes, *suspicions(scene, limited=recipe.limited))
-    return Inspection(plan, source, guide, memory_load(plan, execution).peak, planning, notes)
+    guide = _share(plan, _GUIDE_TILES, lambda core: scene.read_guide(core.times(scene.grids.scale))[1])
+    return Inspection(plan, source, guide, memory_load(plan, execution).peak)
 
 
 def _share(plan: Plan, most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:
@@ -114,7 +119,12 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
         yield "note", text
 
 
-def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> list[tuple[str, str]]:
+def planned(plan: Plan, execution: Execution) -> Planned:
+    """The event of a run whose plan is made; its notes are told as such."""
+    return Planned(lambda: rows(_look_at(plan, execution), settings=True))
+
+
+def rows(found: Inspection, *, settings: bool = False) -> list[tuple[str, str]]:
     """The lines of `geosr info` as (name, text)."""
     plan, scene, grids = found.plan, found.plan.scene, found.plan.scene.grids
     finer = coordinates.step_ratio(grids.high, scene.guide.geobox)
@@ -139,7 +149,7 @@ def rows(found: Inspection, *, settings: bool = False, notes: bool = True) -> li
     ]
     if settings and chosen:
         lines.append(("settings", chosen))
-    return lines + [("note", text) for text in found.notes if notes]
+    return lines + [("note", text) for text in found.notes]
 
 
 def _size(number: float) -> str:

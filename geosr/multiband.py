@@ -19,7 +19,8 @@ from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
-from geosr.options import Event, Execution, Inputs, Note, Recipe
+from geosr.inspection import planned
+from geosr.options import Event, Execution, Inputs, Note, Planned, Recipe
 from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
@@ -73,6 +74,7 @@ def upscale_bands(
     first = replace(inputs, band=bands[0])
     plan = replace(decide(first, recipe, execution), digests=digest_tags(inputs.source, inputs.guide))
     recipe = replace(recipe, method=plan.method.name)
+    execution.on_event(planned(plan, execution))
     for text in plan.scene.notes:
         execution.on_event(Note(text))
     with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:
@@ -179,10 +181,12 @@ def _guide_strips(scene: Scene) -> Iterator[tuple[int, NDArray[np.float32]]]:
 
 
 def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event], None]:
-    """Passes events on, each note only once: what holds for the pair is said of every band."""
+    """Passes events on, each note only once and no band's plan: what holds for the pair is said of every band."""
     known = set(told)
 
     def pass_on(event: Event) -> None:
+        if isinstance(event, Planned):
+            return
         if isinstance(event, Note):
             if event.text in known:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,18 @@ class Note(Event):
     """A sentence that matters to the result."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Planned(Event):
+    """It is decided what the run will do.
+
+    Attributes:
+        rows: gives the lines of `geosr info` on it as (name, text), less the notes. It takes a while: parts of both
+            rasters are read.
+    """
+
+    rows: Callable[[], Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)

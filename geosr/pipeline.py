@@ -20,6 +20,7 @@ from geosr.consistency import EXACT
 from geosr.errors import OutputError
 from geosr.estimates import scratch_bytes
 from geosr.findings import Written
+from geosr.inspection import planned
 from geosr.methods.base import told_to
 from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
@@ -57,6 +58,7 @@ def upscale_file(
     output = outputs.pop(OUTPUT)
     plan = decide(inputs, recipe, execution)
     plan = replace(plan, layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
+    execution.on_event(planned(plan, execution))
     placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)

@@ -71,9 +71,10 @@ LAYERS = [
     ["assess", "outputs"],
     ["tile_work"],
     ["estimates"],
+    ["inspection"],
     ["pipeline", "pair_lists"],
     ["multiband"],
-    ["batch", "inspection", "pairs_folder", "accessor", "comparison", "training_data"],
+    ["batch", "pairs_folder", "accessor", "comparison", "training_data"],
     ["train"],
     ["__init__", "__main__"],
 ]

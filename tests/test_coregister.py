@@ -252,6 +252,18 @@ def test_a_run_says_that_it_looks_for_the_shift_before_it_does(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["seconds"]["coregister"] > 0
 
 
+def test_a_run_plans_once_however_much_it_says(tmp_path):
+    write_pair(tmp_path, (1.5, 0.0))
+    paths = ("--source", tmp_path / "source.tif", "--guide", tmp_path / "guide.tif", "--coregister")
+    quick = ("--method", "bicubic", "-v")
+    for band in (("--band", 1), ("--band", "all")):
+        done = geosr("upscale", *paths, *band, *quick, "-o", tmp_path / f"{band[1]}.tif")
+        assert done.code == 0, done.err
+        said = done.err.splitlines()
+        for line in ("stage: coregister", "overlap ", "method "):
+            assert sum(each.startswith(line) for each in said) == 1, line
+
+
 def test_the_time_that_info_estimates_includes_looking_for_the_shift(tmp_path):
     write_pair(tmp_path, (1.5, 0.0))
     look(tmp_path)  # not timed: what is loaded once
