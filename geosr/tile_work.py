@@ -119,25 +119,32 @@ def interpolate_tile(
 ) -> TileResult:
     """The source interpolated, as where there is no guide, in place of a tile that failed; it keeps its failure.
 
-    A tile whose source cannot be read stays failed.
+    A tile whose source cannot be read, or for which the memory does not suffice even so, stays failed.
     """
-    tile, scale = failed.tile, plan.scene.grids.scale
+    tile = failed.tile
     try:
-        source, valid = plan.scene.read_source(tile.window)
+        pair = _read_without_guide(plan, tile)
+        if pair is None:
+            return store.save(TileResult(tile))
+        solution = solve_tile(methods.create(WITHOUT_GUIDE), plan, placement, stats, pair, tile)
     except ChangedInputError:
         raise
-    except InputError:
+    except (InputError, TileError, MemoryError):
         return failed
-    if not valid.any():
-        return store.save(TileResult(tile))
-    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
-    rows, cols = tile.window.times(scale).shape
-    bands = plan.scene.guide.channels if plan.reads_guide else 0
-    pair = Pair(np.zeros((bands, rows, cols), np.float32), np.zeros((rows, cols), bool), source, valid)
-    solution = solve_tile(methods.create(WITHOUT_GUIDE), plan, placement, stats, pair, tile)
     expected = _expected_square(pair, tile, solution)
     interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0], expected=expected)
     return _save(plan, store, interpolated, solution)
+
+
+def _read_without_guide(plan: Plan, tile: Tile) -> Pair | None:
+    """The tile with the guide missing everywhere; None where the source has no valid pixel."""
+    source, valid = plan.scene.read_source(tile.window)
+    if not valid.any():
+        return None
+    Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
+    rows, cols = tile.window.times(plan.scene.grids.scale).shape
+    bands = plan.scene.guide.channels if plan.reads_guide else 0
+    return Pair(np.zeros((bands, rows, cols), np.float32), np.zeros((rows, cols), bool), source, valid)
 
 
 def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:

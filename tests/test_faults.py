@@ -6,17 +6,21 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import rasters
+import torch
 from outputs import SMALL_NETWORK, check_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr import store
 from geosr.errors import ChangedInputError, OutputError
+from geosr.methods.classic import Interpolation
 from geosr.multiband import upscale_bands
 from geosr.options import Execution, Inputs, Progress, Recipe, Stage, TileFailed
 from geosr.raster_guard import digest_of_parts
@@ -261,3 +265,25 @@ def test_a_tile_that_needs_more_memory_than_there_is_fails_by_name(method, setti
     assert done.stdout.startswith("[True, False] 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): ")
     assert re.search("out of memory|Unable to allocate", done.stdout)  # torch's want, or NumPy's before it
     assert [name for name in contents(tmp_path) if not name.startswith("small")] == ["guide.tif", "source.tif"]
+
+
+@dataclass(frozen=True)
+class Insatiable(Interpolation):
+    """Bicubic that asks for more memory than any machine has."""
+
+    ask: Callable[[int], object] = np.empty
+
+    def predict(self, patch, state, device):
+        self.ask(1 << 57)
+        raise AssertionError("there was as much memory")
+
+
+@pytest.mark.parametrize("ask", [np.empty, torch.empty], ids=["numpy", "torch"])
+def test_a_tile_with_no_memory_for_its_interpolation_either_stays_failed(ask, tmp_path, monkeypatch):
+    make_pair(tmp_path)
+    method = Insatiable("bicubic", 2, ask=ask)
+    monkeypatch.setattr("geosr.methods.classic.create_bicubic", lambda preset, settings: method)
+    outcome = upscale(tmp_path, "--on-tile-error", "interpolate")
+    assert outcome.code == 5, outcome.err
+    assert "Error: 1 of 1 tiles failed; nothing was written\ntile 0 (row 0, column 0): " in outcome.err
+    assert not (tmp_path / "out.tif").exists()
