@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FIT_TILES = 4  # tiles that a method is fitted on for a whole scene
 _SAMPLE_TILES = 64  # tiles whose pixels make the scene's statistics
 _LEAST_RELIEF = 0.25  # of the scene's variance that they must show
+_WIDEST = 1e34
+"""Standard deviation of a source that can be worked on: tiles are kept as float32, which ends at 3e38, and a million
+pixels of which one has a value of that size have a hundred times as much."""
 
 Floats = NDArray[np.float64]
 
@@ -33,8 +36,15 @@ def measure_scene(plan: Plan) -> Stats:
     """Statistics over a fixed sample of the tiles that hold valid pixels: spread evenly, unless that misses the relief.
 
     Raises:
-        InputError: no source pixel is valid, or the guide is missing everywhere.
+        InputError: no source pixel is valid, the guide is missing everywhere, or the source's values reach too far.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is seen by the spread that comes out
+        stats = _measure(plan)
+    _check_spread(plan, stats.source_spread)
+    return stats
+
+
+def _measure(plan: Plan) -> Stats:
     sampled = _telling(plan, sample(plan.tiles, _SAMPLE_TILES))
     pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands all would take gigabytes
     if not any(pair.guide_valid.any() for pair in _pairs(plan, sampled)):
@@ -47,6 +57,20 @@ def measure_scene(plan: Plan) -> Stats:
             "check its nodata and the extents with geosr info"
         )
     return Stats.measure(chain([first], pairs), noise=True)
+
+
+def _check_spread(plan: Plan, spread: float) -> None:
+    """See that float32 can hold the source's differences from its mean; the spread of larger ones may be NaN."""
+    if spread <= _WIDEST:
+        return
+    furthest = 0.0
+    for tile in plan.tiles:
+        with suppress(InputError):
+            values, valid = plan.scene.read_source(tile.core)
+            furthest = max((furthest, values[valid].min(initial=0.0), values[valid].max(initial=0.0)), key=abs)
+    raise InputError(
+        f"the source's values reach {furthest:.17g}, too far for float32; if that is nodata, pass --source-nodata"
+    )
 
 
 def _telling(plan: Plan, sampled: list[Tile]) -> list[Tile]:
@@ -65,6 +89,7 @@ def _telling(plan: Plan, sampled: list[Tile]) -> list[Tile]:
         sum(relief[tile] for tile in tiles) / max(sum(known[tile] for tile in tiles), 1)
         for tiles in (sampled, plan.tiles)
     )
+    _check_spread(plan, np.sqrt(whole))
     if seen >= _LEAST_RELIEF * whole:
         return sampled
     return sorted(sorted(plan.tiles, key=lambda tile: -relief[tile])[:_SAMPLE_TILES], key=lambda tile: tile.index)

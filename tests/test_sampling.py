@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from outputs import block_means
-from rasters import UTM, grid, write
+from pairs import make_pair, upscale
+from rasters import UTM, grid, plain_read, write
 
 from geosr.options import Inputs, Recipe
 from geosr.plan import make_plan
@@ -53,3 +54,19 @@ def test_a_sample_sees_all_parts_of_the_scene(rows, cols):
         starts, seen = ([getattr(tile, along).start for tile in some] for some in (tiles, drawn))
         ends = np.unique(np.quantile(starts, [0, 0.25, 0.5, 0.75, 1]))
         assert len(ends) == 1 or np.histogram(seen, ends)[0].min() >= len(drawn) / 16
+
+
+@pytest.mark.parametrize("tile", [64, 320], ids=["sampled", "whole"])
+@pytest.mark.parametrize("sentinel", [-1.7976931348623157e308, -1e153, -3.4028234663852886e38])
+def test_an_undeclared_sentinel_that_float32_cannot_hold_is_named_before_the_work(sentinel, tile, tmp_path):
+    make_pair(tmp_path, size=96)
+    values = plain_read(tmp_path / "source.tif").astype("float64")
+    values[5, 60] = sentinel
+    write(tmp_path / "source.tif", values, grid(500000, 5000000, 4))
+    refused = upscale(tmp_path, "--tile", tile)
+    assert refused.code == 3
+    assert refused.err.splitlines()[-1] == (
+        f"Error: the source's values reach {sentinel:.17g}, too far for float32; "
+        "if that is nodata, pass --source-nodata"
+    )
+    assert upscale(tmp_path, f"--source-nodata={sentinel!r}", "--tile", tile).code == 0
