@@ -170,13 +170,11 @@ def _polynomial(target: GeoBox, guide: GeoBox) -> tuple[Floats, Floats] | None:
 
 def _whole_cells(u: Floats, v: Floats, guide: GeoBox) -> npt.NDArray[np.bool_]:
     """Target pixels with four defined corners that do not jump from one side of the guide to the other."""
-    lo = np.minimum.reduce([u[:-1, :-1], u[:-1, 1:], u[1:, :-1], u[1:, 1:]])
-    hi = np.maximum.reduce([u[:-1, :-1], u[:-1, 1:], u[1:, :-1], u[1:, 1:]])
     if guide.crs is None or not guide.crs.geographic:
-        return np.asarray(np.isfinite(lo) & np.isfinite(hi))
-    step = math.hypot(guide.affine.a, guide.affine.b)
+        return np.asarray(np.logical_and.reduce([np.isfinite(corner) for corner in _quad(u)]))
+    along = _quad(guide.affine.a * u + guide.affine.b * v)  # longitude, but for a constant
     with np.errstate(invalid="ignore"):
-        return np.asarray((hi - lo) * step < turn(guide.crs) / 2)
+        return np.asarray(np.maximum.reduce(along) - np.minimum.reduce(along) < turn(guide.crs) / 2)
 
 
 def _source_window(u: Floats, v: Floats, cell: npt.NDArray[np.bool_], guide: GeoBox, pool: int) -> Window | None:

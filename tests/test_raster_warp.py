@@ -344,6 +344,17 @@ def test_a_whole_globe_seen_from_a_polar_grid(tmp_path):
     np.testing.assert_allclose(values[0][valid], 1, atol=1e-6)
 
 
+def test_a_globe_whose_longitudes_run_down_its_rows_has_the_same_seam(tmp_path):
+    polar = GeoBox((40, 40), around((0, 0), (40, 40), 50_000), "EPSG:3413")
+    globe = np.random.default_rng(0).normal(size=(180, 360)).astype(np.float32)
+    upright = describe_guide(write(tmp_path / "u.tif", globe, grid(-180, 90, 1), "EPSG:4326"))
+    turned = describe_guide(write(tmp_path / "t.tif", globe.T, Affine(0, 1, -180, -1, 0, 90), "EPSG:4326"))
+    (values, valid), (same, also_valid) = read_guide(upright, polar), read_guide(turned, polar)
+    assert 0 < (~valid).sum() < 0.1 * valid.size
+    assert np.array_equal(valid, also_valid)
+    np.testing.assert_allclose(values, same, atol=1e-4)
+
+
 # --- what planning asks --------------------------------------------------------------------------------------
 
 
