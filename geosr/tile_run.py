@@ -105,7 +105,7 @@ class _Tally:
             self._failed.add(index)
             window = result.tile.window.times(self._scale)
             self._on_event(TileFailed(index, window.row, window.col, result.failure, retry))
-        rate = (len(self.results) - self._stored) / (time.monotonic() - self._started)
+        rate = (len(self.results) - self._stored) / max(time.monotonic() - self._started, 1e-9)
         done, failed = len(self.results) - len(self._failed), len(self._failed)
         self._on_event(Progress(done, self._total, failed, self._retried, rate))
 
