@@ -29,6 +29,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -309,10 +310,7 @@ class RunFolder:
         path, remembered = self.path / "state.npz", self._manifest["remembered"]
         stored = path.read_bytes() if path.exists() else b""
         if not stored or _digest(stored) != remembered.get("state"):
-            packed = io.BytesIO()
-            arrays: dict[str, Any] = dict(make())
-            np.savez(packed, **arrays)
-            stored = packed.getvalue()
+            stored = _packed(make())
             write_whole(path, stored)
             remembered["state"] = _digest(stored)
             self._write_manifest()
@@ -338,6 +336,16 @@ class RunFolder:
 
     def _write_manifest(self) -> None:
         write_whole(self.path / "run.json", json.dumps(self._manifest, indent=1).encode())
+
+
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """What `numpy.savez` makes of them, which takes no array by the name of one of its own arguments."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    return packed.getvalue()
 
 
 def _as_text(values: Mapping[str, object]) -> dict[str, str]:

@@ -158,6 +158,21 @@ def test_what_fails_in_a_tile_names_the_package(install, tmp_path):
     assert (tmp_path / "out.tif").exists()
 
 
+FITTED = """
+    needs_fit = True
+    def fit(self, patches, seed, device): return {"file": np.full(1, 2.0), "allow_pickle": np.ones((2, 3), "i4")}
+"""
+
+
+def test_a_fit_may_name_its_arrays_as_it_likes(install, tmp_path):
+    used = "return Prediction(np.full(patch.guide_valid.shape, state['file'] * state['allow_pickle'].sum(), 'f4'))"
+    install("naming", "import numpy as np" + working(used + FITTED))
+    make_pair(tmp_path)
+    done = upscale(tmp_path, "--tile", 64, method="mine")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out.tif").exists()
+
+
 def test_another_version_of_the_package_is_another_output(install):
     from geosr.methods import versions
 

@@ -575,6 +575,18 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
+def test_a_fit_is_stored_as_earlier_versions_did(tmp_path):
+    """Its digest is part of every tile's key: a run that they began goes on."""
+    state = {"weight": np.arange(6, dtype="float32").reshape(2, 3), "steps": np.array(3), "f": np.ones((4, 4)).T}
+    with run_folder(tmp_path / "out.tif", {}) as folder:
+        found = folder.remember_state(lambda: state)
+        stored = (folder.path / "state.npz").read_bytes()
+    assert found.keys() == state.keys()
+    assert all(np.array_equal(found[name], state[name]) for name in state)
+    np.savez(tmp_path / "before.npz", **state)
+    assert stored == (tmp_path / "before.npz").read_bytes()
+
+
 # --- room ----------------------------------------------------------------------------------------------------
 
 
