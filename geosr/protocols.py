@@ -83,19 +83,20 @@ def rerun(
         on_pair: told of each image and its errors.
 
     Raises:
-        InputError: the folder is not as the data set is laid out.
+        InputError: the folder is not as the data set is laid out, or see `authors`.
         TileError: a fit failed.
     """
     if not is_folder(root):
         raise InputError(f"{show(root)} is no folder; give the root of the data set")
     samples = DATASETS[name](root)
+    known = authors(samples, scale)  # before the work: their list may be refused
     errors: dict[str, dict[str, dict[str, float]]] = {}
     for sample in samples:
         true = sample.read(scale)
         found = {label: rmse(true, *kind, seed=seed, device=device) for label, kind in chosen.items()}
         errors.setdefault(sample.group, {})[sample.name] = found
         on_pair(sample.name, ", ".join(f"{label} {error:.4g}" for label, error in found.items()))
-    return Rerun(_table(errors, scale, [*chosen], authors(samples, scale)), errors, _notes(errors, scale))
+    return Rerun(_table(errors, scale, [*chosen], known), errors, _notes(errors, scale))
 
 
 def rmse(true: TruePair, method: str, kind: str, *, seed: int, device: str) -> float:
@@ -109,13 +110,25 @@ def rmse(true: TruePair, method: str, kind: str, *, seed: int, device: str) -> f
 
 
 def authors(samples: Sequence[Sample], scale: int) -> dict[str, float]:
-    """RMSE by image of the MMSR authors' own run, where their list lies beside the images; x4 only."""
+    """RMSE by image of the MMSR authors' own run, where their list lies beside the images; x4 only.
+
+    Raises:
+        InputError: their list cannot be read, or has no such columns.
+    """
     found: dict[str, float] = {}
     for folder in {sample.truth.parent.parent for sample in samples} if scale == 4 else ():
         if (folder / _AUTHORS).is_file():
-            with (folder / _AUTHORS).open(newline="") as file:
-                found |= {row["name"]: float(row["rmse"]) for row in csv.DictReader(file)}
+            found |= _listed(folder / _AUTHORS)
     return found
+
+
+def _listed(file: Path) -> dict[str, float]:
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            return {row["name"]: float(row["rmse"]) for row in csv.DictReader(opened)}
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        wanted = "is no CSV of the columns name and rmse, a number in each row"
+        raise InputError(f"{show(file)}: {wanted}: {error}") from error
 
 
 def _table(

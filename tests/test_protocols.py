@@ -92,3 +92,15 @@ def test_refusals(tmp_path):
     preset = geosr("evaluate", "--protocol", "middlebury", tmp_path, "--methods", "mmsr:paper")
     assert preset.code == 2
     assert "no preset 'paper'" in preset.err
+
+
+@pytest.mark.parametrize(
+    "text", ["image,RMSE\na,1.5\n", "name,rmse\na,1.5\nb\n", "name,rmse\na,good\n", "name,rmse\n\udcff,1\n"]
+)
+def test_another_list_beside_the_images_is_refused_before_the_work(text, tmp_path):
+    write_samples(tmp_path, ["a", "b"])
+    (tmp_path / "mmsr_authors_x4.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
+    told = []
+    with pytest.raises(InputError, match=r"mmsr_authors_x4\.csv: is no CSV of the columns name and rmse"):
+        rerun("middlebury", tmp_path, 4, {"b": ("bicubic", "default")}, on_pair=lambda *line: told.append(line))
+    assert not told
