@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -107,18 +108,37 @@ def evaluate(
         InputError: a raster is refused, or the two have no valid pixel in common.
         UsageError: `band`, `step` or `assume_crs` makes no sense.
     """
+    files = [truth, prediction, *([source] if source else [])]
+    chosen = dict.fromkeys(files) if band is None else _choose(band, {path: _bands(path, assume_crs) for path in files})
+    sharp = partial(_describe_sharp, guide, assume_crs)
+    return _evaluate(prediction, truth, source, chosen, sharp, elevation, step, assume_crs)
+
+
+def _describe_sharp(guide: Path | None, assume_crs: str | None, grid: GeoBox) -> Raster | None:
+    """The guide as it is wanted for a grid, where there is one."""
+    return None if guide is None else describe_guide(guide, assume_crs=assume_crs, near=grid)
+
+
+def _evaluate(
+    prediction: Path,
+    truth: Path,
+    source: Path | None,
+    bands: Mapping[Path, Band | None],
+    sharp: Callable[[GeoBox], Raster | None],
+    elevation: bool,
+    step: float | None,
+    assume_crs: str | None,
+) -> Evaluation:
+    """`evaluate` of the band of each file that `bands` has; `sharp` gives the guide for a grid, if there is one."""
     if step is not None and not 0 <= step < np.inf:
         raise UsageError(f"step is {step:g}; a height of an edge is 0 or more, in the truth's units")
-    bands = _choose(band, [truth, prediction, *([source] if source else [])], assume_crs)
     made = describe_source(prediction, band=bands[prediction], assume_crs=assume_crs)
     real = describe_source(truth, band=bands[truth], assume_crs=assume_crs)
     converted, unit_note = convert(made, real.units, "prediction", "truth")
     both, notes = _align(converted, real)
-    if guide is not None:
-        sharp, note = place_on(
-            both.grid, describe_guide(guide, assume_crs=assume_crs, near=both.grid), "truth", "guide"
-        )
-        both, notes = replace(both, guide=sharp), (*notes, *note)
+    if guide := sharp(both.grid):
+        guide, note = place_on(both.grid, guide, "truth", "guide")
+        both, notes = replace(both, guide=guide), (*notes, *note)
     spacing, height_note = _spacing(both.grid, real.units or made.units) if elevation else (None, ())
     scores = score(both.blocks, step=step, spacing=spacing)
     if not scores.pixels:
@@ -153,26 +173,18 @@ def evaluate_bands(
     Raises:
         InputError: as `evaluate`; the two have not as many bands, or the source has another number than they and not 1.
     """
-    bands = _bands(prediction, assume_crs)
+    files = [truth, prediction, *([source] if source else [])]
+    known = {path: _bands(path, assume_crs) for path in files}
+    bands = known[prediction]
     for path, fewest in ((truth, len(bands)), *([(source, 1)] if source else [])):
-        if len(_bands(path, assume_crs)) not in (fewest, len(bands)):
+        if len(known[path]) not in (fewest, len(bands)):
             raise InputError(
-                f"{show(prediction.name)} has {len(bands)} bands, {show(path.name)} {len(_bands(path, assume_crs))}: "
+                f"{show(prediction.name)} has {len(bands)} bands, {show(path.name)} {len(known[path])}: "
                 "choose one with --band"
             )
-    return {
-        band: evaluate(
-            prediction,
-            truth,
-            source=source,
-            guide=guide,
-            band=band,
-            elevation=elevation,
-            step=step,
-            assume_crs=assume_crs,
-        )
-        for band in bands
-    }
+    sharp = cache(partial(_describe_sharp, guide, assume_crs))
+    measure = partial(_evaluate, sharp=sharp, elevation=elevation, step=step, assume_crs=assume_crs)
+    return {band: measure(prediction, truth, source, _choose(band, known)) for band in bands}
 
 
 def _bands(path: Path, assume_crs: str | None) -> tuple[int, ...]:
@@ -180,10 +192,10 @@ def _bands(path: Path, assume_crs: str | None) -> tuple[int, ...]:
     return describe_guide(path, assume_crs=assume_crs).bands
 
 
-def _choose(band: Band | None, paths: Sequence[Path], assume_crs: str | None) -> dict[Path, Band | None]:
+def _choose(band: Band, known: Mapping[Path, tuple[int, ...]]) -> dict[Path, Band | None]:
     """The band of each raster that has several; where none has, of the first one, which may refuse it."""
-    several = [path for path in paths if band is not None and len(_bands(path, assume_crs)) > 1] or paths[:1]
-    return {path: band if path in several else None for path in paths}
+    several = [path for path, bands in known.items() if len(bands) > 1] or [*known][:1]
+    return {path: band if path in several else None for path in known}
 
 
 def _native_resolution(made: Raster) -> float | None:

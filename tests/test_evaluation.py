@@ -313,6 +313,26 @@ def test_all_bands_are_a_row_each(tmp_path):
     assert geosr("evaluate", result, cube, "--source", tmp_path / "source.tif", "--band", "all").code == 0
 
 
+def test_of_all_bands_a_file_is_described_once_a_band_and_once_for_their_number(tmp_path, fields, monkeypatch):
+    for name in ("pred.tif", "truth.tif", "guide.tif"):
+        write(tmp_path / name, np.stack([fields[0]] * 5))
+    seen = []
+
+    def counting(describe):
+        def counted(path, **how):
+            seen.append(path.name)
+            return describe(path, **how)
+
+        return counted
+
+    for name in ("describe_source", "describe_guide"):
+        monkeypatch.setattr(evaluation, name, counting(getattr(evaluation, name)))
+    paths = [tmp_path / name for name in ("pred.tif", "truth.tif")]
+    found = evaluation.evaluate_bands(*paths, guide=tmp_path / "guide.tif")
+    assert [*found] == [1, 2, 3, 4, 5]
+    assert {name: seen.count(name) for name in seen} == {"pred.tif": 6, "truth.tif": 6, "guide.tif": 1}
+
+
 def test_refusals(tmp_path, fields):
     write(tmp_path / "pred.tif", fields[0])
     write(tmp_path / "far.tif", fields[1], grid(900000, 5000000, 1))
