@@ -189,7 +189,7 @@ def _find(
 
     patterns, scale = not (source is guide is truth is None), inputs.scale
     if patterns + (manifest is not None) + (dataset is not None) != 1:
-        raise UsageError("no pairs given; use either --source and --guide patterns, or --manifest, or --dataset")
+        raise UsageError("give exactly one of --source and --guide patterns, --manifest, and --dataset")
     stac = manifest is not None and manifest.suffix.lower() in (".json", ".geojson")
     if any(assets) and not stac:
         raise UsageError("--source-asset and --guide-asset are for STAC items: --manifest FILE.json")

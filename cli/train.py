@@ -123,7 +123,7 @@ def command(
     from geosr.train import Course, train
 
     if (pairs is None) == (dataset is None):
-        raise UsageError("no training pairs given; use either --pairs or --dataset")
+        raise UsageError("give exactly one of --pairs and --dataset")
     if log is not None and pairs is not None and os.path.realpath(log) == os.path.realpath(pairs):
         raise UsageError("the log is the list of pairs; give it another name")
     course = Course(method, check_scale(scale), preset, read_settings(settings), validation, seed, licence)

@@ -465,9 +465,11 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="no file matches"):
         pairs_by_pattern(f"{tmp_path}/*.tif", "{stem}.tif", "{stem}.tif", 4)
     for options, text in (
-        ([], "no pairs given"),
+        ([], "give exactly one of --source and --guide patterns, --manifest, and --dataset"),
         (["--source", "*.tif"], "belong together"),
-        (["--manifest", manifest, "--source", "*.tif"], "use either"),
+        (["--manifest", manifest, "--source", "*.tif"], "give exactly one of"),
+        (["--manifest", manifest, "--dataset", "middlebury", tmp_path], "give exactly one of"),
+        (["--truth", "*.tif", "--guide", "{stem}.tif", "--dataset", "middlebury", tmp_path], "give exactly one of"),
         (
             ["--dataset", "imagenet", tmp_path, "-o", "{stem}.tif"],
             "there are: middlebury, dfc2019,",

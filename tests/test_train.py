@@ -340,7 +340,9 @@ def test_what_cannot_be_trained_is_refused_in_one_line(folder):
     assert "the log is the list of pairs" in refusal(folder, "--log", folder / "pairs.csv")
     assert "crops have 96 a side" in refusal(folder, crop=96, code=3)
     assert "cannot be read as CSV" in refusal(folder, pairs="none.csv", code=3)
-    assert "use either" in geosr("train", "-o", folder / "w.safetensors").err
+    for given in ((), ("--pairs", folder / "pairs.csv", "--dataset", "middlebury", folder)):
+        refused = geosr("train", *given, "-o", folder / "w.safetensors")
+        assert (refused.code, refused.err) == (2, "Error: give exactly one of --pairs and --dataset\n")
     (folder / "w.md").write_text("mine")
     assert "the model card" in refusal(folder)
 
