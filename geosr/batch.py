@@ -83,10 +83,7 @@ class Summary:
     def table(self) -> Table:
         """A row for each pair."""
         columns = ("pair", "status", "seconds", "expected_error", "why")
-        rows = (
-            (o.name, o.status, o.seconds, o.expected, o.why and " / ".join(o.why.split("\n"))) for o in self.outcomes
-        )
-        return Table(columns, tuple(rows))
+        return Table(columns, tuple((o.name, o.status, o.seconds, o.expected, o.why) for o in self.outcomes))
 
     @property
     def listing(self) -> Table:

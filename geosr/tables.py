@@ -46,9 +46,9 @@ class Table:
 
     def markdown(self) -> str:
         """As a Markdown table."""
-        texts = [tuple(text_of(cell).replace("|", "\\|") for cell in row) for row in self.rows]
+        heads, *texts = [tuple(text_of(cell).replace("|", "\\|") for cell in row) for row in (self.columns, *self.rows)]
         rule = ("---",) * len(self.columns)
-        return "".join(f"| {' | '.join(row)} |\n" for row in (self.columns, rule, *texts))
+        return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *texts))
 
     def csv(self) -> str:
         """As CSV, numbers in full."""
@@ -60,10 +60,10 @@ class Table:
 
 
 def text_of(cell: Cell) -> str:
-    """A cell for a person: four digits of a fraction, nothing for None."""
+    """A cell for a person, on one line: four digits of a fraction, nothing for None."""
     if cell is None:
         return ""
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.4g}" if isinstance(cell, float) else " / ".join(str(cell).splitlines())
 
 
 def check_files(files: Mapping[str, Path | None]) -> None:

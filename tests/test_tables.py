@@ -21,7 +21,15 @@ def test_csv_is_in_full_and_markdown_escapes_bars():
     assert rows[0] == ["name", "a|b", "n"]
     assert float(rows[1][1]) == 1 / 3
     assert rows[2] == ["long name", "", "12345"]
+    assert TABLE.markdown().splitlines()[0] == "| name | a\\|b | n |"
     assert TABLE.markdown().splitlines()[2] == "| x\\|y | 0.3333 | 5 |"
+
+
+def test_a_row_is_one_line_whatever_is_in_its_cells():
+    table = Table(("why", "n"), (("no room\non the disk\r\n", 1), ("", 2)))
+    assert table.lines() == ["why                    n", "no room / on the disk  1", "                       2"]
+    assert table.markdown().splitlines()[2:] == ["| no room / on the disk | 1 |", "|  | 2 |"]
+    assert [*csv.reader(io.StringIO(table.csv()))][1] == ["no room\non the disk\r\n", "1"]
 
 
 def test_json_has_no_nan():
