@@ -19,7 +19,7 @@ from pathlib import Path
 
 from geosr.figures import check_drawing, png_of
 
-_LOOK = re.compile(r"(\S+) (\d+): loss \S+ network (\S+) projected (\S+) (\S+) s")
+_LOOK = re.compile(r"(\S+) (\d+): network (\S+) projected (\S+) (\S+) s")
 _ANSWER = re.compile(r"\| (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|")
 
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,8 +24,9 @@ from geosr import datasets, methods
 from geosr.consistency import project
 from geosr.device import torch_threads
 from geosr.methods import mmsr_network
-from geosr.methods.base import FloatArray, Method
-from geosr.methods.mmsr import Mmsr
+from geosr.methods.base import FloatArray, Method, Patch, State
+from geosr.methods.mmsr import Mmsr, MmsrSettings
+from geosr.methods.mmsr_network import Enough
 from geosr.methods.solve import interpolate
 from geosr.metrics import score_arrays
 from geosr.pair import Stats, normalise
@@ -81,17 +81,22 @@ def run(sample: Sample, method: Method, seed: int, trace: int) -> tuple[float, f
 @contextmanager
 def _traced(sample: Sample, clock: Clock, every: int) -> Iterator[None]:
     """A fit of MMSR's network in the block is told of, and that takes none of its time."""
-
-    def on_epoch(epoch: int, loss: float, predict: Callable[[], list[FloatArray]]) -> None:
-        if epoch % every:
-            return
-        with clock.stopped():
-            raw, exact = sample.errors(predict()[0])
-            at = f"{clock.seconds:.1f} s"
-            print(f"{sample.name} {epoch}: loss {loss:.4f} network {raw:.3f} projected {exact:.3f} {at}", flush=True)
-
     fit = mmsr_network.fit
-    with mock.patch.object(mmsr_network, "fit", partial(fit, on_epoch=on_epoch)):
+
+    def traced(
+        patches: Sequence[Patch], settings: MmsrSettings, seed: int, device: str, enough: Enough | None = None
+    ) -> State:
+        def look(epoch: int, networks: Callable[[], list[State]]) -> bool:
+            if epoch % every == 0:
+                with clock.stopped():
+                    raw, exact = sample.errors(mmsr_network.predict(sample.patch, networks()[0], settings, device))
+                    at = f"{clock.seconds:.1f} s"
+                    print(f"{sample.name} {epoch}: network {raw:.3f} projected {exact:.3f} {at}", flush=True)
+            return enough is not None and enough(epoch, networks)
+
+        return fit(patches, settings, seed, device, look)
+
+    with mock.patch.object(mmsr_network, "fit", traced):
         yield
 
 

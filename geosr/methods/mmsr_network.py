@@ -45,20 +45,12 @@ _PIXELS = 8192
 _LOOK = 20
 """Epochs between two looks at whether any fit is still sound: a look waits for a GPU to be done."""
 
-OnEpoch = Callable[[int, float, Callable[[], list[FloatArray]]], None]
-"""Called after every epoch with its number, its mean loss and a function that predicts all patches."""
-
 Enough = Callable[[int, Callable[[], list[State]]], bool]
 """Asked after every epoch, with its number and a function that gives the networks as they are: may the fit end here?"""
 
 
 def fit(
-    patches: Sequence[Patch],
-    settings: MmsrSettings,
-    seed: int,
-    device: str,
-    on_epoch: OnEpoch | None = None,
-    enough: Enough | None = None,
+    patches: Sequence[Patch], settings: MmsrSettings, seed: int, device: str, enough: Enough | None = None
 ) -> State:
     """Fit a network to the patches, each seen once an epoch, until all epochs are done or it is `enough`.
 
@@ -73,7 +65,7 @@ def fit(
     with deterministic(device), _threads(settings, len(patches) if on_cpu else 1) as at_once:
         net = _build(bands.pop(), settings, [seed]).to(device)
         batches = [_Tensors.of([patch], device) for patch in patches]
-        (state,) = _optimise(net, batches, settings, [seed], on_epoch, enough, at_once)
+        (state,) = _optimise(net, batches, settings, [seed], enough, at_once)
     if isinstance(state, TileError):
         raise state
     return state
@@ -84,7 +76,6 @@ def fit_each(
     settings: MmsrSettings,
     seeds: Sequence[int],
     device: str,
-    on_epoch: OnEpoch | None = None,
     enough: Enough | None = None,
 ) -> list[State | TileError]:
     """Fit to each patch a network of its own, all at once: what `fit` makes of each, but for the order of its sums.
@@ -94,7 +85,6 @@ def fit_each(
         settings: of all.
         seeds: of each.
         device: as torch names it.
-        on_epoch: called with the mean loss of all.
         enough: whether all may end.
 
     Returns:
@@ -109,7 +99,7 @@ def fit_each(
         raise UsageError(f"patches to fit at once have {len(shapes)} different shapes; they must all have one")
     with deterministic(device), _threads(settings, 1) as at_once:
         net = _build(len(patches[0].guide), settings, seeds).to(device)
-        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, on_epoch, enough, at_once)
+        return _optimise(net, [_Tensors.of(patches, device)], settings, seeds, enough, at_once)
 
 
 def predict(patch: Patch, state: State, settings: MmsrSettings, device: str) -> FloatArray:
@@ -243,7 +233,6 @@ def _optimise(
     batches: list[_Tensors],
     settings: MmsrSettings,
     seeds: Sequence[int],
-    on_epoch: OnEpoch | None,
     enough: Enough | None,
     at_once: AtOnce,
 ) -> list[State | TileError]:
@@ -270,8 +259,6 @@ def _optimise(
         if epoch % _LOOK == 0 and int(sound.max()) <= epoch:
             break
         tell_share((epoch + 1) / settings.epochs)
-        if on_epoch:
-            on_epoch(epoch + 1, float(total.mean()) / len(steps), lambda: [a for b in batches for a in _answer(net, b)])
         if enough and enough(epoch + 1, lambda: [_state(net, tile, len(seeds)) for tile in range(len(seeds))]):
             break
     return [
