@@ -67,7 +67,6 @@ def rerun(
     scale: int,
     chosen: Mapping[str, tuple[str, str]],
     *,
-    seed: int = 0,
     device: str = "cpu",
     on_pair: Callable[[str, str], None] = lambda name, line: None,
 ) -> Rerun:
@@ -78,7 +77,6 @@ def rerun(
         root: its folder.
         scale: x4 and x8 were published.
         chosen: method, and preset or file of weights, by label.
-        seed: of the fits.
         device: as torch names it.
         on_pair: told of each image and its errors.
 
@@ -93,16 +91,16 @@ def rerun(
     errors: dict[str, dict[str, dict[str, float]]] = {}
     for sample in samples:
         true = sample.read(scale)
-        found = {label: rmse(true, *kind, seed=seed, device=device) for label, kind in chosen.items()}
+        found = {label: rmse(true, *kind, device=device) for label, kind in chosen.items()}
         errors.setdefault(sample.group, {})[sample.name] = found
         on_pair(sample.name, ", ".join(f"{label} {error:.4g}" for label, error in found.items()))
     return Rerun(_table(errors, scale, [*chosen], known), errors, _notes(errors, scale))
 
 
-def rmse(true: TruePair, method: str, kind: str, *, seed: int, device: str) -> float:
+def rmse(true: TruePair, method: str, kind: str, *, device: str) -> float:
     """RMSE of a method (`methods.create_as`) on a pair, over the pixels with a truth, in its units."""
     stats = Stats.measure([true.pair])
-    done = attempt(normalise(true.pair, stats), method, kind, seed=seed, device=device, threads=processors())
+    done = attempt(normalise(true.pair, stats), method, kind, seed=0, device=device, threads=processors())
     found = score_arrays(done.values * stats.source_spread + stats.source_centre, true.truth).rmse
     if found is None:
         raise InputError(f"{show(true.name)}: no pixel has a truth")
