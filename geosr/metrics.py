@@ -137,10 +137,10 @@ def score(
     return details.finish()
 
 
-def score_arrays(prediction: Array, truth: Array, *, spacing: tuple[float, float] | None = None) -> Scores:
+def score_arrays(prediction: Array, truth: Array) -> Scores:
     """`score` of two arrays (rows, columns), invalid where either is not finite."""
     block = Block.whole(prediction, truth)
-    return score(lambda: [block], spacing=spacing)
+    return score(lambda: [block])
 
 
 # --- formulas ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import rasterio
 from rio_cogeo import cog_validate
 
 from geosr.consistency import Consistency
+from geosr.metrics import Block, score
 from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 
@@ -51,6 +52,11 @@ def block_means(values, size):
     """Means over size x size pixels."""
     rows, cols = values.shape
     return values.reshape(rows // size, size, cols // size, size).mean(axis=(1, 3))
+
+
+def score_heights(prediction, truth, spacing):
+    """All metrics of two arrays of heights, the lengths of a column step and a row step given."""
+    return score(lambda: [Block.whole(prediction, truth)], spacing=spacing)
 
 
 def physical(path, window=None, nodata=None):

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from outputs import block_means, physical
+from outputs import block_means, physical, score_heights
 from pairs import geosr, make_pair, upscale
 from pyproj import Transformer
 from rasters import UTM, grid, pixel_centres, shared_data, write
 
 from geosr import evaluation
 from geosr.evaluation import evaluate
-from geosr.metrics import score_arrays
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def test_slopes_are_those_on_the_ground_where_the_map_is_stretched(tmp_path, fie
     write(tmp_path / "truth.tif", truth, place, "EPSG:3857")
     write(tmp_path / "pred.tif", prediction, place, "EPSG:3857")
     found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", elevation=True)
-    expected = score_arrays(prediction, truth, spacing=(10.03, 10.03)).slope_rmse
+    expected = score_heights(prediction, truth, (10.03, 10.03)).slope_rmse
     assert found.scores.slope_rmse == pytest.approx(expected, rel=5e-3)
 
 
@@ -124,7 +123,7 @@ def test_slopes_of_heights_in_feet(tmp_path, fields, crs):
         write_in(tmp_path / name, values, "ft", grid(500000, 5000000, 1), crs)
     found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", elevation=True)
     metres = 0.3048 if crs else 1
-    expected = score_arrays(*(metres * values for values in fields), spacing=(1, 1)).slope_rmse
+    expected = score_heights(*(metres * values for values in fields), (1, 1)).slope_rmse
     assert found.scores.slope_rmse == pytest.approx(expected, rel=1e-9)
     assert found.scores.rmse == pytest.approx(rmse(*fields), rel=1e-12)
     assert found.units == "ft"
@@ -196,7 +195,7 @@ def test_windows_change_nothing(tmp_path, monkeypatch):
     write(tmp_path / "guide.tif", rng.integers(1, 255, (3, 300, 340), "uint8"), grid(500000, 5000000, 0.5))
     monkeypatch.setattr(evaluation, "WINDOW", 64)
     found = evaluate(tmp_path / "pred.tif", tmp_path / "truth.tif", guide=tmp_path / "guide.tif", elevation=True)
-    expected = score_arrays(prediction, truth, spacing=(1, 1))
+    expected = score_heights(prediction, truth, (1, 1))
     for name, value in vars(expected).items():
         if value is not None:
             assert vars(found.scores)[name] == pytest.approx(value, rel=1e-3 if name in ("nmad", "le90") else 1e-9), (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outputs import score_heights
 from scipy import ndimage, stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -162,13 +163,13 @@ def test_errors_of_slope_and_aspect_by_hand():
     row, col = np.mgrid[:20, :20] * 2.0  # metres
     truth = np.tan(np.radians(20)) * col
     steeper, turned = np.tan(np.radians(23)) * col, np.tan(np.radians(20)) * -row
-    found = score_arrays(steeper, truth, spacing=(2, 2))
+    found = score_heights(steeper, truth, (2, 2))
     assert found.slope_rmse == pytest.approx(3)
     assert found.aspect_rmse == pytest.approx(0, abs=1e-6)
-    found = score_arrays(turned, truth, spacing=(2, 2))
+    found = score_heights(turned, truth, (2, 2))
     assert found.slope_rmse == pytest.approx(0, abs=1e-6)
     assert found.aspect_rmse == pytest.approx(90)
-    gentle = score_arrays(turned / 10, truth / 10, spacing=(2, 2))
+    gentle = score_heights(turned / 10, truth / 10, (2, 2))
     assert gentle.aspect_rmse is None
     assert score_arrays(truth, truth).slope_rmse is None
 
