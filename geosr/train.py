@@ -14,7 +14,7 @@ import numpy as np
 
 from geosr.errors import InputError, TileError, UsageError
 from geosr.methods.training_settings import TrainingSettings, training_settings
-from geosr.methods.weights import Arrays, Card, pack, unpack, write_card
+from geosr.methods.weights import Arrays, Card, pack, unpack
 from geosr.options import Execution, Note, Stage, Trained, Validated, processors
 from geosr.pair_lists import Job
 from geosr.provenance import versions
@@ -150,7 +150,7 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
         execution.on_event(Stage("training"))
         done = _run(folder, card, (learnt, left_out), course, settings, device, execution, log)
         card = replace(card, about=_about(learnt, left_out, course, settings, machine, done))
-        files = {beside: describe(card).encode(), output: pack(done.best, write_card(card))}
+        files = {beside: describe(card).encode(), output: pack(done.best, asdict(card))}
         _publish(folder.path, files, overwrite=overwrite)
     return card
 

@@ -3,7 +3,7 @@
 import json
 import pickle
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from geosr.datasets import middlebury
 from geosr.errors import InputError
 from geosr.methods.dkn_network import Dkn, _samples
 from geosr.methods.fdsr_network import Fdsr
-from geosr.methods.weights import pack, unpack, write_card
+from geosr.methods.weights import pack, unpack
 from geosr.options import Execution, Inputs, Note, Progress, Recipe
 from geosr.pipeline import upscale_file
 
@@ -260,10 +260,10 @@ def spoil(folder, how):
         path.mkdir()
     elif how == "not finite":
         card, trainer = untrained()
-        path.write_bytes(pack({n: a * np.float32("nan") for n, a in trainer.weights().items()}, write_card(card)))
+        path.write_bytes(pack({n: a * np.float32("nan") for n, a in trainer.weights().items()}, asdict(card)))
     elif how in NO_NETWORKS:
         card, trainer = untrained()
-        path.write_bytes(pack(trainer.weights(), write_card(replace(card, network=NO_NETWORKS[how]))))
+        path.write_bytes(pack(trainer.weights(), asdict(replace(card, network=NO_NETWORKS[how]))))
     return path
 
 
@@ -338,7 +338,7 @@ def test_weights_that_change_during_a_run_fail_its_tiles(tmp_path):
 def test_weights_of_another_kind_than_the_cards_network_are_refused(change, tmp_path):
     card, trainer = untrained()
     (tmp_path / "w.safetensors").write_bytes(
-        pack({name: change(array) for name, array in trainer.weights().items()}, write_card(card))
+        pack({name: change(array) for name, array in trainer.weights().items()}, asdict(card))
     )
     with pytest.raises(InputError, match="not those of the network on its card"):
         run(make_arrays(), methods.create("fdsr", weights=tmp_path / "w.safetensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import rasters
 
 from geosr.methods.supervised import Trainer
 from geosr.methods.training_settings import training_settings
-from geosr.methods.weights import Card, pack, write_card
+from geosr.methods.weights import Card, pack
 
 NETWORKS = ("fdsr", "fdkn", "dkn")
 
@@ -24,7 +25,7 @@ def untrained(method="fdsr", scale=4, bands=3, features=8):
 def write_weights(path, **kind) -> Path:
     """A file of such weights."""
     card, trainer = untrained(**kind)
-    path.write_bytes(pack(trainer.weights(), write_card(card)))
+    path.write_bytes(pack(trainer.weights(), asdict(card)))
     return path
 
 

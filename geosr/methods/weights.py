@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,6 @@ def _digest_of(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
         digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-def write_card(card: Card) -> dict[str, Any]:
-    """The card for `pack`."""
-    return asdict(card)
 
 
 def open_weights(path: Path) -> WeightsFile:
