@@ -151,8 +151,7 @@ def _figures(content: Mapping[str, Any], look: Look | str, units: str) -> Iterat
             f"{deviation['largest']:.2g} {units}".strip(),
             f"at most, pooled; RMS {deviation['rms']:.2g}",
         )
-    if content.get("expected_error") is not None:
-        yield "Expected error", f"{content['expected_error']:.3g} {units}".strip(), "root mean square"
+    yield "Expected error", f"{content['expected_error']:.3g} {units}".strip(), "root mean square"
     if content["seam_ratio"] is not None:
         yield "Seams", f"{content['seam_ratio']:.3f}", "1: no tile edge shows"
     seconds = sum(content["seconds"].values())
@@ -243,10 +242,10 @@ def _tables(content: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     seconds = {name: f"{value:g} s" for name, value in content["seconds"].items()}
     run = {"output": content["output"] or "none", "exit code": content["exit_code"], "scheduler": content["scheduler"]}
     run |= {"workers": content["workers"]}
-    if smaller := content.get("batches", {}).get("smaller"):
+    if smaller := content["batches"]["smaller"]:
         run |= {"smaller batches": f"{len(smaller)} tiles, for want of memory: another run may differ by rounding"}
     inputs, settings, versions = (content[name] for name in ("inputs", "settings", "versions"))
-    notes = [(str(number), text) for number, text in enumerate(content.get("notes", ()), 1)]
+    notes = [(str(number), text) for number, text in enumerate(content["notes"], 1)]
     return [
         *([("Notes", notes, True)] if notes else []),
         ("Inputs", _rows(inputs), True),
