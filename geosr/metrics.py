@@ -311,8 +311,8 @@ class _Overall:
         self.low, self.high = min(self.low, float(truth.min())), max(self.high, float(truth.max()))
         for first, second in _NEIGHBOURS:
             both = block.valid[first] & block.valid[second]
-            part = tuple(slice(span.start, span.stop) for span in core)  # pairs whose first pixel is in the core
-            self.differences.add((block.truth[second] - block.truth[first])[part][both[part]] ** 2)
+            apart = block.truth[second] - block.truth[first]
+            self.differences.add(apart[core][both[core]] ** 2)  # pairs whose first pixel is in the core
 
     @property
     def span(self) -> float:
