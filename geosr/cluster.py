@@ -28,7 +28,7 @@ from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecClus
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
-from geosr.errors import GeosrError, UnavailableError
+from geosr.errors import UnavailableError
 from geosr.once import Once
 from geosr.version import __version__
 from geosr.watch import Watch
@@ -483,8 +483,6 @@ def _check(client: Client, files: Mapping[Path, int], folder: Path) -> None:
     try:
         look = _make_look({str(path): size for path, size in files.items()}, str(folder))
         found = client.sync(client._run, look, callback_timeout=_ANSWER)  # `run` would wait for ever
-    except GeosrError:
-        raise
     except TimeoutError as error:
         raise UnavailableError(f"a worker does not answer within {_ANSWER} s; see the cluster's own list") from error
     except Exception as error:
