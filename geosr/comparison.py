@@ -144,7 +144,7 @@ def compare(
     tiles = cut(shape, inputs.scale, size=SIDE, halo=0)
     tile, pair = find_valid(scene, [middle(shape, inputs.scale, size=SIDE), *tiles])
     placement = place(1, execution)
-    stats = Stats.measure([pair], noise=True)
+    stats = Stats.measure([pair], robust=True)
     window = tile.window.times(inputs.scale)
     part = f"compared on {window.height} x {window.width} output pixels from row {window.row}, column {window.col}"
     kinds = {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}

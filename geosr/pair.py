@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from geosr.methods.base import BoolArray, FloatArray, Patch
 from geosr.noise import LEAST, white_noise
+from geosr.spikes import ANY, Range, common_range, find_spikes
 
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
@@ -51,6 +52,7 @@ class Stats:
         guide_centres, guide_spreads: the same of each guide band.
         guide_noise: standard deviation of each guide band's white noise over its spread; 0 where it is small.
         guide_covariance: of the normalised guide's bands; empty where there is no noise.
+        source_range: beyond which a source pixel that stands alone is a spike; a method does not see those.
     """
 
     source_centre: float
@@ -59,33 +61,42 @@ class Stats:
     guide_spreads: tuple[float, ...]
     guide_noise: tuple[float, ...]
     guide_covariance: tuple[tuple[float, ...], ...] = ()
+    source_range: Range = ANY
 
     @classmethod
-    def measure(cls, pairs: Iterable[Pair], *, noise: bool = False) -> Stats:
+    def measure(cls, pairs: Iterable[Pair], *, robust: bool = False) -> Stats:
         """From the valid pixels of `pairs`, in float64.
 
-        With `noise` the guide's is looked for, to be removed; the paper takes a noisy guide as it is.
+        With `robust` noise of the guide and spikes of the source are looked for, which have no part in the source's
+        mean and spread; the paper takes both as they are.
 
         A constant band becomes zeros, and not rounding errors blown up to unit variance: a spread is never below
         what its type can tell from its centre, 1e-12 of it for the source (float64), 1e-6 for the guide (float32).
         """
-        source, guide = _Moments(1), None
-        noises, samples = [], []
+        guide, sources, noises, samples = None, [], [], []
         for pair in pairs:
             guide = guide or _Moments(len(pair.guide))
-            source.add(pair.source[pair.source_valid][None])
+            sources.append((pair.source, pair.source_valid))
             guide.add(pair.guide[:, pair.guide_valid])
-            noises.append([white_noise(band, pair.guide_valid) if noise else 0.0 for band in pair.guide])
-            if noise:
+            noises.append([white_noise(band, pair.guide_valid) if robust else 0.0 for band in pair.guide])
+            if robust:
                 samples.append(_thinned(pair.guide[:, pair.guide_valid]))
         if guide is None:
             raise ValueError("no pairs to measure")
+        common = common_range(values[valid] for values, valid in sources) if robust else ANY
+        source = _Moments(1)
+        for values, valid in sources:
+            source.add(values[valid & ~find_spikes(values, valid, common)][None])
         (centre,), (spread,) = source.finish(1e-12)
         centres, spreads = guide.finish(1e-6)
         shares = np.median(noises, axis=0) / spreads
         shares = np.where(shares < LEAST, 0.0, shares)
         covariance = _covariance(np.concatenate(samples, axis=1) / np.array(spreads)[:, None]) if shares.any() else ()
-        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance)
+        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance, common)
+
+    def spikes(self, pair: Pair) -> BoolArray:
+        """Which of a pair's source pixels are spikes (h, w)."""
+        return find_spikes(pair.source, pair.source_valid, self.source_range)
 
 
 def _thinned(values: FloatArray) -> FloatArray:
@@ -131,6 +142,8 @@ class _Moments:
 def normalise(pair: Pair, stats: Stats) -> Patch:
     """The patch of `pair`: by centre and spread, a noisy guide smoothed, invalid pixels filled from valid neighbours.
 
+    Spikes of the source are invalid, so that neither a fit nor a judgement depends on them: in one scene of 22 500
+    source pixels two made the error of all others 0.51 m instead of 0.31 m.
     A noisy band's spread is that of what is not noise, so that its edges are as high as without it.
     """
     centres, spreads = (np.array(x)[:, None, None] for x in (stats.guide_centres, stats.guide_spreads))
@@ -143,11 +156,12 @@ def normalise(pair: Pair, stats: Stats) -> Patch:
         noise = np.array(stats.guide_noise)
         guide = remove_noise(guide, noise, np.array(stats.guide_covariance), pair.origin)
         guide /= np.sqrt(np.maximum(1 - noise**2, _LEAST_SIGNAL)).astype(np.float32)[:, None, None]
+    known = pair.source_valid & ~stats.spikes(pair)
     return Patch(
         guide=guide,
         guide_valid=pair.guide_valid,
-        source=fill(source[None], pair.source_valid)[0],
-        source_valid=pair.source_valid,
+        source=fill(source[None], known)[0],
+        source_valid=known,
         noise=max(stats.guide_noise, default=0.0),
     )
 

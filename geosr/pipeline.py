@@ -172,6 +172,13 @@ def _notes_on_statistics(plan: Plan, stats: Stats) -> Iterator[str]:
 
 
 def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterator[str]:
+    if spiky := [result for result in report.results if result.spikes]:
+        first = spiky[0].tile.name(plan.scene.grids.scale)
+        yield (
+            f"source pixels that stand alone far from all others: {sum(result.spikes for result in spiky)}, the first "
+            f"in {first}; the output keeps their values, and no other pixel depends on them (--min and --max replace "
+            "them, --source-nodata removes those of one value)"
+        )
     if smaller := sum(result.batch is not None for result in report.results):
         yield (
             f"memory did not suffice for {placement.batch} tiles at once: {smaller} were fitted in smaller "

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geosr import methods
 from geosr.consistency import Consistency
 from geosr.errors import InputError, UsageError
@@ -44,8 +47,16 @@ class Plan:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, tile: Tile) -> Pair | None:
-        """As `Scene.read`, with what the method uses."""
-        return self.scene.read(tile, with_guide=self.reads_guide)
+        """As `Scene.read`, with what the method uses, and the source within the output's limits."""
+        pair = self.scene.read(tile, with_guide=self.reads_guide)
+        return replace(pair, source=self.confine(pair.source)) if pair else None
+
+    def confine(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Source values, set to the output's limits where they lie beyond: errors, most of the time.
+
+        Cut off in the output only, they would have their say in the pixels around them.
+        """
+        return np.clip(source, *self.recipe.limits)
 
     @property
     def fits_scene(self) -> bool:

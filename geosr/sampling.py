@@ -56,7 +56,7 @@ def _measure(plan: Plan) -> Stats:
             f"the guide {show(plan.scene.guide.path.name)} has no valid pixel where the source has one; "
             "check its nodata and the extents with geosr info"
         )
-    return Stats.measure(chain([first], pairs), noise=True)
+    return Stats.measure(chain([first], pairs), robust=True)
 
 
 def _check_spread(plan: Plan, spread: float) -> None:

@@ -65,6 +65,7 @@ class TileResult:
         guided: share of the core's valid area on which the guide had a say.
         valid: valid source pixels in the core.
         expected: mean square of the error to be expected over them, in the source's units squared.
+        spikes: source pixels in the core that the method did not see, see `Stats`.
         failure: why the method has no answer; what is stored then, if anything, is interpolated.
         retry: whether another attempt may go better.
         batch: how many tiles were fitted together, where memory forced fewer than planned; else None.
@@ -75,6 +76,7 @@ class TileResult:
     guided: float = 0.0
     valid: int = 0
     expected: float = 0.0
+    spikes: int = 0
     failure: str | None = None
     retry: bool = False
     batch: int | None = None
@@ -122,6 +124,7 @@ class TileStore:
             "guided": result.guided,
             "valid": result.valid,
             "expected": result.expected,
+            "spikes": result.spikes,
             "failure": result.failure,
             "batch": result.batch,
         }
@@ -148,7 +151,7 @@ class TileStore:
             raise OutputError(f"cannot read tile {tile.index} in {self.path}: {error.strerror or error}") from error
         if header["failure"] is not None:
             return None
-        known = {name: header[name] for name in ("centre", "guided", "valid", "expected", "batch")}
+        known = {name: header[name] for name in ("centre", "guided", "valid", "expected", "spikes", "batch")}
         return TileResult(tile, **known)
 
     def discard(self, tile: Tile) -> None:

@@ -94,6 +94,8 @@ def _upscale_tile(
     fit: Fit | None,
 ) -> TileResult:
     """One tile of a group, fitted there or now."""
+    from geosr.methods.solve import stats_for
+
     if pair is None:
         return store.save(TileResult(tile))
     try:
@@ -110,7 +112,8 @@ def _upscale_tile(
     valid, seen = _counts(pair, tile)
     expected = _expected_square(pair, tile, solution)
     batch = fit.batch if fit else None
-    result = TileResult(tile, solution.centre, seen / max(valid, 1), valid, expected, batch=batch)
+    spikes = int(stats_for(plan.method, pair, stats).spikes(pair)[tile.core.relative_to(tile.window).slices].sum())
+    result = TileResult(tile, solution.centre, seen / max(valid, 1), valid, expected, spikes, batch=batch)
     return _save(plan, store, result, solution)
 
 
@@ -144,7 +147,8 @@ def _read_without_guide(plan: Plan, tile: Tile) -> Pair | None:
     Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
     rows, cols = tile.window.times(plan.scene.grids.scale).shape
     bands = plan.scene.guide.channels if plan.reads_guide else 0
-    return Pair(np.zeros((bands, rows, cols), np.float32), np.zeros((rows, cols), bool), source, valid)
+    nowhere = np.zeros((rows, cols), bool)
+    return Pair(np.zeros((bands, rows, cols), np.float32), nowhere, plan.confine(source), valid)
 
 
 def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:

@@ -23,6 +23,7 @@ LAYERS = [
         "uncertainty",
         "units",
         "noise",
+        "spikes",
         "denoise",
         "watch",
     ],
