@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ def command(
     --bounds tries a part.
     """  # noqa: D301
     from geosr.inspection import inspect, rows
-    from geosr.multiband import upscale_bands
+    from geosr.multiband import inspect_bands, upscale_bands
     from geosr.outputs import check_outputs
     from geosr.pipeline import upscale_file
 
@@ -160,9 +159,9 @@ def command(
             batch=batch,
         )
         check_outputs(output, [source, guide], execution)
-        looked = replace(inputs, band=1) if inputs.band == ALL else inputs
         if dry_run:
-            click.echo("\n".join(table_lines(rows(inspect(looked, recipe, execution), settings=True))))
+            look = inspect_bands if inputs.band == ALL else inspect
+            click.echo("\n".join(table_lines(rows(look(inputs, recipe, execution), settings=True))))
             return 0
         if inputs.band == ALL:
             made = upscale_bands(inputs, recipe, execution, output)

@@ -17,7 +17,7 @@ from geosr.consistency import Consistency
 from geosr.describe import describe_source
 from geosr.errors import GeosrError, InputError, OutputError, TileError, UnavailableError
 from geosr.methods.weights import open_weights
-from geosr.multiband import upscale_bands
+from geosr.multiband import check_bands, upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
 from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, settings_text, shift_text
 from geosr.pair_lists import Job, PairList
@@ -107,15 +107,15 @@ def plan_batch(found: PairList, inputs: Inputs, recipe: Recipe, execution: Execu
     for job in found.jobs:
         own = _inputs_of(job, inputs)
         there = None if execution.overwrite else _earlier(job, own, recipe)
-        outcomes.append(there or _look(job, own))
+        outcomes.append(there or _look(job, own, replace(execution, uncertainty=job.uncertainty)))
     return Summary((*outcomes, *_misfits(found)))
 
 
-def _look(job: Job, inputs: Inputs) -> Outcome:
+def _look(job: Job, inputs: Inputs, execution: Execution) -> Outcome:
     if job.sample:
         return _of(job, TO_DO)
     try:
-        band = 1 if inputs.band == ALL else inputs.band
+        band = check_bands(inputs, execution)[0] if inputs.band == ALL else inputs.band
         scene = open_scene(replace(inputs, band=band, coregister=False))
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, str(error) or "out of memory")

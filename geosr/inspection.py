@@ -52,6 +52,7 @@ class Inspection:
         source_valid: share of the source's pixels that is valid.
         guide_valid: share of the output's pixels on which there is a guide; in gaps without tiles none is counted.
         memory: bytes at the peak, about.
+        disk: bytes that a run takes until its end, about.
         planning: seconds that a run will spend again before its tiles: on finding a shift and choosing a method.
         notes: what the user should know.
     """
@@ -60,6 +61,7 @@ class Inspection:
     source_valid: Share
     guide_valid: Share
     memory: int
+    disk: int
     planning: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -71,15 +73,15 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     planning = time.monotonic() - began
     check_batch(plan, execution)
     notes = (*plan.scene.notes, *suspicions(plan.scene, limited=recipe.limited))
-    return replace(_look_at(plan, execution), planning=planning, notes=notes)
+    return replace(_look_at(plan, execution, scratch_bytes(plan)), planning=planning, notes=notes)
 
 
-def _look_at(plan: Plan, execution: Execution) -> Inspection:
+def _look_at(plan: Plan, execution: Execution, disk: int) -> Inspection:
     """What there is to say of a plan that is made, but for what its making took and brought up."""
     scene = plan.scene
     source = _share(plan, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
     guide = _share(plan, _GUIDE_TILES, lambda core: scene.read_guide(core.times(scene.grids.scale))[1])
-    return Inspection(plan, source, guide, memory_load(plan, execution).peak)
+    return Inspection(plan, source, guide, memory_load(plan, execution).peak, disk)
 
 
 def _share(plan: Plan, most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:
@@ -119,9 +121,9 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
         yield "note", text
 
 
-def planned(plan: Plan, execution: Execution) -> Planned:
-    """The event of a run whose plan is made; its notes are told as such."""
-    return Planned(lambda: rows(_look_at(plan, execution), settings=True))
+def planned(plan: Plan, execution: Execution, disk: int) -> Planned:
+    """The event of a run whose plan is made, and which takes so many bytes of disk; its notes are told as such."""
+    return Planned(lambda: rows(_look_at(plan, execution, disk), settings=True))
 
 
 def rows(found: Inspection, *, settings: bool = False) -> list[tuple[str, str]]:
@@ -145,7 +147,7 @@ def rows(found: Inspection, *, settings: bool = False) -> list[tuple[str, str]]:
         ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
         ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
         ("memory", f"about {_size(found.memory)}{too_much}"),
-        ("disk", f"up to {_size(scratch_bytes(plan))} until the end of a run"),
+        ("disk", f"up to {_size(found.disk)} until the end of a run"),
     ]
     if settings and chosen:
         lines.append(("settings", chosen))

@@ -19,7 +19,7 @@ from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
-from geosr.inspection import planned
+from geosr.inspection import Inspection, inspect, planned
 from geosr.options import Event, Execution, Inputs, Note, Planned, Recipe
 from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
@@ -67,14 +67,12 @@ def upscale_bands(
         UsageError: something is to be written beside the output.
         InputError: the bands differ in type or nodata value.
     """
-    if execution.layers or execution.report or execution.style:
-        raise UsageError("all bands go into one GeoTIFF: reports, styles and rasters beside it need one --band")
+    bands = check_bands(inputs, execution)
     output = check_output(output, [inputs.source, inputs.guide, *recipe.files], overwrite=execution.overwrite)
-    bands = _bands_of(inputs)
     first = replace(inputs, band=bands[0])
     plan = replace(decide(first, recipe, execution), digests=digest_tags(inputs.source, inputs.guide))
     recipe = replace(recipe, method=plan.method.name)
-    execution.on_event(planned(plan, execution))
+    execution.on_event(planned(plan, execution, _scratch_bytes(plan, len(bands))))
     for text in plan.scene.notes:
         execution.on_event(Note(text))
     with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:
@@ -109,6 +107,17 @@ def upscale_bands(
     return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))
 
 
+def inspect_bands(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
+    """What `upscale_bands` would do, by the first of the bands, but the disk is what all of them take.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as `upscale_bands`.
+    """
+    bands = check_bands(inputs, execution)
+    found = inspect(replace(inputs, band=bands[0]), recipe, execution)
+    return replace(found, disk=_scratch_bytes(found.plan, len(bands)))
+
+
 def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, crew: Crew | None) -> dict[str, Any]:
     """One band, and what is to be remembered of it."""
     done = upscale_file(inputs, recipe, execution, output, crew)
@@ -137,12 +146,15 @@ def _scratch_bytes(plan: Plan, bands: int) -> int:
     return scratch_bytes(plan) + rows * cols * 4 * (plan.scene.guide.channels + 4 * bands)
 
 
-def _bands_of(inputs: Inputs) -> tuple[int, ...]:
-    """Numbers of the source's bands.
+def check_bands(inputs: Inputs, execution: Execution) -> tuple[int, ...]:
+    """Numbers of the source's bands, if they can go into one file.
 
     Raises:
+        UsageError: something is to be written beside the output.
         InputError: they have no type or no nodata value in common.
     """
+    if execution.layers or execution.report or execution.style:
+        raise UsageError("all bands go into one GeoTIFF: reports, styles and rasters beside it need one --band")
     file = describe_guide(inputs.source, nodata=inputs.source_nodata, assume_crs=inputs.assume_crs)
     if any(len({str(nodata) for nodata in part.nodatas}) > 1 for part in file.files):
         raise InputError(f"{show(file.path.name)}: its bands have different nodata values; do them one by one")

@@ -58,7 +58,7 @@ def upscale_file(
     output = outputs.pop(OUTPUT)
     plan = decide(inputs, recipe, execution)
     plan = replace(plan, layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
-    execution.on_event(planned(plan, execution))
+    execution.on_event(planned(plan, execution, scratch_bytes(plan)))
     placement = place_plan(plan, execution, crew)
     _tell(execution, _notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)

@@ -1,6 +1,7 @@
 """All bands in one run: each as a run of its own makes it, in one file, the guide read once."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +258,35 @@ def test_refusals(tmp_path):
     with pytest.raises(UsageError, match="exists"):
         upscale_bands(inputs, Recipe(method="bicubic"), Execution("cpu", 1), tmp_path / "all.tif")
     assert (tmp_path / "all.tif").read_text() == "mine"
+
+
+@pytest.mark.parametrize("beside", [("--report", "r.json"), ("--style",), ("--uncertainty", "u.tif")])
+def test_a_dry_run_refuses_what_the_run_would(beside, tmp_path, monkeypatch):
+    make_cube(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done, dry = (upscale(tmp_path, "--band", "all", *beside, *more, source="cube.img") for more in ((), ("--dry-run",)))
+    assert (dry.code, dry.err) == (2, done.err)
+    assert "need one --band" in dry.err
+
+
+def test_a_dry_run_sees_that_the_bands_cannot_go_into_one_file(tmp_path):
+    make_pair(tmp_path)
+    plane = physical(tmp_path / "source.tif").astype("float32")
+    write(tmp_path / "cube.tif", np.stack([plane, plane]), grid(500000, 5000000, 4))
+    said = "".join(f'<PAMRasterBand band="{n}"><NoDataValue>{-n}</NoDataValue></PAMRasterBand>' for n in (1, 2))
+    (tmp_path / "cube.tif.aux.xml").write_text(f"<PAMDataset>{said}</PAMDataset>")
+    done, dry = (upscale(tmp_path, "--band", "all", *more, source="cube.tif") for more in ((), ("--dry-run",)))
+    assert (dry.code, dry.err) == (3, done.err)
+    assert "different nodata values" in dry.err
+    (tmp_path / "pairs.csv").write_text("source,guide\ncube.tif,guide.tif\n")
+    pairs = ("--manifest", tmp_path / "pairs.csv", "-o", tmp_path / "out/{stem}.tif", "--method", "bicubic")
+    assert "different nodata values" in geosr("batch", *pairs, "--band", "all", "--dry-run").out
+
+
+def test_a_dry_run_tells_the_disk_that_all_bands_take(tmp_path):
+    make_cube(tmp_path, size=200)
+    one, every = (
+        int(re.search(r"^disk +up to (\d+) MB", told.out, re.MULTILINE)[1])
+        for told in (upscale(tmp_path, "--band", band, "--dry-run", source="cube.img") for band in (1, "all"))
+    )
+    assert every > one + 200**2 * 16 * 4 * (3 + 3 * 4) / 1e6 - 2  # the guide's three bands, and 4 x 3 rasters
