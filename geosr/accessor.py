@@ -9,12 +9,12 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from inspect import signature
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ _RENAMED = {"min": "minimum=", "max": "maximum=", "set": "settings="} | {
 
 _ROLES = ("source", "guide", "prediction", "truth")
 
+Value = TypeVar("Value")
 Rasterlike = str | os.PathLike[str] | xr.DataArray
 
 
@@ -156,51 +157,53 @@ def upscale(
 
     if style and output is None:
         raise UsageError("a style lies beside its output; give an output as well")
+    if not callable(on_event):
+        raise UsageError(f"on_event is {on_event!r}; it must be a function that takes an event")
     with _workplace() as folder:
         recipe = Recipe(
-            method=method,
-            preset=preset,
-            settings=dict(settings or {}),
+            method=_text("method", method),
+            preset=_text("preset", preset),
+            settings=_settings(settings),
             consistency=None if consistency is None else Consistency.parse(str(consistency)),
-            tile=None if tile is None else _whole("tile", tile),
+            tile=_given(_whole, "tile", tile),
             fit=fit,
             seed=_whole("seed", seed),
             dtype=_type_name(dtype),
             compress=compress,
-            weights=None if weights is None else Path(weights),
-            minimum=minimum,
-            maximum=maximum,
+            weights=_given(_path, "weights", weights),
+            minimum=_given(_number, "minimum", minimum),
+            maximum=_given(_number, "maximum", maximum),
         )
         execution = Execution(
             device,
-            None if workers is None else _whole("workers", workers),
-            scheduler,
+            _given(_whole, "workers", workers),
+            _text("scheduler", scheduler),
             overwrite,
             on_tile_error,
-            report=None if report is None else Path(report),
-            influence=None if guide_influence is None else Path(guide_influence),
-            uncertainty=None if uncertainty is None else Path(uncertainty),
+            report=_given(_path, "report", report),
+            influence=_given(_path, "guide_influence", guide_influence),
+            uncertainty=_given(_path, "uncertainty", uncertainty),
             on_event=lambda event: on_event(_spoken(event)),
-            tile_timeout=tile_timeout,
-            gpus=gpus,
+            tile_timeout=_given(_number, "tile_timeout", tile_timeout),
+            gpus=_given(_text, "gpus", gpus),
             style=style,
-            batch=None if batch is None else _whole("batch", batch),
+            batch=_given(_whole, "batch", batch),
         )
         inputs = Inputs(
             _on_disk(source, folder, "source"),
             _on_disk(guide, folder, "guide"),
             _whole("scale", scale),
-            band if band is None or isinstance(band, str) else _whole("band", band),
-            source_nodata,
-            guide_nodata,
+            _given(_band, "band", band),
+            _given(_number, "source_nodata", source_nodata),
+            _given(_number, "guide_nodata", guide_nodata),
             _crs_text(assume_crs),
             allow_ballpark,
-            _four(bounds),
+            _given(_four, "bounds", bounds),
             coregister,
-            guide_shift,
-            native_resolution,
+            _given(_two, "guide_shift", guide_shift),
+            _given(_number, "native_resolution", native_resolution),
         )
-        path = folder / "result.tif" if output is None else Path(output)
+        path = _given(_path, "output", output) or folder / "result.tif"
         if band == ALL:
             multiband.upscale_bands(inputs, recipe, execution, path)
         else:
@@ -248,9 +251,9 @@ def evaluate(
         paths = {role: _on_disk(each, folder, role) for role, each in given.items() if each is not None}
         found = measure(
             **paths,
-            band=band if band is None or isinstance(band, str) else _whole("band", band),
+            band=_given(_band, "band", band),
             elevation=elevation,
-            step=step,
+            step=_given(_number, "step", step),
             assume_crs=_crs_text(assume_crs),
         )
     return replace(found, notes=tuple(map(_in_python, found.notes)))
@@ -287,6 +290,11 @@ def _spoken(event: Event) -> Event:
     return Note(_in_python(event.text)) if isinstance(event, Note) else event
 
 
+def _given(read: Callable[[str, Any], Value], name: str, value: object) -> Value | None:
+    """What `read` makes of an argument that may be left out."""
+    return None if value is None else read(name, value)
+
+
 def _whole(name: str, value: object) -> int:
     """A whole number of any type."""
     whole = isinstance(value, Integral) or (isinstance(value, float | np.floating) and float(value).is_integer())
@@ -295,10 +303,60 @@ def _whole(name: str, value: object) -> int:
     return int(cast(int, value))
 
 
+def _number(name: str, value: Any) -> float:
+    """A number of any type, arrays without dimensions among them; text is none, nor is a truth value."""
+    if not isinstance(value, str | bytes | bool | np.bool_):
+        with suppress(TypeError, ValueError, OverflowError):
+            return float(value)
+    raise UsageError(f"{name} is {value!r}; it must be a number")
+
+
+def _four(name: str, values: Any) -> Bounds:
+    left, bottom, right, top = _numbers(name, values, "(left, bottom, right, top)")
+    return left, bottom, right, top
+
+
+def _two(name: str, values: Any) -> tuple[float, float]:
+    x, y = _numbers(name, values, "(x, y)")
+    return x, y
+
+
+def _numbers(name: str, values: Any, wanted: str) -> list[float]:
+    """As many as are wanted."""
+    with suppress(TypeError, UsageError):
+        numbers = [_number(name, value) for value in values]
+        if len(numbers) == wanted.count(",") + 1:
+            return numbers
+    raise UsageError(f"{name} is {values!r}; it must be {wanted}, in numbers")
+
+
+def _band(name: str, value: object) -> Band:
+    return value if isinstance(value, str) else _whole(name, value)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is {value!r}; it must be text")
+    return value
+
+
+def _path(name: str, value: Any) -> Path:
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise UsageError(f"{name} is {value!r}; it must be a path") from error
+
+
+def _settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(settings, Mapping | None):
+        raise UsageError(f"settings is {settings!r}; it must be a mapping, as {{'epochs': 200}}")
+    return dict(settings or {})
+
+
 def _type_name(dtype: npt.DTypeLike) -> str:
     try:
         return np.dtype(dtype).name
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"dtype is {dtype!r}; that is no type of numbers") from error
 
 
@@ -313,16 +371,6 @@ def _crs_text(crs: object) -> str | None:
         return str(pyproj.CRS.from_user_input(crs).to_wkt())
     except CRSError as error:
         raise UsageError(f"assume_crs is {crs!r}, which names no CRS; give one like EPSG:32632, or WKT") from error
-
-
-def _four(bounds: Bounds | None) -> Bounds | None:
-    if bounds is None:
-        return None
-    try:
-        left, bottom, right, top = map(float, bounds)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"bounds are {bounds!r}; they must be (left, bottom, right, top)") from error
-    return left, bottom, right, top
 
 
 def _load(path: Path, *, masked: bool) -> xr.DataArray:

@@ -274,6 +274,9 @@ def test_arguments_of_any_sensible_kind_are_the_same_call(source, guide):
         dtype=np.float32,
         assume_crs=pyproj.CRS(32633),
         bounds=np.array([461_200, 5_211_352, 461_260, 5_211_400]),
+        guide_shift=np.zeros(2),
+        source_nodata=np.int16(-9999),
+        minimum=xr.DataArray(-1e9),
     )
     np.testing.assert_array_equal(plain, other)
 
@@ -286,12 +289,31 @@ def test_arguments_of_any_sensible_kind_are_the_same_call(source, guide):
         ({"seed": True}, "seed is True; it must be a whole number"),
         ({"band": 1.5}, "band is 1.5; it must be a whole number"),
         ({"tile": float("nan")}, "tile is nan; it must be a whole number"),
-        ({"bounds": (1, 2, 3)}, r"bounds are \(1, 2, 3\); they must be \(left, bottom, right, top\)"),
-        ({"bounds": ("a", 2, 3, 4)}, "they must be"),
+        ({"bounds": (1, 2, 3)}, r"bounds is \(1, 2, 3\); it must be \(left, bottom, right, top\), in numbers"),
+        ({"bounds": ("a", 2, 3, 4)}, "it must be"),
+        ({"guide_shift": (1,)}, r"guide_shift is \(1,\); it must be \(x, y\), in numbers"),
+        ({"guide_shift": 5}, "guide_shift is 5; it must be"),
+        ({"guide_shift": "12"}, "guide_shift is '12'; it must be"),
+        ({"minimum": "a"}, "minimum is 'a'; it must be a number"),
+        ({"maximum": True}, "maximum is True; it must be a number"),
+        ({"native_resolution": "x"}, "native_resolution is 'x'; it must be a number"),
+        ({"tile_timeout": "5"}, "tile_timeout is '5'; it must be a number"),
+        ({"source_nodata": "x"}, "source_nodata is 'x'; it must be a number"),
+        ({"guide_nodata": (0, 0)}, r"guide_nodata is \(0, 0\); it must be a number"),
+        ({"settings": 3}, "settings is 3; it must be a mapping"),
+        ({"settings": "ab"}, "settings is 'ab'; it must be a mapping"),
+        ({"output": 3}, "output is 3; it must be a path"),
+        ({"weights": 3}, "weights is 3; it must be a path"),
+        ({"report": 3}, "report is 3; it must be a path"),
+        ({"scheduler": None}, "scheduler is None; it must be text"),
+        ({"gpus": 0, "scheduler": "processes"}, "gpus is 0; it must be text"),
+        ({"method": ["mmsr"]}, r"method is \['mmsr'\]; it must be text"),
+        ({"on_event": 3}, "on_event is 3; it must be a function"),
         ({"consistency": 0.5}, "consistency is '0.5'; use exact, off, or soft:SIGMA"),
         ({"assume_crs": 999_999}, "assume_crs is 999999, which names no CRS"),
         ({"assume_crs": object()}, "which names no CRS"),
         ({"dtype": "floaty"}, "dtype is 'floaty'"),
+        ({"dtype": {"x": 1}}, "dtype is {'x': 1}"),
         ({"dtype": np.complex64}, "dtype is 'complex64'; use one of"),
         ({"style": True}, "a style lies beside its output"),
     ],
@@ -408,6 +430,8 @@ def test_what_cannot_be_measured_is_said_in_the_words_of_python(source, guide):
         geosr.evaluate(source, rioxarray.open_rasterio(guide))
     with pytest.raises(UsageError, match=r"band is 1\.5; it must be a whole number"):
         geosr.evaluate(source, source, band=1.5)
+    with pytest.raises(UsageError, match="step is '1'; it must be a number"):
+        geosr.evaluate(source, source, step="1")
     with pytest.raises(UsageError, match="the truth is a Dataset"):
         geosr.evaluate(source, xr.Dataset())
 
