@@ -246,9 +246,8 @@ def _pieces(
             if not valid.any():
                 continue
             high = tile.window.times(scale)
-            wide = Window(high.row - margin, high.col - margin, high.height + 2 * margin, high.width + 2 * margin)
             core = tile.core.relative_to(tile.window)
-            yield Piece(*read_guide(wide), source, valid, tile.window, core, scale, margin)
+            yield Piece(*read_guide(high.grown(margin)), source, valid, tile.window, core, scale, margin)
 
 
 def _local(pieces: Sequence[Piece], grids: GridPair) -> Displacement | None:

@@ -32,7 +32,7 @@ def scratch_bytes(plan: Plan) -> int:
     could not be compressed.
     """
     scale, rows, cols = plan.scene.grids.scale, *plan.scene.grids.high.shape
-    tiles = sum(tile.window.height * tile.window.width for tile in plan.tiles) * scale**2 * 4
+    tiles = sum(tile.window.pixels for tile in plan.tiles) * scale**2 * 4
     mosaic = rows * cols * np.dtype(plan.recipe.dtype).itemsize
     further = tiles + rows * cols * np.dtype(LAYER_ENCODING.dtype).itemsize * 4 // 3
     return tiles + mosaic + mosaic * 5 // 3 + len(plan.layers) * further

@@ -61,10 +61,7 @@ class _Both:
                     yield block
 
     def _block(self, core: Window) -> Block | None:
-        rows, cols = self.grid.shape
-        top, left = max(core.row - HALO, 0), max(core.col - HALO, 0)
-        bottom, right = min(core.row + core.height + HALO, rows), min(core.col + core.width + HALO, cols)
-        window = Window(top, left, bottom - top, right - left)
+        window = core.grown(HALO).intersection(Window(0, 0, *self.grid.shape))
         prediction, valid = read_onto(self.prediction, self.grid, window)
         if not valid.any():
             return None
@@ -325,18 +322,15 @@ def read_onto(file: Raster, grid: GeoBox, window: Window) -> tuple[Array, Mask]:
         bands, valid = raster.read_guide(file, crop(grid, window), grid=grid)
         return np.where(valid, bands[0].astype(np.float64) * file.scale + file.offset, 0.0), valid
     scale, row, col = nested
-    whole = window.times(scale)
-    values, valid = _read_padded(file, replace(whole, row=whole.row + row, col=whole.col + col))
+    values, valid = _read_padded(file, window.times(scale).shifted(row, col))
     return (values, valid) if scale == 1 else pool_measured(values, valid, scale)
 
 
 def _read_padded(file: Raster, window: Window) -> tuple[Array, Mask]:
     """A window that may reach over the file's edges; invalid there."""
     values, valid = np.zeros(window.shape), np.zeros(window.shape, bool)
-    top, left = max(window.row, 0), max(window.col, 0)
-    bottom, right = min(window.row + window.height, file.shape[0]), min(window.col + window.width, file.shape[1])
-    if top < bottom and left < right:
-        part = Window(top, left, bottom - top, right - left)
+    part = window.intersection(Window(0, 0, *file.shape))
+    if part.pixels:
         inside = part.relative_to(window).slices
         values[inside], valid[inside] = raster.read_source(file, part)
     return values, valid

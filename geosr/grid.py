@@ -40,13 +40,33 @@ class Window:
         """Row and column slices into an array of the window's grid."""
         return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
 
+    @property
+    def pixels(self) -> int:
+        """How many there are."""
+        return self.height * self.width
+
     def times(self, scale: int) -> Window:
         """The same ground in pixels `scale` times smaller."""
         return Window(self.row * scale, self.col * scale, self.height * scale, self.width * scale)
 
     def relative_to(self, other: Window) -> Window:
         """This window in the pixel coordinates of `other`'s upper left corner."""
-        return Window(self.row - other.row, self.col - other.col, self.height, self.width)
+        return self.shifted(-other.row, -other.col)
+
+    def shifted(self, rows: int, cols: int) -> Window:
+        """As large, so many rows further down and columns further right."""
+        return Window(self.row + rows, self.col + cols, self.height, self.width)
+
+    def grown(self, margin: int) -> Window:
+        """With so many pixels more on every side."""
+        return Window(self.row - margin, self.col - margin, self.height + 2 * margin, self.width + 2 * margin)
+
+    def intersection(self, other: Window) -> Window:
+        """What both hold; a window of no pixels where they share none."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        bottom = min(self.row + self.height, other.row + other.height)
+        right = min(self.col + self.width, other.col + other.width)
+        return Window(row, col, max(bottom - row, 0), max(right - col, 0))
 
 
 def crs_name(crs: CRS | None) -> str:

@@ -43,7 +43,7 @@ def lay_out(boxes: Sequence[GeoBox], names: Sequence[str]) -> tuple[GeoBox, list
     top, left = min(w.row for w in windows), min(w.col for w in windows)
     bottom, right = max(w.row + w.height for w in windows), max(w.col + w.width for w in windows)
     grid = GeoBox((bottom - top, right - left), first * Affine.translation(left, top), boxes[0].crs)
-    return grid, [Window(w.row - top, w.col - left, w.height, w.width) for w in windows]
+    return grid, [w.shifted(-top, -left) for w in windows]
 
 
 def _corners(rows: int, cols: int) -> tuple[tuple[int, int], ...]:
@@ -71,20 +71,16 @@ def overlaps(windows: Sequence[Window]) -> Iterator[tuple[int, int, Window]]:
 
 def doubles(windows: Sequence[Window]) -> Iterator[tuple[int, int, Window]]:
     """Those of `overlaps` that are more than half of the smaller window."""
-    areas = [window.height * window.width for window in windows]
     for one, other, shared in overlaps(windows):
-        if 2 * shared.height * shared.width > min(areas[one], areas[other]):
+        if 2 * shared.pixels > min(windows[one].pixels, windows[other].pixels):
             yield one, other, shared
 
 
 def pieces(windows: Sequence[Window], asked: Window) -> Iterator[tuple[int, Window]]:
     """Which of `windows` meet `asked`, in their order: place in the sequence, and the part that they share."""
     for place, window in enumerate(windows):
-        top, left = max(window.row, asked.row), max(window.col, asked.col)
-        bottom = min(window.row + window.height, asked.row + asked.height)
-        right = min(window.col + window.width, asked.col + asked.width)
-        if top < bottom and left < right:
-            yield place, Window(top, left, bottom - top, right - left)
+        if (shared := window.intersection(asked)).pixels:
+            yield place, shared
 
 
 def shrunk(part: Window, whole: Window, shape: tuple[int, int]) -> Window:

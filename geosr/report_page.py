@@ -277,7 +277,7 @@ def _data(look: Look, fallen: Sequence[Window]) -> dict[str, Any]:
 
 def _numbers(view: View, look: Look, fallen: Sequence[Window]) -> dict[str, Any]:
     _, rows, cols = view.pictures["guide"].shape
-    here = [window for window in fallen if _meet(window, view.window)]
+    here = [window for window in fallen if window.intersection(view.window).pixels]
     marks = [("tile", _mark(view, window, (rows, cols))) for window in here[:_MARKED]]
     marks += [("window", _mark(view, other.window, (rows, cols))) for other in look.views[1:] if view.step > 1]
     return {
@@ -299,11 +299,6 @@ def _pixel(view: View) -> tuple[float, float]:
     """High pixels to one of the view, along columns and rows: a little less than its step where that leaves a rest."""
     _, rows, cols = view.pictures["guide"].shape
     return view.window.width / cols, view.window.height / rows
-
-
-def _meet(one: Window, other: Window) -> bool:
-    rows, cols = (one.row < other.row + other.height, one.col < other.col + other.width)
-    return rows and cols and other.row < one.row + one.height and other.col < one.col + one.width
 
 
 def _mark(view: View, window: Window, shape: tuple[int, int]) -> list[float]:

@@ -47,13 +47,15 @@ class Scene:
 
     def read_source(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Physical values and validity of a window of the low grid."""
-        row, col = window.row + self.origin.row, window.col + self.origin.col
-        return raster.read_source(self.source, Window(row, col, window.height, window.width))
+        return raster.read_source(self.source, self._of_the_file(window))
 
     def may_hold(self, window: Window) -> bool:
         """Whether a file of the source reaches into a window of the low grid: between those of a folder are gaps."""
-        row, col = window.row + self.origin.row, window.col + self.origin.col
-        return self.source.reaches(Window(row, col, window.height, window.width))
+        return self.source.reaches(self._of_the_file(window))
+
+    def _of_the_file(self, window: Window) -> Window:
+        """A window of the low grid in the source's own pixels."""
+        return window.shifted(self.origin.row, self.origin.col)
 
     def read_guide(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """The guide and its validity on a window of the high grid."""

@@ -161,9 +161,8 @@ def _view(subject: Subject, kind: Kind, title: str, window: Window, step: int) -
 def _source(subject: Subject, window: Window, step: int) -> Surface:
     """The source under a window of the high grid, in its own pixels or larger ones."""
     scale, origin = subject.grids.scale, subject.origin
-    row, col = window.row // scale + origin.row, window.col // scale + origin.col
-    low = Window(row, col, window.height // scale, window.width // scale)
-    return Surface(*raster.glance_source(subject.source, step, low))
+    low = Window(window.row // scale, window.col // scale, window.height // scale, window.width // scale)
+    return Surface(*raster.glance_source(subject.source, step, low.shifted(origin.row, origin.col)))
 
 
 def _image(guide: Raster, bands: NDArray[np.float32], valid: Mask) -> Picture:

@@ -80,7 +80,7 @@ def warp(
     while todo:
         window = todo.pop()
         splittable = max(window.shape) > 1
-        if splittable and window.height * window.width * plan.across * plan.down * bands > 4 * _SAMPLES_AT_ONCE:
+        if splittable and window.pixels * plan.across * plan.down * bands > 4 * _SAMPLES_AT_ONCE:
             todo += _halves(window)
             continue
         corners = _corners(crop(target, window), guide, displacement)
@@ -89,7 +89,7 @@ def warp(
         source = _source_window(all_u, all_v, cell, guide, plan.pool)
         if source is None:
             continue
-        if splittable and source.height * source.width * bands > 8 * _SAMPLES_AT_ONCE:
+        if splittable and source.pixels * bands > 8 * _SAMPLES_AT_ONCE:
             todo += _halves(window)
             continue
         image = _pooled(read, source, guide, plan.pool)
@@ -207,14 +207,10 @@ class _Image:
 
 def _pooled(read: Reader, window: Window, guide: GeoBox, pool: int) -> _Image:
     """`window` of the guide, which may reach over its edges, pooled."""
-    top, left = max(window.row, 0), max(window.col, 0)
-    bottom = min(window.row + window.height, guide.shape[0])
-    right = min(window.col + window.width, guide.shape[1])
-    values, valid = read(Window(top, left, bottom - top, right - left))
-    beyond = (
-        (top - window.row, window.row + window.height - bottom),
-        (left - window.col, window.col + window.width - right),
-    )
+    inside = window.intersection(Window(0, 0, *guide.shape))
+    values, valid = read(inside)
+    rows, cols = inside.relative_to(window).slices
+    beyond = (rows.start, window.height - rows.stop), (cols.start, window.width - cols.stop)
     if not valid.all():
         values = np.where(valid, values, np.float32(0))
     image = np.pad(values, ((0, 0), *beyond)), np.pad(valid, beyond)
