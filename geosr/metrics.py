@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.grid import Window
+from geosr.neighbours import sums_3x3
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -230,12 +231,6 @@ def quantile(values: Array, counts: NDArray[np.int64], share: float) -> float:
     return low + (high - low) * (place - math.floor(place))
 
 
-def _box(image: Array) -> Array:
-    """Sums over 3 x 3 pixels, without a rim of 1."""
-    rows = image[:-2] + image[1:-1] + image[2:]
-    return np.asarray(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:])
-
-
 # --- sums over blocks ----------------------------------------------------------------------------------------
 
 
@@ -334,10 +329,10 @@ class _Copied:
             return
         valid = block.valid & block.guide_valid
         here, there = _inside(block.core, 1, block.truth.shape)
-        known = (_box(valid.astype(np.float64)) == 9)[there] & flat[here]
+        known = (sums_3x3(valid.astype(np.float64)) == 9)[there] & flat[here]
         errors = block.prediction - block.truth
         error, *bands = (
-            (image[1:-1, 1:-1] - _box(image) / 9)[there][known]
+            (image[1:-1, 1:-1] - sums_3x3(image) / 9)[there][known]
             for image in (np.where(valid, band, 0.0) for band in (errors, *block.guide))
         )
         # details have a mean of zero but for the rims, so raw products will do
@@ -390,7 +385,7 @@ class _Details:
         if self._spacing is None or min(block.truth.shape) < 3:
             return
         part = _inside(block.core, 1, block.truth.shape)[1]
-        known = (_box(block.valid.astype(np.float64)) == 9)[part]
+        known = (sums_3x3(block.valid.astype(np.float64)) == 9)[part]
         (slope, aspect), (true_slope, true_aspect) = (
             (a[part][known] for a in slope_and_aspect(heights, self._spacing))
             for heights in (block.prediction, block.truth)

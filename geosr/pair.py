@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.methods.base import BoolArray, FloatArray, Patch
+from geosr.neighbours import sums_3x3
 from geosr.noise import LEAST, white_noise
 from geosr.spikes import ANY, Range, common_range, find_spikes
 
@@ -187,7 +188,5 @@ def fill(bands: FloatArray, valid: BoolArray) -> FloatArray:
 def _neighbour_sums(bands: FloatArray, known: BoolArray) -> tuple[FloatArray, FloatArray]:
     """Sums over the 3 x 3 neighbourhood of the known values, and how many they are."""
     stack = np.concatenate([bands * known, known[None].astype(np.float32)])
-    padded = np.pad(stack, ((0, 0), (1, 1), (1, 1)))
-    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-    sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    sums = sums_3x3(np.pad(stack, ((0, 0), (1, 1), (1, 1))))
     return sums[:-1], sums[-1]

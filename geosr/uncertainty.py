@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from geosr.neighbours import sums_3x3
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -73,14 +75,7 @@ def _rows(scale: int) -> Array:
 def local_spread(values: Array, valid: Mask) -> Array:
     """Standard deviation over the valid ones of each pixel's 3 x 3; 0 where there is none."""
     middle = values[valid].mean() if valid.any() else 0.0  # small numbers, so that squares keep their digits
-    known = np.where(valid, values - middle, 0.0)
-    count = np.maximum(_box(valid.astype(np.float64)), 1)
-    mean = _box(known) / count
-    return np.sqrt(np.maximum(_box(known * known) / count - mean * mean, 0.0))
-
-
-def _box(values: Array) -> Array:
-    """Sums over 3 x 3 pixels; nothing beyond the edge."""
-    padded = np.pad(values, 1)
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return np.asarray(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:])
+    known = np.pad(np.where(valid, values - middle, 0.0), 1)
+    count = np.maximum(sums_3x3(np.pad(valid, 1).astype(np.float64)), 1)
+    mean = sums_3x3(known) / count
+    return np.sqrt(np.maximum(sums_3x3(known * known) / count - mean * mean, 0.0))
