@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from geosr.tiling import SIDE
+
 from .options import PATH, Command, inputs_from, option, pair_options
 from .render import count, one_line, say
 
@@ -20,7 +22,7 @@ from .render import count, one_line, say
     "How the result is made",
     "--tile",
     type=int,
-    default=320,
+    default=SIDE,
     show_default=True,
     metavar="PIXELS",
     help="Tiles of at most this many output pixels a side.",

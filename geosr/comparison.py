@@ -27,14 +27,11 @@ from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
 from geosr.store import check_new, scratch_folder
 from geosr.tables import Table, as_json
-from geosr.tiling import cut, middle
+from geosr.tiling import SIDE, cut, middle
 from geosr.trials import Array, Trial, attempt_alone
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method, Patch
-
-SIDE = 320
-"""Largest side, in output pixels, of the part that is compared: a tile's."""
 
 _METRICS = ("rmse", "mae", "bias", "nmad", "le90", "psnr", "ssim", "edge_rmse", "flat_rmse")
 

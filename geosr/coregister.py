@@ -31,7 +31,7 @@ from geosr.errors import InputError
 from geosr.grid import GridPair, Window
 from geosr.local_shift import FEWEST, Costs, fit_field
 from geosr.pair import Pair, Stats, normalise
-from geosr.tiling import Tile, cut
+from geosr.tiling import SIDE, Tile, cut
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -228,7 +228,7 @@ def find_shift(grids: GridPair, read_source: ReadSource, read_guide: ReadGuide) 
 
 def _look(grids: GridPair, read_source: ReadSource, read_guide: Callable[[Window], _Guide]) -> list[Piece]:
     """The parts of the scene that are looked at."""
-    size = max(320, 4 * _WINDOW * grids.scale)
+    size = max(SIDE, 4 * _WINDOW * grids.scale)
     tiles, count = cut(grids.low.shape, grids.scale, size=size, halo=0), max(_PIXELS // size**2, 1)
     step = -(-len(tiles) // count)
     spread = (tile for first in range(step) for tile in tiles[(first + step // 2) % step :: step])

@@ -17,13 +17,13 @@ from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene
 from geosr.store import check_new, scratch_folder
-from geosr.tiling import Tile, cut
+from geosr.tiling import SIDE, Tile, cut
 
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")
 
 
 def write_pairs(
-    inputs: Inputs, folder: Path, *, tile: int = 320, tell: Callable[[str], None] = lambda text: None
+    inputs: Inputs, folder: Path, *, tile: int = SIDE, tell: Callable[[str], None] = lambda text: None
 ) -> int:
     """Cut a pair into `folder`: `source/00000.tif`, `guide/00000.tif`, `index.csv` and `index.geojson`.
 

@@ -16,13 +16,10 @@ from geosr.options import Inputs, Recipe
 from geosr.pair import Pair
 from geosr.raster_guard import show
 from geosr.scene import Scene, open_scene
-from geosr.tiling import Tile, cut, smallest_tile
+from geosr.tiling import SIDE, Tile, cut, smallest_tile
 
 if TYPE_CHECKING:
     from geosr.methods.base import Method, State
-
-_TILE = 320
-"""High pixels to a tile's side where nobody asks for others and the method can do with them."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ def make_plan(inputs: Inputs, recipe: Recipe, scene: Scene | None = None) -> Pla
 
 
 def tile_size(recipe: Recipe, method: Method, scale: int) -> int:
-    """A tile's side in output pixels: what was asked for, else 320 or the least that method and scale allow."""
-    return recipe.tile or max(_TILE, smallest_tile(scale, method.halo(scale)))
+    """A tile's side in output pixels: what was asked for, else `SIDE` or the least that method and scale allow."""
+    return recipe.tile or max(SIDE, smallest_tile(scale, method.halo(scale)))
 
 
 def _named(method: Method) -> str:

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from geosr.errors import UsageError
 from geosr.grid import Window
 
+SIDE = 320
+"""High pixels to a tile's side at most, halo included, where nobody asks for others."""
+
 
 @dataclass(frozen=True)
 class Span:

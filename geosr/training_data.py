@@ -18,15 +18,12 @@ from geosr.pair import Pair, Stats, normalise
 from geosr.pair_lists import Job
 from geosr.raster_guard import digest_of_parts, files_of, show
 from geosr.samples import TruePair, pool_truth
-from geosr.tiling import cut
+from geosr.tiling import SIDE, cut
 
 if TYPE_CHECKING:
     from geosr.methods.supervised import Example
 
 Thing = TypeVar("Thing")
-
-_SIDE = 320
-"""Of a tile in output pixels at most, as a run has them, unless crops are larger."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def _windows(name: str, shape: tuple[int, ...], scale: int, side: int) -> list[W
             f"{show(name)} is {shape[1]} x {shape[0]} pixels, and crops have {side} a side; leave it out, or use a "
             "smaller crop (--set crop=N)"
         )
-    tiles = cut([length // scale for length in shape], scale, size=max(_SIDE, side), halo=0)
+    tiles = cut([length // scale for length in shape], scale, size=max(SIDE, side), halo=0)
     return [tile.window for tile in tiles]
 
 
