@@ -20,6 +20,12 @@ _SCENES = (("im2.png", "disp2.png", 0.0), ("view1.png", "disp1.png", 0.0), ("im0
 """Image, disparities and what means unknown in Middlebury's scenes of 2003, of 2005 (and 2006), and of 2014."""
 
 
+def check_root(root: Path) -> None:
+    """See that a data set's root is a folder; `InputError` where it is not."""
+    if not is_folder(root):
+        raise InputError(f"{show(root)} is no folder; give the root of the data set")
+
+
 def dfc2014(root: Path) -> dict[str, tuple[Path, Path]]:
     """Thermal (LWIR) and visible images by name: `TelopsDatasetCityLWIR*.img` with `TelopsDatasetCityVisible*.img`.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geosr.bands import Band
-from geosr.datasets import DATASETS, dfc2014
+from geosr.datasets import DATASETS, check_root, dfc2014
 from geosr.errors import InputError, UsageError
 from geosr.raster_guard import files_of, is_folder, is_utf8, show
 from geosr.samples import Sample
@@ -242,8 +242,7 @@ def true_pairs_of_dataset(name: str, root: Path) -> list[Job]:
     """
     if name not in DATASETS:
         raise UsageError(f"--dataset {name} is not known or has no truth; there are: {', '.join(DATASETS)}")
-    if not is_folder(root):
-        raise InputError(f"{show(root)} is no folder; give the root of the data set")
+    check_root(root)
     return [
         Job(show(f"{sample.group}/{sample.name}"), sample.truth, sample.guide, Path(), "", sample=sample)
         for sample in DATASETS[name](root)
@@ -294,8 +293,7 @@ def pairs_of_dataset(name: str, root: Path, template: str, scale: int) -> PairLi
         InputError: the folder is not as the data set is laid out.
     """
     check_template(template)
-    if not is_folder(root):
-        raise InputError(f"{show(root)} is no folder; give the root of the data set")
+    check_root(root)
     if name == "dfc2014":
         return _checked(
             [Job(show(stem), *pair, _fill(template, stem, scale), stem) for stem, pair in dfc2014(root).items()], []

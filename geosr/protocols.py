@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from geosr.datasets import DATASETS
+from geosr.datasets import DATASETS, check_root
 from geosr.errors import InputError
 from geosr.metrics import score_arrays
 from geosr.options import processors
 from geosr.pair import Stats, normalise
-from geosr.raster_guard import is_folder, show
+from geosr.raster_guard import show
 from geosr.samples import Sample, TruePair
 from geosr.tables import Table
 from geosr.trials import attempt
@@ -84,8 +84,7 @@ def rerun(
         InputError: the folder is not as the data set is laid out, or see `authors`.
         TileError: a fit failed.
     """
-    if not is_folder(root):
-        raise InputError(f"{show(root)} is no folder; give the root of the data set")
+    check_root(root)
     samples = DATASETS[name](root)
     known = authors(samples, scale)  # before the work: their list may be refused
     errors: dict[str, dict[str, dict[str, float]]] = {}
