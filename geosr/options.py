@@ -25,6 +25,12 @@ ON_TILE_ERROR = ("fail", "interpolate")
 Bounds = tuple[float, float, float, float]
 
 
+def check_seed(seed: int) -> None:
+    """See that all generators take it; `UsageError` where they do not."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must be from 0 to 2**63 - 1")
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The two rasters and what their files forgot to say.
@@ -112,8 +118,7 @@ class Recipe:
             raise UsageError(f"fit is {self.fit!r}; use one of {', '.join(FITS)}")
         if self.tile is not None and self.tile < 1:
             raise UsageError(f"tile is {self.tile}; it must be positive")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+        check_seed(self.seed)
 
     @property
     def limits(self) -> tuple[float, float]:

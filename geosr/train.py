@@ -15,7 +15,7 @@ import numpy as np
 from geosr.errors import InputError, TileError, UsageError
 from geosr.methods.training_settings import TrainingSettings, training_settings
 from geosr.methods.weights import Arrays, Card, pack, unpack
-from geosr.options import Execution, Note, Stage, Trained, Validated, processors
+from geosr.options import Execution, Note, Stage, Trained, Validated, check_seed, processors
 from geosr.pair_lists import Job
 from geosr.provenance import versions
 from geosr.publish import check_output, publish
@@ -68,8 +68,7 @@ class Course:
     def __post_init__(self) -> None:
         if not 0 < self.validation < 1:
             raise UsageError(f"validation is {self.validation}; it must be a share of the pairs, above 0 and below 1")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
