@@ -12,6 +12,7 @@ import numpy as np
 
 from geosr import gdal, methods
 from geosr.consistency import Consistency
+from geosr.digests import digest_of
 from geosr.options import Inputs, Recipe
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts
@@ -73,8 +74,8 @@ def identity(file: Raster) -> str:
     Of a folder: how many files it has, their size in all, and a digest of their identities.
     """
     if file.parts:
-        digest = blake2b("\n".join(identity(part) for part in file.files).encode(), digest_size=16).hexdigest()
-        return f"{file.path}, {len(file.parts)} files, {file.fingerprint[0]} bytes, digest {digest}"
+        parts = digest_of("\n".join(identity(part) for part in file.files).encode())
+        return f"{file.path}, {len(file.parts)} files, {file.fingerprint[0]} bytes, digest {parts}"
     size, nanoseconds, _ = file.fingerprint
     modified = f"{datetime.fromtimestamp(nanoseconds // 10**9, UTC):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09} UTC"
     said = repr((tuple(file.geobox.affine), file.crs_wkt, file.nodatas)).encode()

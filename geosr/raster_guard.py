@@ -7,13 +7,13 @@ driver that may open the file.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 from contextlib import suppress
 from pathlib import Path
 
+from geosr.digests import begun
 from geosr.errors import InputError, UsageError
 
 FORMATS = {
@@ -126,7 +126,7 @@ def digest_of_parts(path: Path) -> str:
     With size and modification time it tells whether a file is the one of before, but for a change that keeps both
     and lies between the parts.
     """
-    digest, parts, length = hashlib.blake2b(digest_size=16), 16, 1 << 16
+    digest, parts, length = begun(), 16, 1 << 16
     try:
         with path.open("rb") as file:
             last = max(file.seek(0, os.SEEK_END) - length, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from geosr import raster
 from geosr.bands import Band
 from geosr.consistency import blocks_of
 from geosr.describe import describe_guide, describe_source
+from geosr.digests import digest_of
 from geosr.errors import InputError
 from geosr.geotiff import write_tile
 from geosr.grid import Window, crop, pool_grid
@@ -78,7 +78,7 @@ class Sample:
     def origin(self) -> str:
         """A digest of where its files lie and of what is taken of them, not of what they hold."""
         parts = type(self).__name__, *map(os.path.realpath, self.files), self.window, self.unknown, self.band
-        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        return digest_of(repr(parts).encode())
 
     def read(self, scale: int) -> TruePair:
         """The pair and its truth, both cut to whole source pixels.

@@ -19,7 +19,6 @@ go there as they are (`RunFolder.remember`), arrays into a file beside it.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -39,13 +38,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geosr.digests import LENGTH, digest_of, digest_of_file
 from geosr.errors import ChangedInputError, OutputError, UsageError
 from geosr.raster_guard import show
 from geosr.tiling import Tile
 
 _DTYPE = np.dtype("<f4")
 _ALIGNMENT = 64
-_DIGEST_SIZE = 16
 CHECKPOINT = "checkpoint.safetensors"
 """Name of a training's own record in the run folder."""
 
@@ -129,9 +128,9 @@ class TileStore:
             "batch": result.batch,
         }
         text = json.dumps(header).encode()
-        text += b" " * (-(2 * _DIGEST_SIZE + 1 + len(text) + 1) % _ALIGNMENT) + b"\n"
+        text += b" " * (-(LENGTH + 1 + len(text) + 1) % _ALIGNMENT) + b"\n"
         body = text if stored is None else text + stored.tobytes()
-        write_whole(self._file(result.tile.index), _digest(body).encode() + b"\n" + body)
+        write_whole(self._file(result.tile.index), digest_of(body).encode() + b"\n" + body)
         return result
 
     def find(self, tile: Tile) -> TileResult | None:
@@ -179,10 +178,10 @@ class TileStore:
     def _header(self, index: int, *, check: bool) -> tuple[dict[str, Any], int]:
         """The header, and where the values begin."""
         with self._file(index).open("rb") as file:
-            digest = file.readline(2 * _DIGEST_SIZE + 1).strip().decode(errors="replace")
-            if check and _digest(file.read()) != digest:
+            digest = file.readline(LENGTH + 1).strip().decode(errors="replace")
+            if check and digest_of(file.read()) != digest:
                 raise OutputError(f"{self._file(index)} is damaged; run the same command again to recompute the tile")
-            file.seek(2 * _DIGEST_SIZE + 1)
+            file.seek(LENGTH + 1)
             header: dict[str, Any] = json.loads(file.readline())
             return header, file.tell()
 
@@ -190,19 +189,9 @@ class TileStore:
         return self.path / f"{index:07d}-{self.key}.tile"
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=_DIGEST_SIZE).hexdigest()
-
-
-def _digest_of(file: Path) -> str:
-    """Of all that it holds, however large it is."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=_DIGEST_SIZE)).hexdigest()
-
-
 def _is_whole(file: Path, digest: str) -> bool:
     with suppress(OSError):
-        return _digest_of(file) == digest
+        return digest_of_file(file) == digest
     return False
 
 
@@ -291,7 +280,7 @@ class RunFolder:
         def write() -> Mapping[str, Any]:
             known = make()
             with reported(f"cannot read {file}"):
-                return {**known, "digest": _digest_of(file)}
+                return {**known, "digest": digest_of_file(file)}
 
         known = self._manifest["remembered"].get(name)
         if known is not None and not _is_whole(file, known["digest"]):
@@ -312,10 +301,10 @@ class RunFolder:
         """
         path, remembered = self.path / "state.npz", self._manifest["remembered"]
         stored = path.read_bytes() if path.exists() else b""
-        if not stored or _digest(stored) != remembered.get("state"):
+        if not stored or digest_of(stored) != remembered.get("state"):
             stored = _packed(make())
             write_whole(path, stored)
-            remembered["state"] = _digest(stored)
+            remembered["state"] = digest_of(stored)
             self._write_manifest()
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
             return dict(arrays)
@@ -325,7 +314,7 @@ class RunFolder:
         with reported(f"cannot write in {self.path}"):
             for name in layers:
                 (self.path / name).mkdir(exist_ok=True)
-        key = _digest(json.dumps(self._manifest, sort_keys=True).encode())
+        key = digest_of(json.dumps(self._manifest, sort_keys=True).encode())
         return TileStore(self.path / "tiles", key, tuple(layers))
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
@@ -421,7 +410,7 @@ def run_folder(output: Path, fingerprint: Mapping[str, object]) -> Iterator[RunF
 
 
 def _folder_of(output: Path) -> Path:
-    return output.with_name(f".{output.name[:_NAME]}-{_digest(os.fsencode(output.name))[:8]}.geosr")
+    return output.with_name(f".{output.name[:_NAME]}-{digest_of(os.fsencode(output.name))[:8]}.geosr")
 
 
 def note_published(folder: Path, files: Mapping[Path, Path]) -> None:

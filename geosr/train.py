@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geosr.digests import digest_of
 from geosr.errors import InputError, TileError, UsageError
 from geosr.methods.training_settings import TrainingSettings, training_settings
 from geosr.methods.weights import Arrays, Card, pack, unpack
@@ -226,7 +226,7 @@ def _fingerprint(
     jobs: list[Job], course: Course, settings: TrainingSettings, machine: Mapping[str, str]
 ) -> dict[str, str]:
     """Everything that changes a weight."""
-    pairs = hashlib.blake2b("\n".join(identities(jobs)).encode(), digest_size=16).hexdigest()
+    pairs = digest_of("\n".join(identities(jobs)).encode())
     asked = {name: value for name, value in asdict(course).items() if name not in ("settings", "licence")}
     chosen = {f"setting {name}": value for name, value in asdict(settings).items()}
     values = {"training of": course.method, "pairs": pairs, **asked, **chosen, **machine, **versions()}

@@ -19,7 +19,7 @@ import rasterio
 import rasters
 from pairs import contents, make_pair, upscale
 
-from geosr import store
+from geosr import digests, store
 from geosr.errors import OutputError
 from geosr.store import TileResult, TileStore, run_folder, write_whole
 from geosr.tiling import cut
@@ -585,6 +585,11 @@ def test_a_fit_is_stored_as_earlier_versions_did(tmp_path):
     assert all(np.array_equal(found[name], state[name]) for name in state)
     np.savez(tmp_path / "before.npz", **state)
     assert stored == (tmp_path / "before.npz").read_bytes()
+
+
+def test_digests_are_those_of_earlier_versions(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert digests.digest_of(b"abc") == digests.digest_of_file(tmp_path / "file") == "cf4ab791c62b8d2b2109c90275287816"
 
 
 # --- room ----------------------------------------------------------------------------------------------------

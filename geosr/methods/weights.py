@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from geosr.digests import begun, digest_of
 from geosr.errors import InputError
 from geosr.raster_guard import is_utf8, show
 
@@ -72,7 +72,7 @@ def pack(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> bytes:
     """A safetensors file: arrays by name, what is said of them as JSON, and a digest of both; same in, same bytes."""
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     text = json.dumps(about, sort_keys=True)
-    told = json.dumps({"about": json.loads(text), "digest": _digest_of(ordered, text)}, sort_keys=True)
+    told = json.dumps({"about": json.loads(text), "digest": _digest_of_arrays(ordered, text)}, sort_keys=True)
     return save(ordered, {_KEY: told})
 
 
@@ -96,17 +96,17 @@ def unpack(data: bytes) -> tuple[Arrays, dict[str, Any]]:
         about, digest = told["about"], told["digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError("has no model card of geosr's; only weights made by geosr train have one") from error
-    if not isinstance(about, dict) or digest != _digest_of(arrays, json.dumps(about, sort_keys=True)):
+    if not isinstance(about, dict) or digest != _digest_of_arrays(arrays, json.dumps(about, sort_keys=True)):
         raise ValueError("is damaged: its weights or its card are not those that it was written with")
     return arrays, about
 
 
-def _digest_of(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
+def _digest_of_arrays(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
+    found = begun(text.encode())
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()
 
 
 def open_weights(path: Path) -> WeightsFile:
@@ -120,7 +120,7 @@ def open_weights(path: Path) -> WeightsFile:
         raise InputError(f"{show(path)}: its path is not UTF-8; rename it")
     data = _read(path)
     _, card = _unpack(path, data)
-    return WeightsFile(path, _digest(data), len(data), card)
+    return WeightsFile(path, digest_of(data), len(data), card)
 
 
 def read_arrays(file: WeightsFile) -> Arrays:
@@ -130,7 +130,7 @@ def read_arrays(file: WeightsFile) -> Arrays:
         InputError: it cannot be read, or is another one by now.
     """
     data = _read(file.path)
-    if _digest(data) != file.digest:
+    if digest_of(data) != file.digest:
         raise InputError(f"{show(file.path)}: the weights have changed since the run began; run the command again")
     return _unpack(file.path, data)[0]
 
@@ -144,10 +144,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{show(path)}: the weights cannot be read: {error.strerror}") from error
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _unpack(path: Path, data: bytes) -> tuple[Arrays, Card]:
