@@ -87,7 +87,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
     def watched(method, plan, placement, stats, pair, tile, solve=geosr.tile_work.solve_tile):
         name = plan.inputs.source.name
         (log / f"{{name}}-{{tile.index}}-{{os.getpid()}}.begun").touch()
-        stop = time.monotonic() + 60
+        stop = time.monotonic() + 200  # not for ever, where the pairs do wait for each other
         while name[0] in "ab" and len({{p.name[0] for p in log.glob("[ab]*.begun")}}) < 2:
             assert time.monotonic() < stop, "the other pair is not in progress"
             time.sleep(0.01)

@@ -60,32 +60,37 @@ def test_no_more_than_the_workers_are_started():
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("error", [TileError, ZeroDivisionError, KeyboardInterrupt])
 def test_the_first_error_ends_the_run_as_it_is(workers, error):
-    started = []
+    started, failing, ended = [], threading.Event(), threading.Event()
 
     def work(item):
         started.append(item)
         if item % 5 == 3:
+            failing.set()
             raise error("three")
-        time.sleep(0.02)
+        if failing.is_set():
+            ended.wait(60)
 
     with pytest.raises(error, match="three"):
         run(work, range(50), workers=workers)
-    time.sleep(0.2)
+    ended.set()
+    all_free = threading.Barrier(workers, timeout=600)  # the same threads, when they have done what they were given
+    run(lambda item: all_free.wait(), range(workers), workers=workers)
     assert any(item % 5 == 3 for item in started)
     assert len(started) < 10
 
 
 def test_an_interruption_does_not_wait_for_what_is_in_work():
-    release, started = threading.Event(), time.monotonic()
+    release, done = threading.Event(), []
 
     def work(item):
         if item == 1:
             raise TileError("one")
-        release.wait(20)
+        release.wait(60)
+        done.append(item)
 
     with pytest.raises(TileError):
         run(work, range(2), workers=2)
-    assert time.monotonic() - started < 10
+    assert done == []
     release.set()
 
 

@@ -145,10 +145,8 @@ def test_a_killed_process_is_continued_from_its_checkpoint(folder):
     assert run(folder, output="whole.safetensors", **long).code == 0
     command = [sys.executable, "-m", "geosr", "train", "--pairs", "pairs.csv", "-o", "w.safetensors", "--device", "cpu"]
     process = subprocess.Popen([*command, "--threads", "1", *sets(**long)], cwd=folder, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
     while not [*folder.glob(".w.safetensors-*.geosr/checkpoint.safetensors")]:
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
