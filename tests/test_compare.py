@@ -42,8 +42,8 @@ def test_with_a_truth_the_errors_are_those_of_a_run(town):
         error = physical(town / f"{row['method']}.tif") - truth
         assert row["scores"]["rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
         assert row["scores"]["bias"] == pytest.approx(0, abs=1e-4)
-        assert row["seconds"] > 0
-        assert 5e7 < row["peak_memory_bytes"] < 3e9
+    bicubic, diffusion = (row["peak_memory_bytes"] for row in content["methods"])
+    assert bicubic < diffusion  # each is that of a process of its own
     rows = [*csv.DictReader((made / "compare.csv").read_text().splitlines())]
     assert float(rows[1]["rmse"]) < 0.7 * float(rows[0]["rmse"])
     assert (made / "compare.png").read_bytes().startswith(b"\x89PNG")
