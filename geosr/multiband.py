@@ -25,7 +25,7 @@ from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan
-from geosr.publish import check_output
+from geosr.publish import check_own_output
 from geosr.raster_guard import show
 from geosr.scene import Scene
 from geosr.store import RunFolder, check_room, reported, run_folder
@@ -68,7 +68,7 @@ def upscale_bands(
         InputError: the bands differ in type or nodata value.
     """
     bands = check_bands(inputs, execution)
-    output = check_output(output, [inputs.source, inputs.guide, *recipe.files], overwrite=execution.overwrite)
+    output = check_own_output(output, [inputs.source, inputs.guide, *recipe.files], overwrite=execution.overwrite)
     first = replace(inputs, band=bands[0])
     plan = replace(decide(first, recipe, execution), digests=digest_tags(inputs.source, inputs.guide))
     recipe = replace(recipe, method=plan.method.name)
@@ -76,6 +76,7 @@ def upscale_bands(
     for text in plan.scene.notes:
         execution.on_event(Note(text))
     with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:
+        overwrite = folder.may_replace(overwrite=execution.overwrite)
         for text in notes_on_earlier_run(folder):
             execution.on_event(Note(text))
         check_room(folder.path, _scratch_bytes(plan, len(bands)))
@@ -101,7 +102,7 @@ def upscale_bands(
             name=_name,
             tags=_tags(plan) | _interpolated_tags(bands, done),
             compress=recipe.compress,
-            overwrite=execution.overwrite,
+            overwrite=overwrite,
         )
     tiles, interpolated = sum(each["tiles"] for each in done), sum(len(each["interpolated"]) for each in done)
     return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))

@@ -18,7 +18,7 @@ from geosr.methods.base import Method
 from geosr.options import Bounds, Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
-from geosr.publish import check_output
+from geosr.publish import check_output, check_own_output
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts, is_folder, show
 from geosr.report import Report, check_report
@@ -40,14 +40,11 @@ def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) ->
         UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
         OutputError: one lies on another file system than the output, beside which all are made.
     """
-    left = published_before(Path(os.path.realpath(output)))
-
-    def check(path: Path) -> Path:
-        return check_output(path, inputs, overwrite=execution.overwrite or Path(os.path.realpath(path)) in left)
-
-    outputs = {OUTPUT: check(output)}
+    outputs = {OUTPUT: check_own_output(output, inputs, overwrite=execution.overwrite)}
+    left = published_before(outputs[OUTPUT])
     for name, path in execution.layers.items():
-        outputs[name] = check(path)
+        free = execution.overwrite or Path(os.path.realpath(path)) in left
+        outputs[name] = check_output(path, inputs, overwrite=free)
         if outputs[name].parent.stat().st_dev != outputs[OUTPUT].parent.stat().st_dev:
             raise OutputError(
                 f"{show(path)} lies on another file system than the output, beside which it is made; give a name on "

@@ -13,7 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from geosr.errors import OutputError, UsageError
 from geosr.gdal import GDAL_ERRORS
 from geosr.raster_guard import files_of, is_folder, is_utf8, show
-from geosr.store import check_place, remove_finished
+from geosr.store import check_place, published_before, remove_finished
 
 _ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",), "safetensors file": (".safetensors",)}
 _FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)
@@ -50,6 +50,12 @@ def check_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form:
             "remove it, or use --overwrite"
         )
     return path
+
+
+def check_own_output(output: Path, inputs: Sequence[Path], *, overwrite: bool, form: str = "GeoTIFF") -> Path:
+    """As `check_output`, of an output with a run folder: one that a run was killed after naming is its own to end."""
+    path = Path(os.path.realpath(output))
+    return check_output(output, inputs, overwrite=overwrite or path in published_before(path), form=form)
 
 
 def check_utf8(path: Path) -> None:

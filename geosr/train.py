@@ -18,7 +18,7 @@ from geosr.methods.weights import Arrays, Card, pack, unpack
 from geosr.options import Execution, Note, Stage, Trained, Validated, check_seed, processors
 from geosr.pair_lists import Job
 from geosr.provenance import versions
-from geosr.publish import check_output, publish
+from geosr.publish import check_own_output, publish
 from geosr.raster_guard import show
 from geosr.store import (
     CHECKPOINT,
@@ -157,12 +157,10 @@ def train(jobs: list[Job], course: Course, execution: Execution, output: Path, *
 def _check_outputs(output: Path, log: Path | None, jobs: Sequence[Job], *, overwrite: bool) -> tuple[Path, Path]:
     """Where weights and model card will lie."""
     inputs = [path for job in jobs for path in (job.source, job.guide)]
-    left = published_before(Path(os.path.realpath(output)))
-    free = overwrite or Path(os.path.realpath(output)) in left
-    output = check_output(output, inputs, overwrite=free, form="safetensors file")
+    output = check_own_output(output, inputs, overwrite=overwrite, form="safetensors file")
     beside = output.with_suffix(".md")
     check_place(beside)
-    if os.path.lexists(beside) and not overwrite and beside not in left:
+    if os.path.lexists(beside) and not overwrite and beside not in published_before(output):
         raise UsageError(f"the model card {show(beside)} exists; use --overwrite to replace it")
     check_files({"csv": log})
     return output, beside

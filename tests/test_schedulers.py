@@ -69,8 +69,16 @@ def wait_for(what):
 
 
 def workers_of(run):
-    """The processes that have loaded torch: those of the tiles, not Python's resource tracker."""
-    return [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    """The processes that have loaded torch."""
+    return [child for child in psutil.Process(run.pid).children() if is_worker(child)]
+
+
+def is_worker(process):
+    """Whether it makes tiles, and is not Python's resource tracker; what has ended is neither."""
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie, too
+        return False
 
 
 # --- processes -----------------------------------------------------------------------------------------------
@@ -206,7 +214,7 @@ def test_a_worker_that_is_stopped_while_it_starts_ends_the_start(tmp_path, monke
     def stop():
         def young():
             children = {*psutil.Process().children()} - before
-            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            return [child for child in children if is_worker(child)]
 
         stopped.append(wait_for(young)[0])
         stopped[0].suspend()
@@ -221,7 +229,7 @@ def test_a_worker_that_is_stopped_while_it_starts_ends_the_start(tmp_path, monke
     stopper.join()
     assert psutil.wait_procs(stopped, timeout=30)[1] == []
     left = {*psutil.Process().children()} - before
-    assert not [child for child in left if "spawn_main" in " ".join(child.cmdline())]
+    assert not [child for child in left if is_worker(child)]
 
 
 def deadly(item):
