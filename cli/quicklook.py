@@ -35,7 +35,7 @@ _PICTURE = "The picture"
 )
 @option(_PICTURE, "--band", metavar="N", help="Which band of a raster that has several, from 1, or as 8.2um.")
 @option(_PICTURE, "--overwrite", is_flag=True, help="Replace a picture that exists.")
-def command(raster: Path, output: Path, size: int, kind: str | None, band: int | None, overwrite: bool) -> None:
+def command(raster: Path, output: Path, size: int, kind: str | None, band: str | None, overwrite: bool) -> None:
     """Draw RASTER as a picture: elevations with relief and colour, temperatures and all else in colour.
 
     Three bands of 8 bits are drawn as they are. Else colours go from the 2nd to the 98th percentile of the values;

@@ -78,7 +78,7 @@ class Assessment:
     def verdict(self) -> str:
         """In a sentence."""
         if self.best is None:
-            return "cannot tell: less than 32 source pixels are left one scale lower"
+            return "cannot tell: fewer than 32 source pixels are left one scale lower"
         gain = self.gain(self.best)
         if gain < 0.01:
             return "the guide does not help: nothing is expected to be better than bicubic"

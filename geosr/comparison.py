@@ -196,7 +196,7 @@ def _step_down(given: _Given, device: str) -> tuple[_Given, Mask]:
     """
     steps = steps_down([given.patch], device)
     if not steps:
-        raise InputError("cannot tell: less than 32 source pixels are left one scale lower; give a truth (--truth)")
+        raise InputError("cannot tell: fewer than 32 source pixels are left one scale lower; give a truth (--truth)")
     low, _, known = steps[0]
     return replace(given, patch=replace(low, tolerance=given.patch.tolerance)), known
 
@@ -229,7 +229,7 @@ def write_folder(found: Comparison, folder: Path) -> None:
     Raises:
         UsageError: the folder exists.
         UnavailableError: matplotlib is not installed.
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     check_new(folder)
     check_drawing()

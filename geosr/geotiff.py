@@ -33,7 +33,7 @@ def write_tile(
     Unit and name of the band are those of the raster that it is a part `of`.
 
     Raises:
-        OutputError: there is no room or no right, or the path is not UTF-8.
+        OutputError: there is no space left, no permission, or the path is not UTF-8.
     """
     check_utf8(path)
     profile = {
@@ -85,7 +85,7 @@ def write_strips(
         overwrite: replace a file of that name.
 
     Raises:
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     profile = {
         "driver": "GTiff",

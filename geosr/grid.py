@@ -130,7 +130,7 @@ def plan_grids(
 
     Raises:
         UsageError: the scale is out of range, or the bounds miss the source.
-        InputError: one raster has no CRS, or the two do not overlap.
+        InputError: one raster has no CRS, or neither has a position and their pixels do not nest.
     """
     check_scale(scale)
     guide, notes = reconcile(source, guide)

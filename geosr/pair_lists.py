@@ -82,7 +82,7 @@ def check_template(template: str | None, option: str = "--output") -> str:
     if template is None:
         raise UsageError("no outputs given; use --output, e.g. --output 'out/{stem}_x{scale}.tif'")
     if unknown := set(re.findall(r"\{[^{}]*\}", template)) - {"{stem}", "{scale}"}:
-        raise UsageError(f"{option} {show(template)}: {', '.join(sorted(unknown))} is none of {{stem}} and {{scale}}")
+        raise UsageError(f"{option} {show(template)}: {', '.join(sorted(unknown))} is neither {{stem}} nor {{scale}}")
     if not template.lower().endswith((".tif", ".tiff", "}")):  # a stem may bring the ending with it
         raise UsageError(f"{option} {show(template)}: GeoTIFFs are written; give a name that ends in .tif")
     return template

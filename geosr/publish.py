@@ -82,7 +82,7 @@ def publish(finished: Path, output: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputError: a file of that name has appeared, which is left alone.
-        OSError: there is no right.
+        OSError: there is no permission.
     """
     _sync(finished)
     if overwrite:

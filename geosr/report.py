@@ -113,7 +113,7 @@ def write_report(
         depends_on: the run's fingerprint.
 
     Raises:
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     if execution.report is None:
         return

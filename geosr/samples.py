@@ -167,7 +167,7 @@ def save_sample(sample: Sample, scale: int, source: Path, guide: Path) -> None:
 
     Raises:
         InputError: as `Sample.read`.
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     truth = source.with_name(f"{source.name.removesuffix('source.tif')}truth.tif")
     newest = max(fingerprint(path)[1] for given in sample.files for path in {given, *files_of(given)})

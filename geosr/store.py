@@ -114,7 +114,7 @@ class TileStore:
         """Store a tile's values (None for a skipped one) and what is known of them; gives `result` back.
 
         Raises:
-            OutputError: there is no room or no right.
+            OutputError: there is no space left, or no permission.
         """
         stored = None if values is None else np.ascontiguousarray(values, _DTYPE)
         header = {
@@ -157,7 +157,7 @@ class TileStore:
         """Forget what is stored of `tile`, if anything.
 
         Raises:
-            OutputError: there is no right.
+            OutputError: there is no permission.
         """
         with reported(f"cannot write in {self.path}"):
             self._file(tile.index).unlink(missing_ok=True)
@@ -234,7 +234,7 @@ class RunFolder:
 
         Raises:
             UsageError: an output of another job is there.
-            OutputError: there is no right.
+            OutputError: there is no permission.
         """
         if overwrite or not self.published:
             return overwrite
@@ -421,7 +421,7 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
         files: in that folder, by the name that each will get.
 
     Raises:
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     known = [[str(name), file.name, _identity(file)] for name, file in files.items()]
     write_whole(folder / _PUBLISHED, json.dumps(known).encode())
@@ -430,7 +430,7 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
 def remove_finished(output: Path) -> None:
     """Remove the run folder of a run that was killed after it had named `output`; that of any other is left alone."""
     path = _folder_of(output)
-    with suppress(OSError):  # no right, or a run is at work there
+    with suppress(OSError):  # no permission, or a run is at work there
         _erase(_gone(path))
         if _is_published(path):
             with _locked(path, output):
@@ -656,7 +656,7 @@ def check_place(path: Path) -> Path:
     name = show(path)
     if "\0" in str(path):
         raise OutputError(f"{name} cannot be written: no file's name has a NUL in it")
-    with reported(f"{name} cannot be written"):  # too long a name, no right to look
+    with reported(f"{name} cannot be written"):  # too long a name, no permission to look
         real = Path(os.path.realpath(path))
         if real.is_dir():
             raise OutputError(f"{name} is a folder; give the name of a file to write")
@@ -684,7 +684,7 @@ def write_whole(path: Path, data: bytes) -> None:
     A link is kept, and the file that it leads to written.
 
     Raises:
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     path = Path(os.path.realpath(path))
     part = path.with_name(f".{secrets.token_hex(8)}.part")

@@ -85,7 +85,7 @@ def write_files(files: Mapping[str, Path | None], table: Table, content: Mapping
     """Write the table in every kind asked for, `content` as the JSON; each whole or not at all.
 
     Raises:
-        OutputError: there is no room or no right.
+        OutputError: there is no space left, or no permission.
     """
     for kind, path in files.items():
         if path is None:

@@ -170,7 +170,7 @@ def _publish(folder: Path, files: Mapping[Path, bytes], *, overwrite: bool) -> N
     """Give files their names when all are on disk, one after the other; the weights' is the last.
 
     Raises:
-        OutputError: there is no room or no right, or a file of such a name has appeared, which is left alone.
+        OutputError: there is no space left, no permission, or a file of such a name has appeared, which is left alone.
     """
     made = {name: folder / f"finished{name.suffix}" for name in files}
     for name, data in files.items():

@@ -78,7 +78,7 @@ def write(mosaics: Sequence[Mosaic], *, compress: str, overwrite: bool) -> list[
         overwrite: replace existing files of those names.
 
     Raises:
-        OutputError: no room, no right, or a finished file is not what was written.
+        OutputError: no space left, no permission, or a finished file is not what was written.
     """
     written = []
     files = [(mosaic, mosaic.folder / f"output{number}.tif") for number, mosaic in enumerate(mosaics)]
@@ -279,7 +279,7 @@ def merge_bands(
         overwrite: replace a file of that name.
 
     Raises:
-        OutputError: no room, no right, or the finished file is not what was written.
+        OutputError: no space left, no permission, or the finished file is not what was written.
     """
     staging, finished = folder / "bands.tif", folder / "output.tif"
     with reported_as(output), gdal_environment():

@@ -458,7 +458,7 @@ def test_refusals(tmp_path):
         pairs_by_pattern("a.tif", "{stem}.tif", "{stem}.tif", 4)
     with pytest.raises(UsageError, match=r"wants \{stem\}"):
         pairs_by_pattern("*.tif", "b.tif", "{stem}.tif", 4)
-    with pytest.raises(UsageError, match=r"\{name\} is none of"):
+    with pytest.raises(UsageError, match=r"\{name\} is neither \{stem\} nor \{scale\}"):
         pairs_by_pattern("*.tif", "{stem}.tif", "{name}.tif", 4)
     with pytest.raises(UsageError, match=r"ends in \.tif"):  # it would fail for every pair
         pairs_by_pattern("*.tif", "{stem}.tif", "{stem}.png", 4)

@@ -59,7 +59,8 @@ class Prediction:
     Attributes:
         values: (scale*h, scale*w) float32 in the patch's normalised units.
         belief: how far it took the guide's edges for the source's, from 0 to 1; errors are then rare but large.
-        error: how large its errors are beside the diffusion's with the same belief, for their standard deviation.
+        error: a factor, no error in the values' units: by it the standard deviation is multiplied that the diffusion's
+            answer with the same belief would have.
     """
 
     values: FloatArray
@@ -88,7 +89,7 @@ def told_to(listener: Callable[[float], None]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trial:
-    """The whole takes as long as `less`, and `times` as long as the difference between `more` and `less`.
+    """Two small parts of the work: all of it takes t(less) + times * (t(more) - t(less)) seconds.
 
     `together`: several patches that one fit is for take no longer than one. `threaded`: on the CPU they are worked on
     at once, by a thread each.

@@ -48,7 +48,7 @@ def fits(values: Tensor, size: int) -> bool:
 def fits_chain(images: Sequence[Tensor], chain: Chain) -> bool:
     """Whether the kernels can pass such images through such layers, faster than torch.
 
-    With registers of less than 8 numbers they would not be. Widths are whole registers, the first and last may be 1;
+    With registers of fewer than 8 numbers they would not be. Widths are whole registers, the first and last may be 1;
     there is no gradient in an image of a single feature, and a single feature at the end is not rectified.
     """
     widths = chain.widths

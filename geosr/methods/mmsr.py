@@ -216,7 +216,7 @@ class Mmsr(Method):
 
         Raises:
             UsageError: the patches differ in shape.
-            TileError: the memory does not suffice for so many.
+            OutOfMemoryError: the memory does not suffice for so many.
         """
         from geosr.methods import mmsr_network
 

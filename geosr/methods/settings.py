@@ -28,7 +28,7 @@ def apply_settings(method: str, presets: Mapping[str, Settings], preset: str, ch
     known = {field.name: type(getattr(base, field.name)) for field in fields(base)}  # type: ignore[arg-type]
     for name in changes:
         if name not in known:
-            there_are = f"there are: {', '.join(known)}" if known else "it has none; leave --set away"
+            there_are = f"there are: {', '.join(known)}" if known else "it has none; leave --set out"
             raise UsageError(f"{method} has no setting {name!r}; {there_are}")
     values = {name: _convert(name, value, known[name]) for name, value in changes.items()}
     return replace(base, **values)  # type: ignore[type-var]
