@@ -95,13 +95,13 @@ def _share(plan: Plan, most: int, read_valid: Callable[[Window], NDArray[np.bool
 
 
 def describe_files(inputs: Inputs) -> Iterator[tuple[str, str]]:
-    """The lines on the two files, of what can be read at all: also where they are refused as a pair."""
-    for role, path, nodata in (
-        ("source", inputs.source, inputs.source_nodata),
-        ("guide", inputs.guide, inputs.guide_nodata),
-    ):
-        with suppress(GeosrError):
-            yield role, _file_row(describe_guide(path, nodata=nodata, assume_crs=inputs.assume_crs))
+    """The lines on two files that are refused as a pair; none where one cannot be read, for its error says all."""
+    with suppress(GeosrError):
+        source, guide = (
+            describe_guide(path, nodata=nodata, assume_crs=inputs.assume_crs)
+            for path, nodata in ((inputs.source, inputs.source_nodata), (inputs.guide, inputs.guide_nodata))
+        )
+        yield from (("source", _file_row(source)), ("guide", _file_row(guide)))
 
 
 def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) -> Iterator[tuple[str, str]]:

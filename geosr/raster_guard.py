@@ -54,6 +54,25 @@ _EXTENSIONS = {
     ".jpeg": "JPEG",
     ".jp2": "JP2OpenJPEG",
 }
+_CONVERTIBLE = {
+    ".gpkg": "GeoPackage",
+    ".mbtiles": "MBTiles",
+    ".grb": "GRIB",
+    ".grib": "GRIB",
+    ".grb2": "GRIB",
+    ".grib2": "GRIB",
+    ".grd": "a Surfer or R grid",
+    ".map": "PCRaster",
+    ".ntf": "NITF",
+    ".pix": "PCIDSK",
+    ".rst": "Idrisi",
+    ".sdat": "a SAGA grid",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".webp": "WebP",
+    ".xyz": "XYZ text",
+}
+"""Formats that are not read here, by endings that tell them: rasterio brings what converts them."""
 _IN_FOLDERS = {
     "GTiff": (".tif", ".tiff"),
     "JP2OpenJPEG": (".jp2",),
@@ -265,14 +284,12 @@ def find_driver(path: Path) -> str:
         raise InputError(f"{show(path)}: is a Git LFS pointer, not the raster; fetch it with 'git lfs pull'")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise InputError(
-            f"{show(path)}: is XML (a VRT?), which may point at any other file; convert it to GeoTIFF, or "
-            "give the folder of its files"
+            f"{show(path)}: is XML (a VRT?), which may point at any other file; give the folder of its files, or, if "
+            "you trust it, convert it to GeoTIFF: rio convert in.vrt out.tif"
         )
     driver = next((name for magic, name in _MAGIC if head.startswith(magic)), None) or _find_by_text(path, head)
     if driver is None:
-        header = _is_envi_header(path.with_suffix(".hdr"), path)
-        hint = f"; if it is ENVI data, call its header {show(path.name)}.hdr" if header else ""
-        raise InputError(f"{show(path)}: not a supported raster; supported are {SUPPORTED}{hint}")
+        raise InputError(f"{show(path)}: not a supported raster{_remedy(path)}")
     named = _EXTENSIONS.get(path.suffix.lower(), driver)
     if named != driver:
         raise InputError(
@@ -280,6 +297,16 @@ def find_driver(path: Path) -> str:
             "check where it comes from, or rename it"
         )
     return driver
+
+
+def _remedy(path: Path) -> str:
+    """What is read instead, and what to do with a file of a format that is not."""
+    ending = path.suffix.lower()
+    if kind := _CONVERTIBLE.get(ending):
+        return f", but {kind} by its name; supported are {SUPPORTED}; convert it: rio convert in{ending} out.tif"
+    header = _is_envi_header(path.with_suffix(".hdr"), path)
+    hint = f"; if it is ENVI data, call its header {show(path.name)}.hdr" if header else ""
+    return f"; supported are {SUPPORTED}{hint}"
 
 
 def _find_by_text(path: Path, head: bytes) -> str | None:

@@ -246,12 +246,19 @@ def test_envi_data_of_any_name_with_a_header_of_the_whole_name(envi):
     np.testing.assert_array_equal(read_source(describe_source(path))[0], envi[2])
 
 
-@pytest.mark.parametrize("name", ["src.gpkg", "src.xyz", "src.grd", "src.sdat", "src.ovr"])
-def test_a_file_beside_another_ones_header_is_not_read_as_its_data(name, envi):
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("src.gpkg", r", but GeoPackage by its name; .*; convert it: rio convert in\.gpkg out\.tif$"),
+        ("src.SDAT", r", but a SAGA grid by its name; .*; convert it: rio convert in\.sdat out\.tif$"),
+        ("src.ovr", r"; .*; if it is ENVI data, call its header src\.ovr\.hdr$"),
+    ],
+)
+def test_a_file_beside_another_ones_header_is_not_read_as_its_data(name, remedy, envi):
     """Not even where it is as long as they are."""
     path = shutil.copy(envi[0], envi[0].with_name(name))
     for describe in (describe_source, describe_guide):
-        with pytest.raises(InputError, match=rf"not a supported raster; .*; if it is ENVI data, .*{name}\.hdr$"):
+        with pytest.raises(InputError, match=f"not a supported raster{remedy}"):
             describe(path)
 
 
