@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -255,6 +255,16 @@ def parse_crs(text: str) -> pyproj.CRS:
         return pyproj.CRS.from_user_input(text)
     except (CRSError, ProjError) as error:
         raise UsageError(hint) from error
+
+
+def unused_crs(assumed: str | None, grids: Iterable[GeoBox]) -> tuple[str, ...]:
+    """What to say of a CRS for files that name none (`parse_crs`) where all have another one: at most one sentence."""
+    if assumed is None:
+        return ()
+    wkt = horizontal(parse_crs(assumed)).to_wkt()
+    if any(grid.crs is None or same_crs(wkt, grid.crs.to_wkt()) for grid in grids):
+        return ()
+    return (f"--assume-crs {show(assumed, 60)} is not used: it is for files that name no CRS",)
 
 
 def extent_text(geobox: GeoBox) -> str:

@@ -150,7 +150,8 @@ def _evaluate(
         rms, largest, note = measure_consistency(made, given)
         scores = replace(scores, consistency_rms=rms, consistency_max=largest)
         notes = (*notes, *note, *given.warnings)
-    notes = (*notes, *made.warnings, *real.warnings, *unit_note, *height_note)
+    unused = coordinates.unused_crs(assume_crs, (made.geobox, real.geobox))
+    notes = (*notes, *unused, *made.warnings, *real.warnings, *unit_note, *height_note)
     notes = (*notes, *_wavelength_note(made, real), *_source_note(made, real))
     return Evaluation(scores, real.units, tuple(dict.fromkeys(notes)))
 

@@ -117,7 +117,7 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
         yield "unit", show(file.units)
     constant = suspicious_constant(file)
     suspicion = () if constant is None else (f"it contains {constant:.17g}, which looks like undeclared nodata",)
-    for text in (*file.warnings, *suspicion):
+    for text in (*file.warnings, *coordinates.unused_crs(assume_crs, [file.geobox]), *suspicion):
         yield "note", text
 
 

@@ -106,9 +106,10 @@ def open_scene(inputs: Inputs) -> Scene:
     if inputs.guide_shift:
         guide_box = coordinates.moved(guide_box, inputs.guide_shift, source.geobox)
     guide = replace(guide, geobox=guide_box)
+    unused = coordinates.unused_crs(inputs.assume_crs, (source.geobox, guide.geobox))
     way = coordinates.check_transform(source.geobox, guide.geobox, allow_ballpark=inputs.allow_ballpark)
     fit = _check_fit(guide, grids)
-    notes = (*source.warnings, *guide.warnings, *notes, *(note for note in (way, *fit) if note))
+    notes = (*source.warnings, *guide.warnings, *unused, *notes, *(note for note in (way, *fit) if note))
     scene = Scene(source, guide, grids, origin, notes)
     return _coregistered(scene) if inputs.coregister else scene
 

@@ -349,7 +349,20 @@ def test_a_pair_without_any_georeference_shares_its_corner(tmp_path):
 def test_assume_crs_names_the_missing_one(tmp_path):
     make_pair(tmp_path, guide_crs=None)
     assert upscale(tmp_path).code == 3
-    assert upscale(tmp_path, "--assume-crs", rasters.UTM).code == 0
+    run = upscale(tmp_path, "--assume-crs", rasters.UTM)
+    assert run.code == 0
+    assert "--assume-crs" not in run.err
+
+
+def test_an_assumed_crs_that_no_file_needs_is_said_not_to_be_used(tmp_path):
+    source, guide = make_pair(tmp_path)
+    said = "--assume-crs EPSG:32633 is not used: it is for files that name no CRS"
+    for files in ((source, guide), (source,)):
+        assert said in geosr("info", *files, "--assume-crs", "EPSG:32633").out
+        assert "note" not in geosr("info", *files, "--assume-crs", rasters.UTM).out
+    assert f"note: {said}\n" in upscale(tmp_path, "--assume-crs", "EPSG:32633").err
+    scored = geosr("evaluate", source, source, "--assume-crs", "EPSG:32633")
+    assert said in scored.out + scored.err
 
 
 def test_tile_writes_aligned_pairs_with_an_index(tmp_path):
