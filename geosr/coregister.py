@@ -101,16 +101,20 @@ class Shift:
             "obstacle": self.obstacle or None,
         }
 
-    def describe(self, grids: GridPair) -> str:
-        """A sentence for a person: how far the guide is moved and which way, or why it is not."""
-        if self.local:
-            return f"{self._whole(grids)}; local displacement up to {self.local.farthest:.2f} output pixels"
-        if self.obstacle:
-            return f"{self._whole(grids)}; the guide stays where it is"
-        return self._whole(grids) if any(self.applied) else f"{self._whole(grids)}; it stays where it is"
+    def describe(self, grids: GridPair, given: tuple[float, float] = (0.0, 0.0)) -> str:
+        """A sentence for a person: how far the guide is moved and which way, or why it is not.
 
-    def _whole(self, grids: GridPair) -> str:
-        """What is said of the guide as a whole."""
+        `given` is the guide shift, (x, y) in CRS units, that was applied before this one was looked for.
+        """
+        whole = self._whole(grids, given)
+        if self.local:
+            return f"{whole}; local displacement up to {self.local.farthest:.2f} output pixels"
+        if self.obstacle:
+            return f"{whole}; the guide stays where it is"
+        return whole if any(self.applied) else f"{whole}; it stays where it is"
+
+    def _whole(self, grids: GridPair, given: tuple[float, float]) -> str:
+        """What is said of the guide as a whole; in CRS units, too, as one can give it another time."""
         if self.obstacle:
             return f"no shift could be estimated: {self.obstacle}"
         found = f"standard error {self.error:.2f}, confidence {self.confidence:.0%}"
@@ -119,7 +123,12 @@ class Shift:
             return f"the guide lies within {far:.2f} output pixels of the source ({found})"
         source_pixels = np.hypot(self.rows, self.cols) / grids.scale
         way = " and ".join(_directions(-self.rows, -self.cols, grids.high))
-        return f"guide moved by {way}, in output pixels ({source_pixels:.2f} source pixels; {found})"
+        a = grids.high.affine
+        x, y = given[0] - a.a * self.cols - a.b * self.rows, given[1] - a.d * self.cols - a.e * self.rows
+        return (
+            f"guide moved by {way}, in output pixels ({source_pixels:.2f} source pixels, "
+            f"as by --guide-shift {x:.6g} {y:.6g}; {found})"
+        )
 
 
 def _directions(rows: float, cols: float, grid: GeoBox) -> tuple[str, str]:

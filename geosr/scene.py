@@ -111,18 +111,18 @@ def open_scene(inputs: Inputs) -> Scene:
     fit = _check_fit(guide, grids)
     notes = (*source.warnings, *guide.warnings, *unused, *notes, *(note for note in (way, *fit) if note))
     scene = Scene(source, guide, grids, origin, notes)
-    return _coregistered(scene) if inputs.coregister else scene
+    return _coregistered(scene, (x, y)) if inputs.coregister else scene
 
 
-def _coregistered(scene: Scene) -> Scene:
-    """The scene with its guide looked for where it fits the source."""
+def _coregistered(scene: Scene, given: tuple[float, float]) -> Scene:
+    """The scene with its guide looked for where it fits the source; `given` is the guide shift that it has already."""
 
     def read_guide(window: Window, displacement: Displacement | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         return replace(scene, guide=replace(scene.guide, displacement=displacement)).read_guide(window)
 
     shift = find_shift(scene.grids, scene.read_source, read_guide)
     guide = replace(scene.guide, displacement=shift.local)
-    return replace(scene, guide=guide, shift=shift, notes=(*scene.notes, shift.describe(scene.grids)))
+    return replace(scene, guide=guide, shift=shift, notes=(*scene.notes, shift.describe(scene.grids, given)))
 
 
 def _check_fit(guide: Raster, grids: GridPair) -> Iterator[str]:

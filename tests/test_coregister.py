@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,8 @@ def test_a_guide_moved_east_in_its_file_is_moved_west(tmp_path, affine):
     np.testing.assert_allclose(linear @ found, [2.0, 0.0], atol=0.25)
     assert "guide moved by 2." in scene.notes[-1] or "guide moved by 1." in scene.notes[-1]
     assert " west and 0." in scene.notes[-1]
+    told = [float(x) for x in re.search(r"--guide-shift (\S+) (\S+);", scene.notes[-1]).groups()]
+    np.testing.assert_allclose(told, -(linear @ found), rtol=1e-4, atol=1e-6)
     exact = Shift(*np.linalg.solve(linear, [2.0, 0.0])[::-1], confidence=1.0)
     part = Window(20, 20, SIDE * SCALE - 40, SIDE * SCALE - 40)
     np.testing.assert_allclose(replace(scene, shift=exact).read_guide(part)[0], aligned.read_guide(part)[0], atol=0.05)
@@ -101,6 +104,16 @@ def test_directions_without_a_crs_are_the_grids_own():
     shift = Shift(1.0, 2.0, 0.1, 1.0)
     for crs, way in ((None, "2.00 left and 1.00 up"), (rasters.UTM, "2.00 west and 1.00 north")):
         assert way in shift.describe(GridPair(GeoBox((10, 10), rasters.grid(0, 0, 4), crs), 4))
+
+
+def test_the_shift_is_told_as_it_can_be_given_another_time(tmp_path):
+    """Also where one was given already: the sum."""
+    write_pair(tmp_path, (1.5, 0.0))
+    files = tmp_path / "source.tif", tmp_path / "guide.tif"
+    note = open_scene(Inputs(*files, SCALE, coregister=True, guide_shift=(1.0, 0.0))).notes[-1]
+    shift = tuple(float(x) for x in re.search(r"--guide-shift (\S+) (\S+);", note).groups())
+    assert shift == pytest.approx((-1.5, 0.0), abs=0.25)
+    assert open_scene(Inputs(*files, SCALE, coregister=True, guide_shift=shift)).shift.applied == (0.0, 0.0)
 
 
 def test_an_aligned_pair_stays_as_it_is(tmp_path):
