@@ -38,8 +38,8 @@ _PICTURE = "The picture"
 def command(raster: Path, output: Path, size: int, kind: str | None, band: str | None, overwrite: bool) -> None:
     """Draw RASTER as a picture: elevations with relief and colour, temperatures and all else in colour.
 
-    Three bands of 8 bits are drawn as they are. Else colours go from the 2nd to the 98th percentile of the values;
-    nodata is transparent.
+    Three bands of 8 bits, and a palette's colours, are drawn as they are. Else colours go from the 2nd to the 98th
+    percentile of the values, of all three where 16-bit bands make a photo; nodata is transparent.
 
     \b
       geosr quicklook out.tif -o out.png

@@ -155,15 +155,14 @@ def paint_relief(shade: Array, valid: Mask) -> Picture:
     return _with_alpha(np.broadcast_to(255 * shade, (3, *shade.shape)), valid)
 
 
-def paint_image(bands: NDArray[np.floating], valid: Mask, *, as_is: bool) -> Picture:
+def paint_image(bands: NDArray[np.floating], valid: Mask, stretch: Stretch) -> Picture:
     """One band in greys, or three as red, green and blue.
 
     Args:
         bands: (1 or 3, rows, columns).
         valid: (rows, columns).
-        as_is: they are 0 to 255 as they should look; else they are stretched, together, so that hues stay.
+        stretch: black and white; one for all bands, so that hues stay.
     """
-    stretch = Stretch(0.0, 255.0) if as_is else Stretch.measure(bands, np.broadcast_to(valid, bands.shape))
     scaled = 255 * stretch.apply(np.where(valid, bands, 0))
     return _with_alpha(np.broadcast_to(scaled, (3, *valid.shape)), valid)
 

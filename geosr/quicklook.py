@@ -6,7 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geosr import coordinates, raster
@@ -14,12 +16,14 @@ from geosr.bands import Band
 from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
 from geosr.geotiff import encode_picture
-from geosr.picture import KINDS, Kind, Picture, Stretch, decide_kind, hillshade, paint, paint_image
+from geosr.picture import KINDS, Kind, Mask, Picture, Stretch, decide_kind, hillshade, paint, paint_image
 from geosr.publish import check_output, publish
 from geosr.raster import Raster
 from geosr.store import reported, scratch_folder
 
 MAX_SIDE = 8192
+AS_IS = Stretch(0.0, 255.0)
+"""Of colours that are shown as they are."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def quicklook(
     """Draw the raster at `path` into the PNG file `output`.
 
     Args:
-        path: a raster file; of three bands of uint8 as the picture that they are, where neither kind nor band is given.
+        path: a raster file; where neither kind nor band is given, three bands of uint8 or uint16 are drawn as a photo,
+            and a palette in its colours.
         output: the picture to write.
         size: longer side of the picture at most; a larger raster is read from its overviews, or thinned out.
         kind: one of `KINDS`, over what the file says.
@@ -108,18 +113,34 @@ def draw(file: Raster, kind: Kind, size: int) -> Quicklook:
 
 
 def _describe_photo(path: Path) -> Raster | None:
-    """A raster of three 8-bit bands; None for any other, and for what `describe_source` will refuse."""
+    """A raster of colours: a palette's, or three bands of 8 or 16 bits; None for any other, and for what is refused."""
     with suppress(InputError):
         file = describe_guide(path)
-        return file if len(file.bands) == 3 and file.dtype == "uint8" else None
+        return file if file.palette or (len(file.bands) == 3 and file.dtype in ("uint8", "uint16")) else None
     return None
 
 
 def _draw_photo(file: Raster, size: int) -> Quicklook:
-    """Its bands as red, green and blue, in at most `size` pixels a side."""
+    """Its colours in at most `size` pixels a side."""
     step = -(-max(file.shape) // size)
     rows, cols = (-(-side // step) for side in file.shape)
     height, width = file.shape
     grid = GeoBox((rows, cols), file.geobox.affine * Affine.scale(width / cols, height / rows), file.geobox.crs)
-    picture = paint_image(*raster.glance_guide(file, grid), as_is=True)
-    return Quicklook(picture, Kind("picture", "its three bands of uint8"), Stretch(0.0, 255.0), step, None)
+    picture, stretch = paint_photo(file, *raster.glance_guide(file, grid))
+    how = "" if stretch == AS_IS else ", which share one stretch"
+    reason = "its palette" if file.palette else f"its three bands of {file.dtype}{how}"
+    return Quicklook(picture, Kind("picture", reason), stretch, step, None)
+
+
+def paint_photo(file: Raster, bands: NDArray[np.float32], valid: Mask) -> tuple[Picture, Stretch]:
+    """A guide's red, green and blue where it names them, else its first three bands or its first; and their stretch.
+
+    A palette's colours and 8 bits are shown as they are, all else from the 2nd to the 98th percentile of all bands.
+    """
+    names = ["red", "green", "blue"]
+    named = names if file.palette else [file.colorinterp[band - 1] for band in file.bands]
+    chosen = [named.index(name) for name in names] if {*names} <= {*named} else [*range(3)]
+    shown = bands[chosen if len(bands) >= 3 else [0]].astype(np.float64)
+    as_is = file.palette or file.dtype == "uint8"
+    stretch = AS_IS if as_is else Stretch.measure(shown, np.broadcast_to(valid, shown.shape))
+    return paint_image(shown, valid, stretch), stretch

@@ -16,8 +16,8 @@ from odc.geo.geobox import GeoBox
 
 from geosr import coordinates, raster
 from geosr.grid import GridPair, Window, crop
-from geosr.picture import Array, Kind, Mask, Picture, Stretch, around, hillshade, paint, paint_image, paint_relief
-from geosr.quicklook import kind_of, steps_of
+from geosr.picture import Array, Kind, Mask, Picture, Stretch, around, hillshade, paint, paint_relief
+from geosr.quicklook import kind_of, paint_photo, steps_of
 from geosr.raster import Raster
 
 WHOLE = 720  # pixels a side at most
@@ -141,7 +141,7 @@ def _view(subject: Subject, kind: Kind, title: str, window: Window, step: int) -
         surfaces["result"] = Surface(*raster.glance_source(subject.result, step, window))
     shown = surfaces.get("result", surfaces["source"])
     stretch = Stretch.measure(shown.values, shown.valid)
-    pictures, shade, factor = {"guide": _image(subject.guide, bands, seen)}, shown.values, 1.0
+    pictures, shade, factor = {"guide": paint_photo(subject.guide, bands, seen)[0]}, shown.values, 1.0
     for name, surface in surfaces.items():  # what is shown last
         pixel = window.height / surface.valid.shape[0]  # in high pixels
         shade, factor = hillshade(surface.values, surface.valid, steps_of(subject.grids.high, kind, pixel))
@@ -163,16 +163,6 @@ def _source(subject: Subject, window: Window, step: int) -> Surface:
     scale, origin = subject.grids.scale, subject.origin
     low = Window(window.row // scale, window.col // scale, window.height // scale, window.width // scale)
     return Surface(*raster.glance_source(subject.source, step, low.shifted(origin.row, origin.col)))
-
-
-def _image(guide: Raster, bands: NDArray[np.float32], valid: Mask) -> Picture:
-    """Red, green and blue where the guide names them, else its first three bands or its first."""
-    named = [guide.colorinterp[band - 1] for band in guide.bands] if not guide.palette else ["red", "green", "blue"]
-    colours = ("red", "green", "blue")
-    chosen = [named.index(colour) for colour in colours] if set(colours) <= set(named) else [*range(3)]
-    if len(bands) < 3:
-        chosen = [0]
-    return paint_image(bands[chosen].astype(np.float64), valid, as_is=guide.dtype == "uint8")
 
 
 def _details(subject: Subject, whole: View) -> Iterator[tuple[str, Window]]:

@@ -243,6 +243,37 @@ def test_three_bands_of_8_bits_are_drawn_as_they_are(tmp_path, size):
     assert "other by what was asked for" in one.out
 
 
+def test_three_bands_of_16_bits_share_a_stretch_and_keep_their_hues(tmp_path):
+    bands = np.random.default_rng(0).integers(300, 2300, (4, 60, 70), "uint16")
+    bands[1] //= 2
+    bands[3] = 65535
+    bands[3, :20] = 0
+    bands[:3, :20] = 60000
+    path = rasters.write(tmp_path / "photo.tif", bands, photometric="RGB", alpha="YES")
+    done = pairs.geosr("quicklook", path, "-o", tmp_path / "out.png")
+    assert done.code == 0, done.err
+    low, high = np.percentile(bands[:3, 20:], (2, 98))
+    said = f"picture by its three bands of uint16, which share one stretch; colours from {low:.6g} to {high:.6g}"
+    assert said in done.out
+    drawn = look_at(tmp_path / "out.png")
+    assert not drawn[:20, :, 3].any()
+    expected = np.clip((bands[:3, 20:] - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(np.moveaxis(drawn[20:, :, :3], -1, 0), expected, atol=0.51 / 255)
+
+
+def test_a_palette_is_drawn_in_its_colours(tmp_path):
+    classes = np.arange(4, dtype="uint8").reshape(2, 2).repeat(20, 0).repeat(20, 1)
+    colours = {0: (200, 10, 20, 255), 1: (0, 90, 0, 255), 2: (1, 2, 240, 255), 3: (9, 9, 9, 255)}
+    path = rasters.write(tmp_path / "classes.tif", classes, colormap=colours)
+    done = pairs.geosr("quicklook", path, "-o", tmp_path / "out.png")
+    assert done.code == 0, done.err
+    assert "picture by its palette; colours from 0 to 255" in done.out
+    drawn = np.round(255 * look_at(tmp_path / "out.png"))
+    assert [tuple(drawn[row, col]) for row, col in ((0, 0), (0, 39), (39, 0), (39, 39))] == [*colours.values()]
+    ramp = pairs.geosr("quicklook", path, "-o", tmp_path / "ramp.png", "--kind", "other")
+    assert "other by what was asked for" in ramp.out
+
+
 def test_real_rasters_are_drawn(tmp_path):
     data = rasters.shared_data()
     for number, (name, kind) in enumerate(
@@ -253,6 +284,7 @@ def test_real_rasters_are_drawn(tmp_path):
             ("odd/n43.dt0", "elevation"),
             ("odd/rotated.tif", "other"),
             ("odd/RGB.byte.tif", "picture"),
+            ("odd/image_colormap.tif", "picture"),
         ]
     ):
         done = pairs.geosr("quicklook", data / name, "-o", tmp_path / f"{number}.png", "--size", 200)
