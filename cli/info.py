@@ -56,8 +56,9 @@ def command(
 ) -> None:
     """Look at a pair: what SOURCE and GUIDE are, whether they fit, and what `geosr upscale` would do.
 
-    SOURCE is the coarse raster, GUIDE the sharp image of the same ground; one raster alone is described. Nothing is
-    written. With --method auto the methods are first tried, as `geosr assess` does: that takes minutes.
+    SOURCE is the coarse raster, GUIDE the sharp image of the same ground; one raster alone is described, with the
+    values that it holds (of a huge one a sample is read). Nothing is written. With --method auto the methods are first
+    tried, as `geosr assess` does: that takes minutes.
 
     \b
       geosr info dsm.tif

@@ -205,6 +205,22 @@ def _geodesic_steps(geobox: GeoBox, crs: pyproj.CRS) -> tuple[float, float] | No
     return (float(lengths[0]), float(lengths[1])) if (lengths > 0).all() else None
 
 
+def pixel_text(geobox: GeoBox) -> str:
+    """Size of a pixel in the units of the CRS, for a person, and on the ground where that is something else."""
+    a = geobox.affine
+    size = math.hypot(a.a, a.d), math.hypot(a.b, a.e)
+    text = f"{size[0]:.4g} x {size[1]:.4g}"
+    if geobox.crs is None:
+        return f"{text} units"
+    axes = pyproj.CRS.from_wkt(geobox.crs.to_wkt()).axis_info
+    unit = axes[0].unit_name if axes else "metre"
+    ground = ground_resolution(geobox)
+    named = {"metre": "m", "degree": "degrees"}.get(unit, show(unit, 40))
+    if unit == "metre" and ground == size:
+        return f"{text} {named}"
+    return f"{text} {named} ({ground[0]:.4g} x {ground[1]:.4g} m on the ground)"
+
+
 def overlap_fraction(low: GeoBox, guide: GeoBox, parts: Sequence[Window] = ()) -> float:
     """Share of `low`'s area that lies inside `guide`'s outline, or its `parts`, 0 to 1 (validity of pixels aside)."""
     if not parts:
@@ -265,6 +281,17 @@ def unused_crs(assumed: str | None, grids: Iterable[GeoBox]) -> tuple[str, ...]:
     if any(grid.crs is None or same_crs(wkt, grid.crs.to_wkt()) for grid in grids):
         return ()
     return (f"--assume-crs {show(assumed, 60)} is not used: it is for files that name no CRS",)
+
+
+def whole_crs_name(wkt: str | None, grid: GeoBox) -> str:
+    """As `crs_name` of a grid whose whole CRS is `wkt`, its vertical part included: `EPSG:25833+7837 (...)`."""
+    crs = pyproj.CRS.from_wkt(wkt) if wkt else None
+    if crs and crs.is_bound:
+        crs = crs.source_crs
+    if crs is None or len(crs.axis_info) < 3:
+        return crs_name(grid.crs)
+    codes = [part.to_epsg() for part in crs.sub_crs_list or [crs]]
+    return f"EPSG:{'+'.join(map(str, codes))} ({crs.name})" if all(codes) else crs.name
 
 
 def extent_text(geobox: GeoBox) -> str:

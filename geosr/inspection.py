@@ -15,11 +15,13 @@ from odc.geo.geobox import GeoBox
 
 from geosr import coordinates
 from geosr.assess import decide
+from geosr.contents import Contents, measure_contents
 from geosr.describe import describe_guide
 from geosr.errors import GeosrError
 from geosr.estimates import memory_load, scratch_bytes
-from geosr.grid import Window, crs_name
+from geosr.grid import Window
 from geosr.memory import memory_limit
+from geosr.moments import Moments
 from geosr.options import Execution, Inputs, Planned, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan
@@ -30,6 +32,7 @@ from geosr.sampling import sample
 from geosr.scene import suspicions
 
 _SOURCE_TILES, _GUIDE_TILES = 256, 64  # that are looked at at most: a tile of the guide has many times the pixels
+_NAMED = 12  # bands that get a line each
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Inspection:
     Attributes:
         plan: what would be done.
         source_valid: share of the source's pixels that is valid.
+        source_values: of those of its pixels that were looked at: all, or a sample as of the share.
         guide_valid: share of the output's pixels on which there is a guide; in gaps without tiles none is counted.
         memory: bytes at the peak, about.
         disk: bytes that a run takes until its end, about.
@@ -59,6 +63,7 @@ class Inspection:
 
     plan: Plan
     source_valid: Share
+    source_values: Moments
     guide_valid: Share
     memory: int
     disk: int
@@ -79,9 +84,16 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
 def _look_at(plan: Plan, execution: Execution, disk: int) -> Inspection:
     """What there is to say of a plan that is made, but for what its making took and brought up."""
     scene = plan.scene
-    source = _share(plan, _SOURCE_TILES, lambda core: scene.read_source(core)[1])
+    values = Moments(1)
+
+    def read_source(core: Window) -> NDArray[np.bool_]:
+        physical, valid = scene.read_source(core)
+        values.add(physical[valid][None])
+        return valid
+
+    source = _share(plan, _SOURCE_TILES, read_source)
     guide = _share(plan, _GUIDE_TILES, lambda core: scene.read_guide(core.times(scene.grids.scale))[1])
-    return Inspection(plan, source, guide, memory_load(plan, execution).peak, disk)
+    return Inspection(plan, source, values, guide, memory_load(plan, execution).peak, disk)
 
 
 def _share(plan: Plan, most: int, read_valid: Callable[[Window], NDArray[np.bool_]]) -> Share:
@@ -109,12 +121,15 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
 
     Raises:
         InputError, UsageError: as `describe_guide`.
+        InputError: it cannot be read.
     """
     file = describe_guide(path, nodata=nodata, assume_crs=assume_crs)
+    found = measure_contents(file)
     yield "raster", _file_row(file)
     yield "extent", coordinates.extent_text(file.geobox)
-    if file.units:
-        yield "unit", show(file.units)
+    yield from _band_rows(found)
+    if not found.valid:
+        yield "note", "no pixel is valid" + (", of those that were looked at" if found.sampled else "")
     constant = suspicious_constant(file)
     suspicion = () if constant is None else (f"it contains {constant:.17g}, which looks like undeclared nodata",)
     for text in (*file.warnings, *coordinates.unused_crs(assume_crs, [file.geobox]), *suspicion):
@@ -124,6 +139,41 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
 def planned(plan: Plan, execution: Execution, disk: int) -> Planned:
     """The event of a run whose plan is made, and which takes so many bytes of disk; its notes are told as such."""
     return Planned(lambda: rows(_look_at(plan, execution, disk), settings=True))
+
+
+def _band_rows(found: Contents) -> Iterator[tuple[str, str]]:
+    """A line for each of the first bands, and one on how many pixels are valid."""
+    by_band = len({str(band.nodata) for band in found.bands}) > 1
+    for band in found.bands[:_NAMED]:
+        parts = [band.name, _values_text(band.low, band.high, band.mean, band.deviation, band.units)]
+        if (band.scale, band.offset) != (1.0, 0.0):
+            parts.append(f"scale {band.scale:.6g} and offset {band.offset:.6g} applied")
+        if by_band:
+            parts.append(_nodata_text(band.nodata))
+        yield f"band {band.number}", "; ".join(part for part in parts if part)
+    if further := found.bands[_NAMED:]:
+        low, high = min(band.low for band in further), max(band.high for band in further)
+        yield "further", f"{len(further)} bands; {low:.6g} to {high:.6g}"
+    share, invalid = Share(found.valid / found.pixels, found.sampled), found.pixels - found.valid
+    which = ", all but " + str(invalid) if found.valid and invalid and not found.sampled else ""
+    sample = "; as the values, of a sample of them" if found.sampled else ""
+    yield "valid", f"{share} of the pixels{which}{sample}"
+
+
+def _source_values(found: Inspection) -> str:
+    values = found.source_values
+    if not values.count:
+        return "no valid pixel"
+    low, high, mean, deviation = (float(each[0]) for each in (values.low, values.high, values.mean, values.deviation))
+    sample = "; of a sample of the pixels" if found.source_valid.sampled else ""
+    return _values_text(low, high, mean, deviation, found.plan.scene.source.units) + sample
+
+
+def _values_text(low: float, high: float, mean: float, deviation: float, units: str | None) -> str:
+    if math.isnan(low):
+        return "no valid pixel"
+    unit = f" {show(units)}" if units else ""
+    return f"{low:.6g} to {high:.6g}{unit}, mean {mean:.6g}, standard deviation {deviation:.6g}"
 
 
 def rows(found: Inspection, *, settings: bool = False) -> list[tuple[str, str]]:
@@ -138,11 +188,12 @@ def rows(found: Inspection, *, settings: bool = False) -> list[tuple[str, str]]:
         ("source", _file_row(scene.source)),
         ("guide", _file_row(scene.guide)),
         ("work", f"{grids.low.shape[1]} x {grids.low.shape[0]} source pixels, {found.source_valid} of them valid"),
+        ("values", _source_values(found)),
         (
             "overlap",
             f"{covered:.1%} inside the guide's outline, {found.guide_valid} with valid guide pixels",
         ),
-        ("output", f"{_grid_row(grids.high)}, scale {grids.scale}"),
+        ("output", f"{_grid_row(grids.high, scene.source.crs_wkt)}, scale {grids.scale}"),
         ("ratio", f"{finer[0]:.2f} x {finer[1]:.2f} guide pixels to one output pixel"),
         ("method", f"{plan.method.name}, preset {plan.recipe.preset}, consistency {plan.consistency}"),
         ("tiles", f"{len(plan.tiles)} of {width} x {height} pixels"),
@@ -159,13 +210,17 @@ def _size(number: float) -> str:
 
 
 def _file_row(file: Raster) -> str:
-    nodata = "none declared" if file.nodata is None else f"{file.nodata:g}"
+    nodata = _nodata_text(file.nodata) if len({*map(str, file.nodatas)}) == 1 else "nodata by band"
     bands = f"{len(file.bands)} band" + ("s" if len(file.bands) > 1 else "") + (" and alpha" if file.alpha else "")
     name = show(file.path.name) + (f" ({len(file.parts)} files)" if file.parts else "")
-    return f"{name}: {_grid_row(file.geobox)}, {bands} of {file.dtype}, nodata {nodata}"
+    unit = f" in {show(file.units)}" if file.units and len(file.bands) == 1 else ""
+    return f"{name}: {_grid_row(file.geobox, file.crs_wkt)}, {bands} of {file.dtype}{unit}, {nodata}"
 
 
-def _grid_row(box: GeoBox) -> str:
-    x, y = coordinates.ground_resolution(box)
-    unit = "m" if box.crs else "pixels"
-    return f"{box.shape[1]} x {box.shape[0]} pixels of {x:.4g} x {y:.4g} {unit}, {crs_name(box.crs)}"
+def _nodata_text(nodata: float | None) -> str:
+    return "nodata none declared" if nodata is None else f"nodata {nodata:g}"
+
+
+def _grid_row(box: GeoBox, crs_wkt: str | None) -> str:
+    crs = coordinates.whole_crs_name(crs_wkt, box)
+    return f"{box.shape[1]} x {box.shape[0]} pixels of {coordinates.pixel_text(box)}, {show(crs)}"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geosr.methods.base import BoolArray, FloatArray, Patch
+from geosr.moments import Moments
 from geosr.neighbours import sums_3x3
 from geosr.noise import LEAST, white_noise
 from geosr.spikes import ANY, Range, common_range, find_spikes
@@ -16,7 +17,6 @@ from geosr.spikes import ANY, Range, common_range, find_spikes
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
 _THINNED = 1 << 16  # values of a pair that tell how its bands go together
-_TINY = 1e-150  # a spread that can still be squared
 _LEAST_SIGNAL = 0.05  # of a noisy band's variance that is taken as signal: nothing is blown up out of noise alone
 
 
@@ -76,7 +76,7 @@ class Stats:
         """
         guide, sources, noises, samples = None, [], [], []
         for pair in pairs:
-            guide = guide or _Moments(len(pair.guide))
+            guide = guide or Moments(len(pair.guide))
             sources.append((pair.source, pair.source_valid))
             guide.add(pair.guide[:, pair.guide_valid])
             noises.append([white_noise(band, pair.guide_valid) if robust else 0.0 for band in pair.guide])
@@ -85,7 +85,7 @@ class Stats:
         if guide is None:
             raise ValueError("no pairs to measure")
         common = common_range(values[valid] for values, valid in sources) if robust else ANY
-        source = _Moments(1)
+        source = Moments(1)
         for values, valid in sources:
             source.add(values[valid & ~find_spikes(values, valid, common)][None])
         (centre,), (spread,) = source.finish(1e-12)
@@ -110,34 +110,6 @@ def _covariance(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
     centred = values - values.mean(axis=1, keepdims=True)
     products = np.einsum("in,jn->ij", centred, centred)  # not by BLAS: whose sums depend on the number of threads
     return tuple(map(tuple, (products / max(values.shape[1], 1)).tolist()))
-
-
-class _Moments:
-    """Mean and variance of several bands over chunks (Chan, Golub and LeVeque 1983), safe far from zero."""
-
-    def __init__(self, bands: int) -> None:
-        self.count = 0
-        self.mean = np.zeros(bands)
-        self.squares = np.zeros(bands)
-
-    def add(self, values: NDArray[np.floating]) -> None:
-        count = values.shape[1]
-        if count == 0:
-            return
-        mean = values.mean(axis=1, dtype=np.float64)
-        squares = ((values - mean[:, None]) ** 2).sum(axis=1, dtype=np.float64)
-        total, shift = self.count + count, mean - self.mean
-        self.squares += squares + shift**2 * (self.count * count / total)
-        self.mean += shift * (count / total)
-        self.count = total
-
-    def finish(self, resolution: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Means and standard deviations, these at least `resolution` of the mean's size; 0 and 1 of no values."""
-        if not self.count:
-            return (0.0,) * len(self.mean), (1.0,) * len(self.mean)
-        spread = np.sqrt(self.squares / self.count)
-        floor = np.maximum(resolution * np.abs(self.mean), _TINY)
-        return tuple(self.mean.tolist()), tuple(np.maximum(spread, floor).tolist())
 
 
 def normalise(pair: Pair, stats: Stats) -> Patch:

@@ -45,7 +45,7 @@ def check_readable(raster: Raster) -> None:
     rows, cols = raster.shape
     if rows * cols * len(raster.bands) <= SMALL:
         with reopened(raster) as dataset, translated(raster.path, "read"):
-            for window in _windows(raster, 1024):
+            for window in windows(raster, 1024):
                 read_stored(raster, dataset, window)
 
 
@@ -81,13 +81,13 @@ def _lattice(count: int) -> list[int]:
 def has_valid(raster: Raster) -> bool:
     """Whether any pixel is valid: looks until it finds one, and takes it for granted after 4096 windows."""
     with reopened(raster) as dataset:
-        for looked, window in enumerate(_windows(raster, 1024)):
+        for looked, window in enumerate(windows(raster, 1024)):
             if looked == MAX_LOOKS or read_stored(raster, dataset, window)[1].any():
                 return True
     return False
 
 
-def _windows(raster: Raster, side: int) -> Iterator[Window]:
+def windows(raster: Raster, side: int) -> Iterator[Window]:
     """Windows of whole blocks, about `side` x `side` pixels each, that cover the raster."""
     rows, cols = raster.shape
     block_rows, block_cols = raster.block_shape

@@ -24,6 +24,7 @@ LAYERS = [
         "units",
         "noise",
         "spikes",
+        "moments",
         "denoise",
         "watch",
     ],
@@ -33,7 +34,7 @@ LAYERS = [
     ["warp", "runner", "cluster", "store", "device"],
     ["raster"],
     ["preflight", "folders", "encoding"],
-    ["describe", "findings", "publish"],
+    ["describe", "findings", "publish", "contents"],
     ["geotiff"],
     [
         "methods.base",

@@ -191,6 +191,7 @@ def test_info_says_what_is_there_and_what_would_be_done(pair):
         "guide": "guide.tif: 96 x 96 pixels of 1 x 1 m, EPSG:32632 (WGS 84 / UTM zone 32N), "
         "3 bands of uint8, nodata none declared",
         "work": "24 x 24 source pixels, 100.0% of them valid",
+        "values": "100 to 105.53, mean 102.64, standard deviation 1.70208",
         "overlap": "100.0% inside the guide's outline, 100.0% with valid guide pixels",
         "output": "96 x 96 pixels of 1 x 1 m, EPSG:32632 (WGS 84 / UTM zone 32N), scale 4",
         "ratio": "1.00 x 1.00 guide pixels to one output pixel",
@@ -221,6 +222,10 @@ def test_info_of_one_raster_describes_it(pair, tmp_path):
     assert rows(outcome.out) == {
         "raster": f"guide.tif: 96 x 96 pixels of 1 x 1 m, {name}, 3 bands of uint8, nodata none declared",
         "extent": f"x 500000.0 to 500096.0, y 4999904.0 to 5000000.0 ({name})",
+        "band 1": "red; 0 to 199, mean 98.7986, standard deviation 57.5089",
+        "band 2": "green; 0 to 199, mean 100.028, standard deviation 57.4434",
+        "band 3": "blue; 0 to 199, mean 99.7209, standard deviation 58.1288",
+        "valid": "100.0% of the pixels",
     }
     odd = rasters.write(tmp_path / "odd.tif", np.where(np.mgrid[:40, :40][0] < 4, -9999, 5).astype("int16"), crs=None)
     found = rows(geosr("info", odd, "--assume-crs", "EPSG:32633").out)
