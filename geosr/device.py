@@ -21,7 +21,12 @@ PRODUCTS: Products = "high"
 _DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver for Linux has a folder for each GPU."""
 
-_GPU_FULL = "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
+_GPU_FULL = (
+    "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # CUDA works already when cuBLAS finds no room
+)
 _FULL = "can't allocate memory", "could not create a primitive"
 """What torch says, too, where memory runs out; the last is oneDNN's, where there is no room for its code."""
 
@@ -125,6 +130,12 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**63)
 
 
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is torch, CUDA, cuBLAS or Triton saying that a GPU's memory is full."""
+    words_of_one = isinstance(error, RuntimeError) and any(words in str(error) for words in _GPU_FULL)
+    return words_of_one or isinstance(error, torch.OutOfMemoryError)
+
+
 @contextmanager
 def memory_told(device: str) -> Iterator[None]:
     """Translate what torch raises where memory runs out.
@@ -135,12 +146,11 @@ def memory_told(device: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _GPU_FULL):
+        if out_of_memory(error):
             raise OutOfMemoryError(
                 f"the {device} ran out of memory on one tile; use fewer workers, a smaller tile or --device cpu"
             ) from error
-        if not any(words in text for words in _FULL):
+        if not any(words in str(error) for words in _FULL):
             raise
         raise OutOfMemoryError("out of memory on one tile; use fewer workers or a smaller tile") from error
 
