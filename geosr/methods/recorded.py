@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from geosr.device import out_of_memory
+
 _FIRST = 3
 """Times that the work is done as it is: kernels are compiled, optimisers make their states, memory is found."""
 
@@ -62,12 +64,17 @@ class Recorded:
         """Other threads may go on using the GPU meanwhile."""
         with _recording:
             gc.collect()  # graphs of fits that failed
-            graph = torch.cuda.CUDAGraph()
+            graph, full = torch.cuda.CUDAGraph(), ""
             try:
-                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                with (
+                    torch.cuda.stream(stream),  # where ending the recording fails, it leaves the thread on its stream
+                    torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+                ):
                     self._result = work()
             except RuntimeError as error:  # what ends the recording covers what broke it
-                if isinstance(error.__context__, torch.OutOfMemoryError):
-                    raise error.__context__ from None
-                raise
+                if not out_of_memory(error.__context__):
+                    raise
+                full = str(error.__context__)
+            if full:  # a new one, outside the handler: the other two hold each other, and all of the work's tensors
+                raise torch.OutOfMemoryError(full)
             return graph
