@@ -60,7 +60,7 @@ def pick_gpus(which: str) -> tuple[str, ...]:
     Raises:
         UnavailableError: torch does not see them, or they are of different models and would give different bits.
     """
-    seen = torch.cuda.device_count()
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0  # NVIDIA's library counts others, too
     numbers = [*range(seen)] if which == "all" else [int(number) for number in which.split(",")]
     missing = [number for number in numbers if number >= seen]
     if missing or not numbers:
