@@ -58,23 +58,53 @@ def pick_gpus(which: str) -> tuple[str, ...]:
     The first of them becomes this process's own, for the fit.
 
     Raises:
-        UnavailableError: torch does not see them, or they are of different models and would give different bits.
+        UnavailableError: torch does not see them, one has no memory left, or they are of different models and would
+            give different bits.
     """
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0  # NVIDIA's library counts others, too
-    numbers = [*range(seen)] if which == "all" else [int(number) for number in which.split(",")]
-    missing = [number for number in numbers if number >= seen]
-    if missing or not numbers:
-        asked = f"GPU {missing[0]} was" if missing else "GPUs were"
-        raise UnavailableError(f"{asked} asked for, and torch ({torch.__version__}) sees {seen}; see nvidia-smi")
+    numbers = _numbers(which)
     models = {torch.cuda.get_device_name(number) for number in numbers}
     if len(models) > 1:
         raise UnavailableError(
             f"the GPUs are of different models ({', '.join(sorted(models))}), whose tiles would differ; "
             "name those of one model, as in --gpus 0,1"
         )
-    torch.cuda.set_device(numbers[0])
+    with _told_if_full():
+        torch.cuda.set_device(numbers[0])
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return tuple(visible[number] if visible else str(number) for number in numbers)
+
+
+def _numbers(which: str) -> list[int]:
+    """As torch counts them; where it can use none it may still count those that NVIDIA's library sees.
+
+    Raises:
+        UnavailableError: torch does not see them.
+    """
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    numbers = [*range(seen)] if which == "all" else [int(number) for number in which.split(",")]
+    missing = [number for number in numbers if number >= seen]
+    if missing or not numbers:
+        asked = f"GPU {missing[0]} was" if missing else "GPUs were"
+        raise UnavailableError(f"{asked} asked for, and torch ({torch.__version__}) sees {seen}; see nvidia-smi")
+    return numbers
+
+
+@contextmanager
+def _told_if_full() -> Iterator[None]:
+    """The first call that reaches a GPU needs some of its memory.
+
+    Raises:
+        UnavailableError: there is not even that much.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UnavailableError(
+            "a GPU's memory is full and it cannot even be reached: end what holds it (see nvidia-smi), "
+            "name others with --gpus, or use --device cpu"
+        ) from error
 
 
 def torch_version() -> str:
@@ -89,9 +119,15 @@ def device_kind(device: str) -> str:
     return f"{device} {torch.cuda.get_device_name(device)}"
 
 
-def free_memory(device: str) -> int:
-    """Bytes that are free on a GPU now."""
-    return int(torch.cuda.mem_get_info(device)[0])
+def free_memory(gpus: str | None) -> int:
+    """Bytes that are free now on that of the `gpus` (see `pick_gpus`) with the least; on this process's own when None.
+
+    Raises:
+        UnavailableError: torch does not see them, or one has no memory left.
+    """
+    with _told_if_full():
+        numbers = [torch.cuda.current_device()] if gpus is None else _numbers(gpus)
+        return min(int(torch.cuda.mem_get_info(number)[0]) for number in numbers)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def place(tiles: int, execution: Execution) -> Placement:
     workers, so that the number of workers changes no bit of the output.
 
     Raises:
-        UnavailableError: the device asked for is not there.
+        UnavailableError: the device asked for is not there, or has no memory left.
     """
     from geosr.device import pick_device, pick_gpus
 
@@ -98,7 +98,7 @@ def place_plan(plan: Plan, execution: Execution, crew: Crew | None = None) -> Pl
         crew: whose workers it gets; workers of its own when None.
 
     Raises:
-        UnavailableError: the device asked for is not there.
+        UnavailableError: the device asked for is not there, or has no memory left.
         UsageError: a batch was asked for and would change nothing, or there is too little memory.
     """
     from geosr.device import free_memory
@@ -106,7 +106,7 @@ def place_plan(plan: Plan, execution: Execution, crew: Crew | None = None) -> Pl
     check_batch(plan, execution)
     tiles, device = len(plan.tiles), place(len(plan.tiles), execution).device
     planned = execution.batch is None and device != "cpu" and plan.method.fits_together and plan.fit == "tile"
-    batch = plan_batch(plan, free_memory(device)) if planned else min(execution.batch or 1, tiles)
+    batch = plan_batch(plan, free_memory(execution.gpus)) if planned else min(execution.batch or 1, tiles)
     placement = replace(place(-(-tiles // batch), execution), batch=batch, planned=planned)
     processes = execution.scheduler == "processes"
     limit = _limit(device, execution)

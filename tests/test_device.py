@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geosr.device import memory_told, pick_gpus
+from geosr.device import free_memory, memory_told, pick_gpus
 from geosr.errors import OutOfMemoryError, UnavailableError
 
 FULL = [
@@ -56,3 +56,14 @@ def test_cards_that_only_the_driver_sees_are_not_there(cards, monkeypatch):
     for which in ("all", "0"):
         with pytest.raises(UnavailableError, match=r"asked for, and torch .* sees 0"):
             pick_gpus(which)
+
+
+def test_a_batch_is_planned_for_the_card_with_the_least_free_memory(cards):
+    assert [free_memory(which) for which in (None, "all", "0,2", "1")] == [30, 10, 20, 10]
+
+
+def test_a_card_without_room_to_reach_it_is_told_as_unavailable(cards):
+    cards[0] = 0
+    for reach in (lambda: pick_gpus("all"), lambda: free_memory(None), lambda: free_memory("1,0")):
+        with pytest.raises(UnavailableError, match="memory is full"):
+            reach()
