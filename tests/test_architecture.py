@@ -39,6 +39,7 @@ LAYERS = [
     [
         "methods.base",
         "methods.compiled",
+        "methods.gpu_kernels",
         "methods.neighbourhood_triton",
         "methods.diffusion_triton",
         "methods.recorded",
@@ -111,7 +112,12 @@ HOMES = {
     "safetensors": {"methods.weights"},
     "PIL": {"methods.classic"},
     "sklearn": {"methods.regression"},
-    "triton": {"methods.neighbourhood_triton", "methods.convolution_triton", "methods.diffusion_triton"},
+    "triton": {
+        "methods.gpu_kernels",
+        "methods.neighbourhood_triton",
+        "methods.convolution_triton",
+        "methods.diffusion_triton",
+    },
     "dask": {"runner", "cluster"},
     "distributed": {"cluster"},
     "click": set(),

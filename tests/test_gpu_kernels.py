@@ -10,12 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from geosr.methods import convolution, mmsr_network
+from geosr import methods
+from geosr.methods import convolution, gpu_kernels, mmsr_network, neighbourhood
 from geosr.methods.base import Patch
 from geosr.methods.convolution import convolve
 from geosr.methods.diffusion_settings import DiffusionSettings
-from geosr.methods.diffusion_solver import _Edges, _Link, diffuse
+from geosr.methods.diffusion_solver import _Edges, _fastest, _Link, diffuse
 from geosr.methods.mmsr import PRESETS
 
 CARD = "cuda" if torch.cuda.is_available() and os.environ["TRITON_INTERPRET"] == "0" else "cpu"
@@ -123,6 +125,46 @@ def test_the_diffusions_links(shape):
         (ours.moved(there, 0.3, 0.0).degree(there), plain.degree(values)),
     ):
         torch.testing.assert_close(mine.to("cpu"), other, rtol=1e-5, atol=1e-5)
+
+
+NO_COMPILER = "Failed to find C compiler. Please specify via CC environment variable or set triton.knobs.build.impl."
+FAILS = [
+    (RuntimeError(NO_COMPILER), "Triton says: Failed to find C compiler"),
+    (subprocess.CalledProcessError(1, ["/usr/bin/gcc", "cuda_utils.c"]), "/usr/bin/gcc fails, perhaps for want of"),
+    (
+        AssertionError("libcuda.so cannot found!\nPossible files are located at []."),
+        "Triton says: libcuda.so cannot found!)",
+    ),
+    (ModuleNotFoundError("No module named 'triton'"), "Triton is not installed"),
+]
+
+
+@pytest.mark.parametrize(("error", "why"), FAILS, ids=[why for _, why in FAILS])
+def test_where_triton_cannot_compile_torch_does_the_work_and_the_user_is_told(error, why, monkeypatch):
+    runtime = pytest.importorskip("triton.runtime", reason="no Triton")
+
+    class Driver:
+        @property
+        def active(self):
+            raise error
+
+    monkeypatch.setattr(runtime, "driver", Driver())
+    gpu_kernels.missing.cache_clear()
+    try:
+        with FakeTensorMode():  # tensors that only say where they are
+            image = torch.empty(1, 8, 9, 9, device="cuda")
+            assert neighbourhood._kernel(image, 3) is neighbourhood._Blocked
+            assert convolve(
+                image, torch.empty(4, 8, 3, 3, device="cuda"), torch.empty(4, device="cuda"), relu=True
+            ).is_cuda
+            edges = _Edges((_Link(0, 1),), (torch.empty(9, 8, device="cuda"),))
+            assert _fastest(edges) is edges
+        assert neighbourhood.kernels("cuda") == "torch"
+        for name in ("mmsr", "diffusion"):
+            assert why in methods.create(name).slowness("cuda")
+            assert why not in (methods.create(name).slowness("cpu") or "")
+    finally:
+        gpu_kernels.missing.cache_clear()
 
 
 needs_card = pytest.mark.skipif(CARD == "cpu", reason="no CUDA device, or TRITON_INTERPRET is not 0")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from geosr.methods import gpu_kernels
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
@@ -35,13 +36,12 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Ten
     return _activate(out, relu).reshape(len(images), -1, *images.shape[2:])
 
 
-@cache
 def _fused() -> Any:
-    """The module of the GPU's kernels; None without Triton, which torch's CUDA builds for Linux bring along."""
-    try:
-        from geosr.methods import convolution_triton
-    except ImportError:
+    """The module of the GPU's kernels; None where they cannot be used."""
+    if gpu_kernels.missing():
         return None
+    from geosr.methods import convolution_triton
+
     return convolution_triton
 
 

@@ -34,6 +34,12 @@ class Diffusion(Method):
         """In float32 the guide, some 20 maps, and 6 for each link (measured with 18 of them: 129 maps in all)."""
         return 4 * (2 * bands + 20 + 6 * len(self.settings.steps)) * shape[0] * shape[1]
 
+    def slowness(self, device: str) -> str | None:
+        """On a GPU, its kernels where they cannot be compiled."""
+        from geosr.methods import gpu_kernels
+
+        return gpu_kernels.slowness(device)
+
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """How far the patches' own test one scale lower lets the guide be believed."""
         from geosr.methods.judgement import judge_edges

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geosr.consistency import spread
 from geosr.device import torch_threads
-from geosr.methods import compiled
+from geosr.methods import compiled, gpu_kernels
 from geosr.methods.base import FloatArray, Patch
 from geosr.methods.solve import interpolate
 
@@ -198,13 +198,11 @@ class _Conductivities(Protocol):
 
 
 def _fastest(edges: _Edges) -> _Conductivities:
-    """The same for the GPU's kernels, where there are any."""
-    if not edges.numbers[0].is_cuda:
+    """The same for the GPU's kernels, where they can be used."""
+    if not edges.numbers[0].is_cuda or gpu_kernels.missing():
         return edges
-    try:
-        from geosr.methods import diffusion_triton
-    except ImportError:  # torch's CUDA builds for Linux bring Triton along, others do not
-        return edges
+    from geosr.methods import diffusion_triton
+
     return diffusion_triton.Edges.of([(link.rows, link.cols) for link in edges.links], edges.numbers)
 
 

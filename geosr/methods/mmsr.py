@@ -169,10 +169,12 @@ class Mmsr(Method):
         return 4 * shape[0] * shape[1] * (28 * self.settings.channels + 2 * bands)
 
     def slowness(self, device: str) -> str | None:
-        """On the CPU, its filter where that was not compiled."""
-        from geosr.methods.neighbourhood import kernels
+        """On the CPU, its filter where that was not compiled; on a GPU, its kernels where they cannot be."""
+        from geosr.methods import compiled, gpu_kernels
 
-        if device != "cpu" or kernels(device) != "torch":
+        if device != "cpu":
+            return gpu_kernels.slowness(device)
+        if compiled.library():
             return None
         return (
             "geosr was installed without a C compiler: fits take about 1.7 times as long as with its compiled kernels"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from geosr.methods import compiled
+from geosr.methods import compiled, gpu_kernels
 
 BLOCK = 8
 """Side of a block of queries: of 4x8 to 16x16, 8x8 was fastest forward and backward together for n = 11."""
@@ -59,13 +58,12 @@ def _kernel(values: Tensor, size: int) -> type[torch.autograd.Function]:
     return fused.Fused if fused and fused.fits(values) else _Blocked
 
 
-@cache
 def _fused() -> Any:
-    """The module of the GPU's kernels; None without Triton, which torch's CUDA builds for Linux bring along."""
-    try:
-        from geosr.methods import neighbourhood_triton
-    except ImportError:
+    """The module of the GPU's kernels; None where they cannot be used."""
+    if gpu_kernels.missing():
         return None
+    from geosr.methods import neighbourhood_triton
+
     return neighbourhood_triton
 
 
