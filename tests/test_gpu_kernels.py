@@ -183,7 +183,17 @@ def test_a_recorded_step_has_the_bits_of_one_that_is_not(settings, monkeypatch):
 
 
 @needs_card
-def test_a_recorded_scene_of_several_patches_is_fitted_as_on_the_cpu():
+def test_a_recorded_scene_of_several_patches_has_the_bits_of_one_that_is_not(monkeypatch):
+    few, scene = replace(PRESETS["default"], epochs=12), [patch(), patch(1)]
+    recorded, again = (mmsr_network.fit(scene, few, 0, "cuda") for _ in range(2))
+    monkeypatch.setattr("geosr.methods.recorded._FIRST", 100)
+    plain = mmsr_network.fit(scene, few, 0, "cuda")
+    for other in (again, plain):
+        assert all(np.array_equal(recorded[name], other[name]) for name in recorded)
+
+
+@needs_card
+def test_the_first_steps_on_a_scene_of_several_patches_are_the_cpus():
     few = replace(PRESETS["default"], epochs=3)
     there, here = (mmsr_network.fit([patch(), patch(1)], few, 0, device) for device in ("cuda", "cpu"))
     for name in here:
