@@ -171,7 +171,8 @@ def _tiles(report: Report, scale: int) -> dict[str, object]:
 def _batches(results: Sequence[TileResult], scale: int, planned: int) -> dict[str, object]:
     """How many tiles were fitted together, and which with fewer others for want of memory."""
     smaller = [_place(result, scale) | {"batch": result.batch} for result in results if result.batch]
-    return {"planned": planned, "smaller": smaller, "same_bytes_again": not smaller}
+    passing = any(result.failure and result.retry for result in results)  # another run may have memory for them
+    return {"planned": planned, "smaller": smaller, "same_bytes_again": not (smaller or passing)}
 
 
 def _failure(result: TileResult, scale: int) -> dict[str, object]:

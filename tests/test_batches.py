@@ -24,6 +24,8 @@ from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
 from geosr.pipeline import upscale_file
 from geosr.placement import place, plan_batch
 from geosr.plan import make_plan
+from geosr.report import _batches
+from geosr.store import TileResult
 
 PLAIN = {"method": "mmsr", "settings": SMALL_NETWORK["settings"] | {"refine": "none"}}
 """The network by itself: it is what is fitted in batches."""
@@ -203,6 +205,15 @@ def test_a_batch_for_which_there_is_no_memory_is_halved_and_recorded(tight, fold
     assert "25 tiles, for want of memory: another run may differ by rounding" in (tight / "report.html").read_text()
     here, there = physical(tight / "out.tif"), physical(folder / "together.tif")
     assert np.abs(here - there).max() <= 1e-5 * np.ptp(there)
+
+
+@pytest.mark.parametrize(
+    ("failure", "retry", "same"), [(None, False, True), ("full", True, False), ("bad", False, True)]
+)
+def test_bytes_are_promised_again_only_where_no_tile_failed_that_may_go_better(failure, retry, same, tmp_path):
+    (tile, *_) = make_plan(Inputs(*make_pair(tmp_path, size=60)), Recipe(tile=112, fit="tile")).tiles
+    found = _batches([TileResult(tile, failure=failure, retry=retry)], 4, 2)
+    assert found == {"planned": 2, "smaller": [], "same_bytes_again": same}
 
 
 class Greedy:
