@@ -1,10 +1,14 @@
 """Benchmarks that draw or parse run on synthetic pairs, reduced; those of the papers say that they are."""
 
+import importlib
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 from pairs import write_samples
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -46,6 +50,56 @@ def test_cmsr_prints_its_two_tables_and_that_they_are_reduced(tmp_path):
     moved = re.search(row, printed, re.MULTILINE)
     assert moved is not None
     assert all(4.5 < float(off) < 5.5 for off in moved.groups())
+
+
+@pytest.fixture
+def gpu_commands(monkeypatch):
+    """The script as a module; its commands only say something and end with a code."""
+    for folder in (BENCHMARKS, BENCHMARKS.parent / "examples"):
+        monkeypatch.syspath_prepend(folder)
+    module = importlib.import_module("gpu_commands")
+    monkeypatch.setattr(module.Checks, "command", lambda self, name, options: [sys.executable, "-S", "-c", *options])
+    return module
+
+
+@pytest.fixture
+def checks(gpu_commands, tmp_path):
+    return gpu_commands.Checks(tmp_path / "dsm.tif", tmp_path / "ortho.tif", None, tmp_path, os.environ)
+
+
+def test_the_gpus_commands_are_this_repositorys_and_need_no_installation(gpu_commands, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    look = "import geosr, geosr_cli; print(geosr.__file__, geosr_cli.__file__)"
+    with gpu_commands.importable() as environment:
+        command = [sys.executable, "-S", "-c", look]  # without site-packages, where an installed one would be
+        done = subprocess.run(command, env=dict(environment), cwd="/", check=True, capture_output=True, text=True)
+    geosr, cli = map(Path, done.stdout.split())
+    assert geosr == BENCHMARKS.parent / "geosr" / "__init__.py"
+    assert cli.parts[-2:] == ("geosr_cli", "__init__.py")
+
+
+def test_a_gpu_command_that_fails_is_kept_and_nothing_earlier_passes_for_its_output(gpu_commands, checks, monkeypatch):
+    for name in ("first.tif", "second.tif", "second.json"):
+        (checks.folder / name).write_text("of an earlier run")
+    assert checks.run("second", ["print('a note'); raise SystemExit(4)"], same_as="first") is None
+    assert checks.failures == ["second: exit code 0 and a report", "second: the bytes of first"]
+    monkeypatch.setattr(gpu_commands, "LIMIT", 0.2)
+    start = time.monotonic()
+    assert checks.run("slow", ["import time; time.sleep(60)"]) is None
+    assert checks.failures[2:] == ["slow: exit code 0 and a report"]
+    assert time.monotonic() - start < 30
+
+
+def test_a_gpu_command_that_ends_before_it_is_killed_resumes_nothing(checks):
+    checks.killed("killed", ["pass"], batch=4, workers=1, same_as="together")
+    assert "killed: in work when more than 4 tiles were done" in checks.failures
+    assert "killed: whole batches are resumed, and there are 0 tiles" in checks.failures
+
+
+def test_a_card_whose_memory_cannot_be_held_is_a_failure(gpu_commands, checks, monkeypatch):
+    monkeypatch.setattr(gpu_commands, "HOLD", "raise SystemExit(1)")
+    gpu_commands.check_little_memory(checks, 3.0, ["pass"])
+    assert checks.failures[1:] == ["little-memory: a second process holds the card's memory"]
 
 
 def test_the_curve_of_error_against_seconds_is_drawn_from_what_middlebury_prints(tmp_path):
