@@ -27,7 +27,7 @@ from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
 from geosr.plan import Plan
-from geosr.provenance import fingerprint
+from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
 from geosr.scene import suspicions
@@ -221,15 +221,11 @@ def _notes_on_range(plan: Plan, stats: Stats, written: Written) -> Iterator[str]
 
 def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, object]:
     """Everything that changes the bytes of a run's output, by name."""
-    from geosr.device import device_kind
-    from geosr.methods.neighbourhood import kernels
-
     machine = {
-        "device": device_kind(placement.device),
         "threads a tile": str(placement.threads),
         "tiles fitted together": "planned" if placement.planned else str(placement.batch),
-        "kernels": kernels(placement.device),
         "further rasters": ", ".join(plan.layers),
+        **software(placement.device, plan.method.name),
     }
     scene = plan.scene
     recipe = replace(plan.recipe, fit=plan.fit) if plan.method.needs_fit else plan.recipe

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +28,40 @@ def versions() -> dict[str, str]:
     """Versions of everything that decides the output's bytes."""
     from geosr.device import torch_version
 
-    return {"geosr": __version__, "numpy": np.__version__, "torch": torch_version(), **gdal.versions()}
+    return {
+        "geosr": __version__,
+        "geosr's code": code(),
+        "numpy": np.__version__,
+        "torch": torch_version(),
+        **gdal.versions(),
+    }
+
+
+@cache
+def code() -> str:
+    """A digest of geosr's own modules as they were when it was first asked for: many commits have one version."""
+    folder, digest = Path(__file__).parent, blake2b(digest_size=8)
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def software(device: str, method: str | None) -> dict[str, str]:
+    """What must be the same wherever a tile is worked on, or its bytes are not: of the software, and how it runs here.
+
+    Args:
+        device: `cpu` or `cuda`.
+        method: its name; None where several runs have one each.
+
+    Raises:
+        UnavailableError: the method, or a library that it needs, is not installed.
+    """
+    from geosr.device import device_kind
+    from geosr.methods.neighbourhood import kernels
+
+    of_method = methods.versions(methods.entry(method)) if method else {}
+    return {"device": device_kind(device), "kernels": kernels(device), **versions(), **of_method}
 
 
 def fingerprint(
@@ -47,7 +82,7 @@ def fingerprint(
         recipe: as asked for.
         method: with all its settings.
         consistency: as resolved.
-        machine: what of the machine changes the bytes: kind of device, threads a tile.
+        machine: what of the machine and its software changes the bytes: kind of device, threads a tile, versions.
     """
     given = {name: value for name, value in asdict(inputs).items() if name not in ("source", "guide")}
     chosen = {
@@ -63,8 +98,6 @@ def fingerprint(
         **({"weights": method.weights.digest} if method.weights else {}),
         "consistency": str(consistency),
         **machine,
-        **versions(),
-        **methods.versions(methods.entry(method.name)),
     }
 
 

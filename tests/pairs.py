@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import rasterio
 import rasters
 from affine import Affine
 from geosr_cli.main import run
+
+import geosr as package
 
 
 def make_pair(folder, *, size=24, scale=4, crs=rasters.UTM, guide_crs=..., step=None, shift=0.0, bands=3, **profile):
@@ -46,6 +49,14 @@ def make_pair(folder, *, size=24, scale=4, crs=rasters.UTM, guide_crs=..., step=
             crs if guide_crs is ... else guide_crs,
         ),
     )
+
+
+def copy_of_geosr(folder, *, change="", kernels=True):
+    """The package as another commit has it, or without its compiled kernels, for a PYTHONPATH that names `folder`."""
+    left_out = shutil.ignore_patterns("__pycache__", *([] if kernels else ["_kernels*"]))
+    shutil.copytree(Path(package.__file__).parent, folder / "geosr", ignore=left_out)
+    with open(folder / "geosr/tiling.py", "a") as file:
+        file.write(change)
 
 
 DIVERGING = [

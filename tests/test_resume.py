@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasters
-from pairs import contents, make_pair, upscale
+from pairs import contents, copy_of_geosr, make_pair, upscale
 
 from geosr import digests, store
 from geosr.errors import OutputError
@@ -396,6 +396,16 @@ def test_another_version_starts_afresh(stopped, monkeypatch):
     folder, options, _ = stopped
     monkeypatch.setattr("geosr.provenance.__version__", "9.9")
     assert "started afresh: geosr (was 0.1.0, is 9.9)\n" in upscale(folder, *options).err
+
+
+def test_another_commit_of_the_same_version_starts_afresh(stopped, tmp_path):
+    folder, options, _ = stopped
+    copy_of_geosr(tmp_path / "copy", change="# another commit\n")
+    more = ("--method", "bicubic", *options)
+    run = begin(folder, "out.tif", *more, PYTHONPATH=f"{tmp_path / 'copy'}{os.pathsep}{os.getenv('PYTHONPATH', '')}")
+    said = run.communicate(timeout=600)[1]
+    assert run.returncode == 0, said
+    assert "started afresh: geosr's code (was " in said
 
 
 def flip(data):

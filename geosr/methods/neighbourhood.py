@@ -43,9 +43,13 @@ def neighbourhood_filter(values: Tensor, target: Tensor, size: int) -> Tensor:
 
 
 def kernels(device: str) -> str:
-    """What the filter is made of there: `compiled`, `triton` with its version, or `torch`; they differ by rounding."""
+    """What the filter is made of there, which differs by rounding.
+
+    `compiled` with the numbers in a register, `triton` with its version, or `torch`.
+    """
     if device == "cpu":
-        return "compiled" if compiled.library() else "torch"
+        library = compiled.library()
+        return f"compiled for {library.geosr_lanes()} lanes" if library else "torch"
     fused = _fused()
     return f"triton {fused.version()}" if fused else "torch"
 
