@@ -195,7 +195,8 @@ def _crew(jobs: Sequence[Job], recipe: Recipe, execution: Execution) -> Iterator
         if execution.scheduler != "threads":
             folder = stack.enter_context(scratch_folder(_first_output(jobs)))
             files = {file.absolute(): file.stat().st_size for job in jobs for file in _files_of(job, recipe)}
-        yield stack.enter_context(open_crew(len(jobs), files, folder, execution))
+        method = None if recipe.method == AUTO else recipe.method
+        yield stack.enter_context(open_crew(len(jobs), files, folder, execution, method))
 
 
 def _files_of(job: Job, recipe: Recipe) -> Iterator[Path]:

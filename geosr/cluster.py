@@ -30,17 +30,16 @@ from distributed.comm.core import CommClosedError
 
 from geosr.errors import UnavailableError
 from geosr.once import Once
-from geosr.version import __version__
 from geosr.watch import Watch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _START = 10  # seconds for an existing scheduler to answer and to have a worker
-_STARTED = 180  # seconds for worker processes to start: each loads its libraries, on a busy machine in tens of seconds
+_STARTED = 180  # seconds for workers to start, or to look: each loads its libraries, if busy in tens of seconds
 _END = 5  # seconds for the scheduler to come to its end
 _LOOK = 1.0  # seconds between two looks at the workers
-_ANSWER = 60  # seconds for a scheduler or a worker to say something that takes milliseconds
+_ANSWER = 60  # seconds for a scheduler to say something that takes milliseconds
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a tile takes minutes: two workers are enough to lose
     "distributed.scheduler.worker-saturation": 1.0,  # no tile waits in a worker, to be blamed for its death
@@ -49,6 +48,10 @@ _SETTINGS = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.logging.distributed": "critical",  # what matters is told by events
 }
+
+
+Look = Callable[[], str | None]
+"""What is wrong with the worker that calls it, as the end of a sentence; None if nothing is."""
 
 
 @dataclass(frozen=True)
@@ -414,18 +417,16 @@ def _kill(nannies: Sequence[Any]) -> None:
 def connect(
     address: str,
     workers: int | None,
-    files: Mapping[Path, int],
-    folder: Path,
+    look: Look,
     *,
     timeout: float | None = None,
 ) -> Iterator[Cluster]:
-    """The workers of an existing scheduler, looked at before they get any work.
+    """The workers of an existing scheduler, each looked at before it gets any work.
 
     Args:
         address: `tcp://host:port`.
         workers: items in progress at once; as many as its workers take when None.
-        files: what they must see, with sizes in bytes.
-        folder: what they must be able to write in.
+        look: what each worker calls, which may have another geosr or none.
         timeout: seconds of the watch; derived from the times that workers take when None.
 
     Raises:
@@ -438,7 +439,7 @@ def connect(
             raise UnavailableError(f"no Dask scheduler answers at {address}; start it, or correct it") from error
         try:
             _await_workers(client, address)
-            _check(client, files, folder)
+            _check(client, look)
             there = sum(client.nthreads().values())
             if not there:
                 raise UnavailableError(f"the workers of the Dask scheduler {address} left; start some")
@@ -479,41 +480,13 @@ def dashboard(client: Client) -> str | None:
     return client.dashboard_link if client.scheduler_info()["services"].get("dashboard") else None
 
 
-def _check(client: Client, files: Mapping[Path, int], folder: Path) -> None:
+def _check(client: Client, look: Look) -> None:
     try:
-        look = _make_look({str(path): size for path, size in files.items()}, str(folder))
-        found = client.sync(client._run, look, callback_timeout=_ANSWER)  # `run` would wait for ever
+        found = client.sync(client._run, look, callback_timeout=_STARTED)  # `run` would wait for ever
     except TimeoutError as error:
-        raise UnavailableError(f"a worker does not answer within {_ANSWER} s; see the cluster's own list") from error
+        raise UnavailableError(f"a worker does not answer within {_STARTED} s; see the cluster's own list") from error
     except Exception as error:
         raise UnavailableError(f"the workers cannot be looked at: {error}") from error
     for worker, problem in found.items():
         if problem:
             raise UnavailableError(f"the worker {worker} {problem}")
-
-
-def _make_look(files: Mapping[str, int], folder: str) -> Callable[[], str | None]:
-    """What a worker runs: it travels as code, for the worker may have another geosr or none."""
-    expected = __version__
-
-    def look() -> str | None:
-        import os
-        import tempfile
-
-        try:
-            from geosr.version import __version__
-        except ImportError:
-            return f"has no geosr; install {expected} there"
-        if __version__ != expected:
-            return f"has geosr {__version__}, this is {expected}; install the same version there"
-        shared = "inputs and output must lie on storage that all workers share, under the same paths"
-        for path, size in files.items():
-            if not os.path.isfile(path) or os.path.getsize(path) != size:
-                return f"does not see the same {path}; {shared}"
-        try:
-            with tempfile.NamedTemporaryFile(dir=folder):
-                return None
-        except OSError as error:
-            return f"cannot write in {folder} ({error.strerror}); {shared}"
-
-    return look

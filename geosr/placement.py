@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geosr.errors import UsageError
+from geosr.fitness import make_look
 from geosr.memory import PROCESS, Load, Memory, memory_limit, most_processes
 from geosr.options import Execution, Note, processors
 from geosr.plan import Plan
@@ -168,12 +169,14 @@ def open_pool(plan: Plan, placement: Placement, folder: Path, execution: Executi
     if weights := plan.method.weights:
         files[weights.path] = weights.size
     own = replace(placement, workers=min(placement.workers, len(plan.tiles)))
-    with _open(own, files, folder, execution) as pool:
+    with _open(own, files, folder, execution, plan.method.name) as pool:
         yield pool
 
 
 @contextmanager
-def open_crew(runs: int, files: Mapping[Path, int], folder: Path, execution: Execution) -> Iterator[Crew]:
+def open_crew(
+    runs: int, files: Mapping[Path, int], folder: Path, execution: Execution, method: str | None
+) -> Iterator[Crew]:
     """What the tiles of several runs are worked on by, which share its workers and this machine's memory.
 
     Args:
@@ -181,6 +184,7 @@ def open_crew(runs: int, files: Mapping[Path, int], folder: Path, execution: Exe
         files: what they read, with sizes in bytes: an existing cluster must see them.
         folder: a private one, for what the workers put on disk; an existing cluster must be able to write there.
         execution: for all of them together, with its `threads` set.
+        method: of all of them; None where each run has its own.
 
     Raises:
         UnavailableError: it cannot be had.
@@ -191,7 +195,7 @@ def open_crew(runs: int, files: Mapping[Path, int], folder: Path, execution: Exe
     if processes and limit is not None:
         placement = replace(placement, workers=_as_many_processes(placement.workers, limit, execution))
     memory = None if limit is None else Memory(limit - (1 + processes * placement.workers) * PROCESS)
-    with _open(placement, files, folder, execution) as pool:
+    with _open(placement, files, folder, execution, method) as pool:
         at_once = max(1, min(pool.workers, runs))
         shared = processes or (execution.workers is None and execution.scheduler != "threads")
         yield Crew(pool, at_once, pool.workers if shared else pool.workers // at_once, memory)
@@ -216,7 +220,9 @@ def _as_many_processes(workers: int, limit: int, execution: Execution) -> int:
 
 
 @contextmanager
-def _open(placement: Placement, files: Mapping[Path, int], folder: Path, execution: Execution) -> Iterator[Pool]:
+def _open(
+    placement: Placement, files: Mapping[Path, int], folder: Path, execution: Execution, method: str | None
+) -> Iterator[Pool]:
     if execution.scheduler == "threads":
         yield Threads(placement.workers)
         return
@@ -228,7 +234,8 @@ def _open(placement: Placement, files: Mapping[Path, int], folder: Path, executi
         with cluster.start_processes(workers, folder / "workers", gpus=gpus, timeout=timeout) as pool:
             yield pool
         return
-    with cluster.connect(execution.scheduler, execution.workers, files, folder, timeout=timeout) as pool:
+    look = make_look(files, folder, placement.device, method)
+    with cluster.connect(execution.scheduler, execution.workers, look, timeout=timeout) as pool:
         if address := cluster.dashboard(pool.client):
             execution.on_event(Note(f"Dask's dashboard: {address}"))
         yield pool

@@ -68,7 +68,7 @@ LAYERS = [
     ["views", "style", "protocols"],
     ["report_page", "scene"],
     ["plan"],
-    ["memory"],
+    ["memory", "fitness"],
     ["placement"],
     ["sampling", "report"],
     ["assess", "outputs"],

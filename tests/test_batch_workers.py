@@ -14,6 +14,7 @@ from pairs import contents, geosr
 from test_batch import SMALL_NETWORK, arguments, fill
 from test_schedulers import (
     add_worker,
+    content,
     deadly,
     lose,
     processes,
@@ -292,7 +293,7 @@ def test_a_worker_that_hangs_with_items_of_two_runs_is_ended(scheduler, processe
     add_worker(processes, scheduler, tmp_path, "--nthreads", "2")
     os.mkfifo(tmp_path / "fifo")
     work = make_hanging(str(tmp_path / "fifo"))
-    with connect(scheduler, None, {}, tmp_path, timeout=3) as pool:
+    with connect(scheduler, None, content(), timeout=3) as pool:
         assert pool.workers == 2
 
         def run():

@@ -10,14 +10,19 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import dask
+import numpy as np
 import psutil
 import pytest
-from pairs import make_pair
+from pairs import copy_of_geosr, make_pair
 
-from geosr.cluster import _make_look, connect, start_processes
+from geosr.cluster import connect, start_processes
+from geosr.device import device_kind
 from geosr.errors import TileError, UnavailableError
+from geosr.fitness import make_look
+from geosr.methods.neighbourhood import kernels
 from geosr.options import Execution
 
 pytestmark = pytest.mark.chaos
@@ -421,6 +426,11 @@ def test_a_scheduler_that_is_lost_leaves_a_run_to_go_on_with(folder, scheduler, 
     assert same(folder, "lost.tif")
 
 
+def content():
+    """For workers that are as this process is."""
+    return lambda: None
+
+
 def make_slow(path):
     """Travels as code, as in `make_reading`: every item says in a file that it is in progress, and takes a while."""
 
@@ -449,7 +459,7 @@ def test_a_worker_of_a_cluster_that_is_stopped_is_replaced(scheduler, processes,
             stopped.append(int((tmp_path / f"begun-{result}").read_text()))
             os.kill(stopped[0], signal.SIGSTOP)  # in the middle of an item, or with a result that was not fetched
 
-    with connect(scheduler, None, {}, tmp_path, timeout=3) as pool:
+    with connect(scheduler, None, content(), timeout=3) as pool:
         work = make_slow(str(tmp_path))
         assert pool.run(work, [*range(6)], on_done=stop, on_lost=lose, tell=ended.append) == [*range(6)]
     assert len(ended) == 1
@@ -464,7 +474,7 @@ def test_a_cluster_whose_workers_are_all_gone_ends_the_run(scheduler, processes,
         processes[-1].kill()
 
     with (
-        connect(scheduler, None, {}, tmp_path, timeout=3) as pool,
+        connect(scheduler, None, content(), timeout=3) as pool,
         pytest.raises(UnavailableError, match=f"{scheduler} has had no workers for 10 s; start some, or wait"),
     ):
         pool.run(make_slow(str(tmp_path)), [*range(50)], on_done=kill, on_lost=lose)
@@ -479,7 +489,7 @@ def test_a_scheduler_that_starts_anew_ends_the_run(scheduler, processes, tmp_pat
         start_scheduler(processes, tmp_path, int(scheduler.rpartition(":")[2]))
 
     with (
-        connect(scheduler, None, {}, tmp_path) as pool,
+        connect(scheduler, None, content()) as pool,
         pytest.raises(UnavailableError, match=f"{scheduler} was lost"),
     ):
         pool.run(make_slow(str(tmp_path)), [*range(50)], on_done=restart, on_lost=lose)
@@ -493,7 +503,7 @@ def test_a_scheduler_that_does_not_answer_ends_the_run(scheduler, processes, tmp
         processes[0].send_signal(signal.SIGSTOP)
 
     with (
-        connect(scheduler, None, {}, tmp_path) as pool,
+        connect(scheduler, None, content()) as pool,
         pytest.raises(UnavailableError, match=f"{scheduler} was lost: it does not answer"),
     ):
         pool.run(make_slow(str(tmp_path)), [*range(50)], on_done=stop, on_lost=lose)
@@ -501,30 +511,128 @@ def test_a_scheduler_that_does_not_answer_ends_the_run(scheduler, processes, tmp
 
 def test_a_worker_that_is_stopped_from_the_first_is_found_out(scheduler, processes, tmp_path, monkeypatch):
     add_worker(processes, scheduler, tmp_path)
-    with connect(scheduler, None, {}, tmp_path):
+    with connect(scheduler, None, content()):
         pass
     worker = wait_for(lambda: workers_of(processes[-1]))[0]
     worker.suspend()
-    monkeypatch.setattr("geosr.cluster._ANSWER", 2)
+    monkeypatch.setattr("geosr.cluster._STARTED", 2)
     try:
         with (
             pytest.raises(UnavailableError, match="a worker does not answer within 2 s"),
-            connect(scheduler, None, {}, tmp_path),
+            connect(scheduler, None, content()),
         ):
             pytest.fail("nothing can be worked on here")
     finally:
         worker.kill()  # its nanny's end would not reach it
 
 
+def first_in_path(folder):
+    """Environment of a process that finds its modules there first."""
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{os.getenv('PYTHONPATH', '')}"}
+
+
+def another_version(folder):
+    """Environment of a worker that has an older geosr."""
+    (folder / "geosr").mkdir(parents=True)
+    (folder / "geosr" / "__init__.py").touch()
+    (folder / "geosr" / "version.py").write_text('__version__ = "0.0.1"')
+    return first_in_path(folder)
+
+
+def without(package, folder):
+    """Environment of a worker where a package is not installed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(MISSING.format(package))
+    return first_in_path(folder)
+
+
+MISSING = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {0!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Missing())
+"""
+MISSED = "lacks what a tile needs: No module named {!r}; install there what is installed here"
+
+
+@pytest.mark.parametrize(
+    ("package", "problem"),
+    [
+        ("geosr", "has no geosr; install 0.1.0 there"),
+        ("torch", MISSED.format("torch")),
+        ("rasterio", MISSED.format("rasterio")),
+    ],
+)
+def test_a_worker_that_lacks_a_package_is_refused(package, problem, folder, scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path, "--no-nanny", **without(package, tmp_path / "site"))
+    code, said = finish(folder, "lacking.tif", "--scheduler", scheduler)
+    assert code == 4, said
+    assert said.startswith("Error: the worker tcp://127.0.0.1:")
+    assert problem in said
+    assert "Traceback" not in said
+    assert not [*folder.glob(".lacking.tif*")]
+
+
 def test_a_worker_with_another_version_is_refused(folder, scheduler, processes, tmp_path):
-    (tmp_path / "geosr").mkdir()
-    (tmp_path / "geosr" / "__init__.py").touch()
-    (tmp_path / "geosr" / "version.py").write_text('__version__ = "0.0.1"')
-    add_worker(processes, scheduler, tmp_path, PYTHONPATH=str(tmp_path))
+    add_worker(processes, scheduler, tmp_path, **another_version(tmp_path / "site"))
     code, said = finish(folder, "old.tif", "--scheduler", scheduler)
     assert code == 4, said
     assert "has geosr 0.0.1, this is 0.1.0; install the same version there" in said
     assert not [*folder.glob(".old.tif*")]
+
+
+OTHER = {
+    "another commit": "has geosr's code ",
+    "another numpy": f"has numpy 1.25.0, this process {np.__version__}: its tiles would differ",
+    "no kernels": "has kernels torch, this process compiled for ",
+    "another processor": "has device cpu DEFAULT, this process cpu ",
+    "another plug-in": "has method's package mine 0.9, this process mine 1.0",
+}
+PLUGIN = {
+    "mine.dist-info/METADATA": "Metadata-Version: 2.1\nName: mine\nVersion: {}\n",
+    "mine.dist-info/entry_points.txt": "[geosr.methods]\nmine = mine:ENTRY\n",
+    "mine.py": "from geosr.methods import Entry\n"
+    'ENTRY = Entry("mine", "mine:create", "s", source="s", use="u", cost="instant")\n',
+}
+
+
+def install_plugin(folder, version):
+    (folder / "mine.dist-info").mkdir(parents=True)
+    for name, text in PLUGIN.items():
+        (folder / name).write_text(text.format(version))
+
+
+def environment_of(what, folder):
+    """Environment of a worker whose tiles would differ, or that could make none."""
+    if what == "another processor":
+        return {"ATEN_CPU_CAPABILITY": "default"}
+    if what == "another numpy":
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text("import numpy\nnumpy.__version__ = '1.25.0'")
+    if what == "another commit":
+        copy_of_geosr(folder, change="# another commit\n")
+    if what == "no kernels":
+        copy_of_geosr(folder, kernels=False)
+    if what == "another plug-in":
+        install_plugin(folder, "0.9")
+    return first_in_path(folder)
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_a_worker_whose_tiles_would_differ_is_refused(what, scheduler, processes, tmp_path, monkeypatch):
+    if what == "no kernels" and kernels("cpu") == "torch":
+        pytest.skip("the kernels were not built: no C compiler at installation")
+    if what == "another processor" and not device_kind("cpu").startswith("cpu AVX"):
+        pytest.skip("torch uses this processor as any other")
+    add_worker(processes, scheduler, tmp_path, "--no-nanny", **environment_of(what, tmp_path / "site"))
+    install_plugin(tmp_path / "plugin", "1.0")
+    monkeypatch.syspath_prepend(tmp_path / "plugin")
+    look = make_look({}, tmp_path, "cpu", "mine" if what == "another plug-in" else "diffusion")
+    with pytest.raises(UnavailableError) as refused, connect(scheduler, None, look):
+        pytest.fail("nothing may be worked on here")
+    assert OTHER[what] in str(refused.value)
 
 
 def test_pools_that_overlap_leave_settings_as_they_were(tmp_path):
@@ -559,11 +667,15 @@ def test_no_scheduler_and_no_workers(folder, scheduler):
 
 def test_a_worker_that_does_not_see_the_files_is_found_out(folder, tmp_path):
     size = (folder / "source.tif").stat().st_size
-    source = str(folder / "source.tif")
-    assert _make_look({source: size}, str(tmp_path))() is None
-    assert f"does not see the same {source}" in _make_look({source: size + 1}, str(tmp_path))()
-    assert "does not see the same /not/here.tif" in _make_look({"/not/here.tif": 1}, str(tmp_path))()
-    assert "cannot write in" in _make_look({}, str(tmp_path / "missing"))()
+    source = folder / "source.tif"
+
+    def look(files, place=tmp_path):
+        return make_look(files, place, "cpu", "diffusion")()
+
+    assert look({source: size}) is None
+    assert f"does not see the same {source}" in look({source: size + 1})
+    assert "does not see the same /not/here.tif" in look({Path("/not/here.tif"): 1})
+    assert "cannot write in" in look({}, tmp_path / "missing")
 
 
 @pytest.mark.parametrize("name", ["", "thread", "http://a:1", "dask"])
