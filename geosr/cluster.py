@@ -14,19 +14,21 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import dask.config
 from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, WorkerPlugin
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
+from distributed.protocol.pickle import dumps
 
 from geosr.errors import UnavailableError
 from geosr.once import Once
@@ -61,14 +63,17 @@ class Cluster:
     Attributes:
         client: of the scheduler.
         workers: items that they work on at once.
-        in_flight: items of one run at most in progress or waiting at the scheduler.
+        in_flight: items of one run at most in progress or waiting at the scheduler; when None, two for each thread that
+            the workers have by then.
         keeper: looks after the workers, for all runs together.
+        look: what every worker calls before its first item; None where they are known to be as this process is.
     """
 
     client: Client
     workers: int
-    in_flight: int
+    in_flight: int | None
     keeper: Keeper
+    look: Look | None = None
 
     def run(
         self,
@@ -85,50 +90,111 @@ class Cluster:
         Raises:
             UnavailableError: the scheduler was lost, has had no workers for too long, or the pool was closed.
         """
-        waiting = enumerate(items)
-        inbox: queue.SimpleQueue[Future[Any] | str] = queue.SimpleQueue()
-        positions: dict[Future[Any], int] = {}
-        results: dict[int, Result] = {}
-
-        def submit(count: int) -> None:
-            for position, item in islice(waiting, count):
-                future = self.client.submit(function, item, pure=False)
-                positions[future] = position
-                self.keeper.follow(future, inbox.put)
-                future.add_done_callback(inbox.put)
-
+        run = _Run(self, function, items, on_lost, tell)
         try:
-            submit(at_once or self.in_flight)
-            while positions:
+            while run.rest or run.positions:
                 self.keeper.look()
-                try:
-                    future = inbox.get(timeout=_LOOK)
-                except queue.Empty:
-                    continue
-                if isinstance(future, str):
-                    tell(future)
-                    continue
-                self.keeper.check()  # of a pool that was closed every item is lost
-                position = positions[future]
-                try:
-                    results[position] = _result(future)
-                except _NotHandedOutError:
-                    future.add_done_callback(inbox.put)
-                    continue
-                except KilledWorker as error:
-                    reason = self.keeper.reason(str(future.key), error.allowed_failures + 1)
-                    results[position] = on_lost(items[position], reason)
-                self.keeper.forget(future)
-                del positions[future]
-                on_done(results[position])
-                submit(1)
+                run.hand_out(at_once or self.in_flight or self.keeper.room)
+                if taken := run.take():
+                    position, result = taken
+                    run.results[position] = result
+                    on_done(result)
         except (CancelledError, CommClosedError, ClosedClientError) as error:
             raise self.keeper.lost() from error
         finally:
-            for future in positions:  # an error's traceback would hold them, and the workers would go on
+            for future in run.positions:  # an error's traceback would hold them, and the workers would go on
                 self.keeper.forget(future)
                 future.release()
-        return [results[position] for position in range(len(items))]
+        return [run.results[position] for position in range(len(items))]
+
+
+class _Run:
+    """One run's items: those not handed out yet, those that are by their futures, and the results."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        on_lost: Callable[[Item, str], Result],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.rest = deque(range(len(items)))
+        self.positions: dict[Future[Any], int] = {}
+        self.results: dict[int, Any] = {}
+        self._cluster, self._function, self._items, self._on_lost, self._tell = cluster, function, items, on_lost, tell
+        self._work = _make_work(function, cluster.look)
+        self._inbox: queue.SimpleQueue[Future[Any] | str] = queue.SimpleQueue()
+
+    def hand_out(self, most: int) -> None:
+        """Items to the scheduler, until it has `most`."""
+        while self.rest and len(self.positions) < most:
+            self._submit(self.rest.popleft(), self._work)
+
+    def _submit(self, position: int, work: Callable[[bytes], Any]) -> None:
+        future = self._cluster.client.submit(work, dumps(self._items[position]), pure=False)
+        self.positions[future] = position
+        self._cluster.keeper.follow(future, self._inbox.put)
+        future.add_done_callback(self._inbox.put)
+
+    def take(self) -> tuple[int, Any] | None:
+        """An item's position and its result, if one comes soon."""
+        try:
+            future = self._inbox.get(timeout=_LOOK)
+        except queue.Empty:
+            return None
+        if isinstance(future, str):
+            self._tell(future)
+            return None
+        self._cluster.keeper.check()  # of a pool that was closed every item is lost
+        position = self.positions[future]
+        try:
+            refusal, result = _result(future)
+        except _NotHandedOutError:
+            future.add_done_callback(self._inbox.put)
+            return None
+        except KilledWorker as error:
+            reason = self._cluster.keeper.reason(str(future.key), error.allowed_failures + 1)
+            refusal, result = None, self._on_lost(self._items[position], reason)
+        self._cluster.keeper.forget(future)
+        del self.positions[future]
+        if refusal:
+            self._submit(position, self._after(*refusal))
+            return None
+        return position, result
+
+    def _after(self, worker: str, problem: str) -> Callable[[bytes], Any]:
+        """How an item is handed out again that a worker refused, being unfit for it."""
+        look = self._cluster.look
+        if look and look():  # nor is this process fit, a file was replaced: the item itself says what that means for it
+            return _make_work(self._function, None)
+        if self._cluster.keeper.shun(worker):
+            self._tell(f"the worker {worker} {problem}; it gets no tiles")
+        return self._work
+
+
+def _make_work(function: Callable[[Any], Any], look: Look | None) -> Callable[[bytes], Any]:
+    """What a worker runs for an item: a refusal with its address and what is wrong with it, or None and the result.
+
+    It travels as code, with the function and the items packed up: an unfit worker could not even unpack them. A worker
+    that has passed the look once is not asked again.
+    """
+    packed, name = dumps(function), uuid4().hex
+
+    def work(item: bytes) -> tuple[tuple[str, str] | None, Any]:
+        from distributed import get_worker
+        from distributed.protocol.pickle import loads
+
+        worker = get_worker()
+        passed = worker.__dict__.setdefault("geosr_passed", set())
+        if look and name not in passed:
+            problem = look()
+            if problem:
+                return (worker.address, problem), None
+            passed.add(name)
+        return None, loads(packed)(loads(item))
+
+    return work
 
 
 class _NotHandedOutError(Exception):
@@ -156,6 +222,8 @@ class Keeper:
         self._client, self._address, self._watch = client, address, Watch(timeout)
         self._waiting: dict[str, Callable[[str], None]] = {}  # items whose results are not here yet; whom to tell
         self._ended: dict[str, float] = {}  # items whose worker was ended, after how many seconds
+        self._threads = 0
+        self._unfit: set[str] = set()
         self._changing, self._looking = threading.Lock(), threading.Lock()
         self._next = 0.0
         self._over: str | None = None
@@ -169,6 +237,32 @@ class Keeper:
         """It is not waited for any more."""
         with self._changing:
             self._waiting.pop(str(future.key), None)
+
+    @property
+    def room(self) -> int:
+        """Items that are worth handing out: two for each thread, or one that waits for a worker to come."""
+        return max(1, 2 * self._threads)
+
+    def shun(self, worker: str) -> bool:
+        """Have the scheduler give a worker nothing more, until the pool is closed; whether that is news."""
+        with self._changing:
+            new = worker not in self._unfit
+            self._unfit.add(worker)
+        self._order(_make_shun(worker))
+        return new
+
+    def pardon(self) -> None:
+        """Have it give them something again, also those that a run had shunned and was killed."""
+        self._order(_make_pardon())
+
+    def _order(self, order: Callable[..., Any]) -> None:
+        """Have the scheduler run something."""
+        if self._client.scheduler is None:  # being lost: the items will say so
+            return
+        try:
+            self._client.sync(self._client._run_on_scheduler, order, callback_timeout=_ANSWER)
+        except (OSError, TimeoutError) as error:
+            raise UnavailableError(f"the Dask scheduler {self._address} was lost") from error
 
     def check(self) -> None:
         """Raise what ended the pool, if it has ended."""
@@ -206,28 +300,35 @@ class Keeper:
         with self._changing:
             ours = dict(self._waiting)
         work = self._ask(ours)
-        for worker in self._watch.look(work, time.monotonic()):
+        able = {worker: keys for worker, keys in work.items() if keys or worker not in self._unfit}
+        for worker in self._watch.look(able, time.monotonic()):
             if ours.keys() >= {*work[worker]}:  # never to the cost of somebody else's work on a shared cluster
                 self._end(worker, {key: ours[key] for key in work[worker]})
         if self._watch.alone:
+            fit = "fit " if self._unfit else ""
             raise UnavailableError(
-                f"the Dask scheduler {self._address} has had no workers for {self._watch.limit_alone:.0f} s; "
+                f"the Dask scheduler {self._address} has had no {fit}workers for {self._watch.limit_alone:.0f} s; "
                 "start some, or wait for them longer with --tile-timeout"
             )
 
     def _ask(self, ours: Iterable[str]) -> dict[str, list[str]]:
-        """What each worker owes: items in progress, and results that it has not handed out."""
+        """What each worker owes: items in progress, and results that it has not handed out. Counts their threads."""
         client = self._client
 
-        async def ask(scheduler: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-            return await scheduler.processing(workers=None), await scheduler.who_has(keys=list(ours))
+        async def ask(scheduler: Any) -> tuple[dict[str, int], dict[str, list[str]], dict[str, list[str]]]:
+            threads = await scheduler.ncores(workers=None)
+            return threads, await scheduler.processing(workers=None), await scheduler.who_has(keys=list(ours))
 
-        if client.scheduler is None:  # being lost: the items will say so
+        if client.scheduler is None:  # as above
             return {}
+        unfit = {*self._unfit}
         try:
-            processing, holders = client.sync(ask, client.scheduler, callback_timeout=_ANSWER)
+            threads, processing, holders = client.sync(ask, client.scheduler, callback_timeout=_ANSWER)
         except (OSError, TimeoutError) as error:
             raise UnavailableError(f"the Dask scheduler {self._address} was lost: it does not answer") from error
+        with self._changing:
+            self._unfit -= unfit - threads.keys()  # another may come under the address of one that is gone
+            self._threads = sum(count for worker, count in threads.items() if worker not in self._unfit)
         work = {worker: [str(key) for key in keys] for worker, keys in processing.items()}
         for key, workers in holders.items():
             for worker in workers:
@@ -239,10 +340,7 @@ class Keeper:
         self._ended |= dict.fromkeys(items, limit)
         for tell in {*items.values()}:  # every run that it worked for
             tell(f"the worker {worker} made no progress for {limit:.0f} s and is ended")
-        try:
-            self._client.run_on_scheduler(_make_end(worker))
-        except OSError as error:
-            raise UnavailableError(f"the Dask scheduler {self._address} was lost") from error
+        self._order(_make_end(worker))
 
     def reason(self, key: str, attempts: int) -> str:
         """Why an item that no worker brought to its end is given up."""
@@ -254,13 +352,47 @@ class Keeper:
 
 
 @contextmanager
-def _opened(client: Client, address: str, workers: int, in_flight: int, timeout: float | None) -> Iterator[Cluster]:
+def _opened(cluster: Cluster) -> Iterator[Cluster]:
     """The pool; when the block ends, runs that other threads still have on it end, before their workers do."""
-    keeper = Keeper(client, address, timeout)
     try:
-        yield Cluster(client, workers, in_flight, keeper)
+        yield cluster
     finally:
-        keeper.close("the workers' pool was closed")
+        cluster.keeper.close("the workers' pool was closed")
+
+
+@contextmanager
+def _pardoned(keeper: Keeper) -> Iterator[None]:
+    """Whatever ends the block, no worker stays shunned."""
+    try:
+        yield
+    finally:
+        with suppress(UnavailableError):  # the scheduler was lost
+            keeper.pardon()
+
+
+def _make_shun(worker: str) -> Callable[..., None]:
+    """What the scheduler runs so that a worker gets no tasks; it travels as code.
+
+    The worker itself is left as it is: told to pause, one with a limit on its memory would soon go on.
+    """
+
+    def shun(dask_scheduler: Any) -> None:
+        if known := dask_scheduler.workers.get(worker):
+            known.extra["shunned by geosr"] = True
+            dask_scheduler.handle_worker_status_change("paused", worker, "geosr-unfit-worker")
+
+    return shun
+
+
+def _make_pardon() -> Callable[..., None]:
+    """What the scheduler runs so that all workers that were shunned get tasks again: for others they may be fit."""
+
+    def pardon(dask_scheduler: Any) -> None:
+        for worker, known in dask_scheduler.workers.items():
+            if known.extra.pop("shunned by geosr", False):
+                dask_scheduler.handle_worker_status_change("running", worker, "geosr-unfit-worker")
+
+    return pardon
 
 
 def _make_end(worker: str) -> Callable[..., Any]:
@@ -350,7 +482,8 @@ def start_processes(
     _start_tracker()
     with _silent(), _configured(), ExitStack() as ends:
         client, address = _started(start, nannies)
-        with _opened(client, address, workers, 2 * workers, timeout) as pool:
+        keeper = Keeper(client, address, timeout)
+        with _opened(Cluster(client, workers, 2 * workers, keeper)) as pool:
             yield pool
 
 
@@ -421,7 +554,7 @@ def connect(
     *,
     timeout: float | None = None,
 ) -> Iterator[Cluster]:
-    """The workers of an existing scheduler, each looked at before it gets any work.
+    """The workers of an existing scheduler, each looked at before it gets any work, also one that joins later.
 
     Args:
         address: `tcp://host:port`.
@@ -438,12 +571,14 @@ def connect(
         except (OSError, TimeoutError, ValueError) as error:
             raise UnavailableError(f"no Dask scheduler answers at {address}; start it, or correct it") from error
         try:
+            keeper = Keeper(client, address, timeout)
+            keeper.pardon()
             _await_workers(client, address)
             _check(client, look)
             there = sum(client.nthreads().values())
             if not there:
                 raise UnavailableError(f"the workers of the Dask scheduler {address} left; start some")
-            with _opened(client, address, workers or there, workers or 2 * there, timeout) as pool:
+            with _opened(Cluster(client, workers or there, workers, keeper, look)) as pool, _pardoned(keeper):
                 yield pool
         finally:
             with suppress(OSError, RuntimeError):  # a client whose scheduler was lost may stumble over that once more

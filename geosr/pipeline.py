@@ -267,7 +267,7 @@ def _run_tiles(
             return work(group)
 
     alone = len(plan.tiles) == 1 and execution.scheduler == "threads" and not crew  # more tell by being done
-    with threads_kept(), nullcontext(crew.pool) if crew else open_pool(plan, placement, folder, execution) as pool:
+    with threads_kept(), open_pool(plan, placement, folder, execution, crew) as pool:
         made = run_tiles(
             told if alone else work,
             plan.tiles,

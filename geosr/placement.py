@@ -158,8 +158,10 @@ def plan_batch(plan: Plan, free: int) -> int:
 
 
 @contextmanager
-def open_pool(plan: Plan, placement: Placement, folder: Path, execution: Execution) -> Iterator[Pool]:
-    """What the tiles of one run are worked on by.
+def open_pool(
+    plan: Plan, placement: Placement, folder: Path, execution: Execution, crew: Crew | None = None
+) -> Iterator[Pool]:
+    """What the tiles of one run are worked on by: a crew's workers, or its own.
 
     Raises:
         UnavailableError: it cannot be had.
@@ -168,9 +170,23 @@ def open_pool(plan: Plan, placement: Placement, folder: Path, execution: Executi
     files = {file.path: file.fingerprint[0] for raster in rasters for file in raster.files}
     if weights := plan.method.weights:
         files[weights.path] = weights.size
+    if crew:
+        yield _looked_at(crew.pool, files, folder, placement.device, plan.method.name)
+        return
     own = replace(placement, workers=min(placement.workers, len(plan.tiles)))
     with _open(own, files, folder, execution, plan.method.name) as pool:
         yield pool
+
+
+def _looked_at(pool: Pool, files: Mapping[Path, int], folder: Path, device: str, method: str) -> Pool:
+    """A pool whose workers see to it before they work on this run, where that is not known of them."""
+    if isinstance(pool, Threads):
+        return pool
+    from geosr.cluster import Cluster
+
+    if not isinstance(pool, Cluster) or pool.look is None:
+        return pool
+    return replace(pool, look=make_look(files, folder, device, method))
 
 
 @contextmanager

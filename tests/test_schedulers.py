@@ -16,9 +16,10 @@ import dask
 import numpy as np
 import psutil
 import pytest
+from distributed import Client
 from pairs import copy_of_geosr, make_pair
 
-from geosr.cluster import connect, start_processes
+from geosr.cluster import _make_shun, connect, start_processes
 from geosr.device import device_kind
 from geosr.errors import TileError, UnavailableError
 from geosr.fitness import make_look
@@ -465,6 +466,104 @@ def test_a_worker_of_a_cluster_that_is_stopped_is_replaced(scheduler, processes,
     assert len(ended) == 1
     assert "made no progress for 3 s and is ended" in ended[0]
     wait_for(lambda: not psutil.pid_exists(stopped[0]))
+
+
+def make_telling():
+    """Travels as code, as in `make_reading`: an item takes a while, and its result is its worker's process."""
+
+    def work(item):
+        import os
+        import time
+
+        time.sleep(0.2)
+        return os.getpid()
+
+    return work
+
+
+def test_a_worker_that_joins_later_gets_items_only_if_it_is_fit(scheduler, processes, tmp_path):
+    (tmp_path / "source.tif").write_text("raster")
+    told = []
+
+    def there(workers):
+        wait_for(lambda: len(pool.client.nthreads()) == workers)
+
+    def help_out(result):
+        if told and len(processes) == 3:
+            add_worker(processes, scheduler, tmp_path, "--no-nanny")
+            there(3)
+
+    add_worker(processes, scheduler, tmp_path, "--no-nanny")
+    look = make_look({tmp_path / "source.tif": 6}, tmp_path, "cpu", "bicubic")
+    with connect(scheduler, None, look) as pool:
+        add_worker(processes, scheduler, tmp_path, "--no-nanny", **another_version(tmp_path / "site"))
+        there(2)
+        found = pool.run(make_telling(), [*range(12)], on_done=help_out, on_lost=lose, tell=told.append)
+        assert len(told) == 1
+        assert told[0].endswith("has geosr 0.0.1, this is 0.1.0; install the same version there; it gets no tiles")
+        assert {*found} == {processes[1].pid, processes[3].pid}
+        assert sorted(statuses(scheduler)) == ["paused", "running", "running"]
+    assert statuses(scheduler) == ["running"] * 3  # for others it may be fit
+
+
+def statuses(scheduler):
+    with Client(scheduler, set_as_default=False) as client:
+        return client.run_on_scheduler(lambda dask_scheduler: [w.status.name for w in dask_scheduler.workers.values()])
+
+
+def test_a_worker_that_a_killed_run_had_shunned_is_used_again(scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path, "--no-nanny")
+    wait_for(lambda: statuses(scheduler))
+    with Client(scheduler, set_as_default=False) as client:
+        client.run_on_scheduler(_make_shun(*client.nthreads()))
+    with connect(scheduler, None, content()) as pool:
+        assert pool.run(make_telling(), [1], on_done=lambda result: None, on_lost=lose) == [processes[1].pid]
+
+
+def make_meeting(path, size):
+    """Travels as code: an item ends when so many are in progress at once."""
+
+    def work(item):
+        import os
+        import time
+
+        open(os.path.join(path, f"here-{item}"), "w").close()
+        stop = time.monotonic() + 60
+        while len([name for name in os.listdir(path) if name.startswith("here-")]) < size:
+            if time.monotonic() > stop:
+                return "alone"
+            time.sleep(0.01)
+        return "met"
+
+    return work
+
+
+def test_all_workers_that_join_later_are_used(scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path, "--no-nanny")
+    with connect(scheduler, None, content()) as pool:
+        add_worker(processes, scheduler, tmp_path, "--no-nanny", "--nthreads", "4")
+        work = make_meeting(str(tmp_path), 4)
+        assert pool.run(work, [*range(8)], on_done=lambda result: None, on_lost=lose) == ["met"] * 8
+
+
+def test_where_only_unfit_workers_are_left_the_run_ends(scheduler, processes, tmp_path):
+    add_worker(processes, scheduler, tmp_path, "--no-nanny")
+    with connect(scheduler, None, make_look({}, tmp_path, "cpu", "bicubic"), timeout=3) as pool:
+        add_worker(processes, scheduler, tmp_path, "--no-nanny", **another_version(tmp_path / "site"))
+        wait_for(lambda: len(pool.client.nthreads()) == 2)
+        processes[1].kill()
+        with pytest.raises(UnavailableError, match=f"{scheduler} has had no fit workers for 10 s; start some, or wait"):
+            pool.run(make_telling(), [1, 2, 3], on_done=lambda result: None, on_lost=lose)
+
+
+def test_what_nobody_sees_any_more_is_no_workers_fault(scheduler, processes, tmp_path):
+    (tmp_path / "source.tif").write_text("raster")
+    told = []
+    add_worker(processes, scheduler, tmp_path, "--no-nanny")
+    with connect(scheduler, None, make_look({tmp_path / "source.tif": 6}, tmp_path, "cpu", "bicubic")) as pool:
+        (tmp_path / "source.tif").unlink()
+        found = pool.run(make_telling(), [1], on_done=lambda result: None, on_lost=lose, tell=told.append)
+    assert (found, told) == ([processes[1].pid], [])  # a tile says itself that its source is gone
 
 
 def test_a_cluster_whose_workers_are_all_gone_ends_the_run(scheduler, processes, tmp_path):
