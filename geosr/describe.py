@@ -163,7 +163,7 @@ def _describe(
     if world and driver == "GTiff":
         with open_file(file, driver, options) as dataset:
             if dataset.transform == Affine.identity() and not dataset.gcps[0]:
-                options = {"GEOREF_SOURCES": "INTERNAL,WORLDFILE"}
+                options = {"GEOREF_SOURCES": "WORLDFILE,INTERNAL"}  # the header may hold an identity; it has the CRS
                 notes += (f"{show(file.name)} has no position of its own: taken from {show(world.name)}",)
             else:
                 notes += (f"{show(world.name)} is not read: {show(file.name)} has a position of its own",)

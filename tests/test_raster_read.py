@@ -15,7 +15,7 @@ import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rasters import grid, plain_read, shared_data, write
+from rasters import grid, plain_read, shared_data, tiff_tag, write
 
 from geosr.coordinates import check_transform
 from geosr.describe import describe_guide, describe_source
@@ -368,6 +368,20 @@ def test_a_world_file_places_a_tiff_that_has_no_position(tmp_path):
     assert raster.geobox.affine[:6] == (2, 0, 100, 0, -2, 200)
     assert any("taken from bare.tfw" in text for text in raster.warnings)
     assert read_source(raster)[1].all()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_world_file_places_a_tiff_whose_header_holds_an_identity(tmp_path):
+    path = write(tmp_path / "identity.tif", np.ones((4, 4), np.uint8), rasterio.Affine.identity())
+    with rasterio.open(path, "r+") as made:
+        made.transform = rasterio.Affine.identity()
+        made.update_tags(AREA_OR_POINT="Point")
+    path.with_suffix(".tfw").write_text("2\n0\n0\n-2\n101\n199\n")
+    raster = describe_source(path)
+    assert tiff_tag(path, 34264)
+    assert any("taken from identity.tfw" in text for text in raster.warnings)
+    assert raster.geobox.affine[:6] == (2, 0, 100, 0, -2, 200)
+    assert (raster.geobox.crs.epsg, raster.area_or_point) == (32632, "Point")
 
 
 def test_png_with_a_world_file(tmp_path):
