@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from geosr import methods
-from geosr.assess import Assessment
+from geosr.assess import Assessment, Score
 from geosr.options import Execution, Recipe
 from geosr.tables import check_files, write_files
 
@@ -67,6 +67,14 @@ def command(
 def _rows(found: Assessment) -> list[tuple[str, str]]:
     unit = f" {printable(found.units)}" if found.units else ""
     return [
-        (score.method, f"RMSE {score.rmse:.4g}{unit}, {found.gain(score):+.0%} against bicubic, {clock(score.seconds)}")
+        (score.method, f"RMSE {score.rmse:.4g}{unit}{_against(found, score)}, {clock(score.seconds)}")
         for score in found.scores
     ]
+
+
+def _against(found: Assessment, score: Score) -> str:
+    """By how much the error is smaller or larger than bicubic's, whose own row stands first and says nothing."""
+    if score is found.scores[0]:
+        return ""
+    gain = found.gain(score)
+    return f", {abs(gain):.0%} {'smaller' if gain >= 0 else 'larger'} than bicubic's"

@@ -37,11 +37,13 @@ class Score:
         method: its name.
         rmse: over all pixels of the samples with a truth, in the source's units.
         seconds: for all samples.
+        guided: whether the method uses the guide.
     """
 
     method: str
     rmse: float
     seconds: float
+    guided: bool
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,14 @@ class Assessment:
         """In a sentence."""
         if self.best is None:
             return "cannot tell: fewer than 32 source pixels are left one scale lower"
+        others = ", ".join(score.method for score in self.scores[1:])
+        if not others:
+            return f"nothing but {WITHOUT_GUIDE} was tried, which does not use the guide"
         gain = self.gain(self.best)
         if gain < 0.01:
-            return "the guide does not help: nothing is expected to be better than bicubic"
-        return f"the guide helps: expected gain over bicubic {gain:.0%}, by {self.best.method}"
+            return f"none of the methods tried ({others}) is clearly better than {WITHOUT_GUIDE}"
+        helps = "the guide helps: " if self.best.guided else ""
+        return f"{helps}expected gain over {WITHOUT_GUIDE} {gain:.0%}, by {self.best.method}"
 
     @property
     def table(self) -> Table:
@@ -128,7 +134,7 @@ def assess(patches: Sequence[Patch], chosen: Sequence[Method], spread: float, se
             values = method.predict(low, method.fit([low], seed, device), device).values
             squares += float(((exact(values, low) - truth)[known] ** 2).sum())
         rmse = spread * float(np.sqrt(squares / max(pixels, 1)))
-        scores.append(Score(method.name, rmse, time.monotonic() - started))
+        scores.append(Score(method.name, rmse, time.monotonic() - started, method.uses_guide))
     return Assessment(len(lows), pixels, tuple(scores) if pixels else (), lows[0][0].scale if lows else None)
 
 
