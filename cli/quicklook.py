@@ -31,7 +31,7 @@ _PICTURE = "The picture"
     "--kind",
     type=click.Choice(KINDS),
     metavar="KIND",
-    help=f"What the values are: {', '.join(KINDS)}.  [default: by unit, band name, CRS and file name]",
+    help=f"What the values are: {', '.join(KINDS)}.  [default: by unit, band name, CRS and file names]",
 )
 @option(_PICTURE, "--band", metavar="N", help="Which band of a raster that has several, from 1, or as 8.2um.")
 @option(_PICTURE, "--overwrite", is_flag=True, help="Replace a picture that exists.")

@@ -302,7 +302,7 @@ def _completed(there: Outcome, job: Job, *, style: bool) -> Outcome:
     remove_finished(output)
     if style and not os.path.lexists(style_path(output)):
         try:
-            write_style(output, job.source)
+            write_style(output)
         except (GeosrError, MemoryError) as error:
             return _of(job, FAILED, str(error) or "out of memory")
     return there

@@ -69,14 +69,15 @@ class Kind:
         return metres_of(self.units)
 
 
-def decide_kind(units: str | None, name: str | None, *, vertical: bool, stem: str) -> Kind:
-    """Elevations, temperatures or something else: by unit, band name, CRS and file name, in that order.
+def decide_kind(units: str | None, name: str | None, *, vertical: bool, source: str, stem: str) -> Kind:
+    """Elevations, temperatures or something else: by unit, band name, CRS and file names, in that order.
 
     Args:
         units: of the band.
         name: of the band.
         vertical: whether the CRS has a vertical part.
-        stem: the file's name without its ending.
+        source: name, without its ending, of the file that it was made from; empty where none is known.
+        stem: the file's own.
     """
     given, unit = units or "", (units or "").strip().lower()
     if unit in METRES:
@@ -87,6 +88,8 @@ def decide_kind(units: str | None, name: str | None, *, vertical: bool, stem: st
         return Kind(kind, f"its band's name, {name}", given)
     if vertical:
         return Kind("elevation", "the vertical part of its CRS", given)
+    if kind := _by_words(source):
+        return Kind(kind, f"the name of its source, {source}", given)
     if kind := _by_words(stem):
         return Kind(kind, "its file's name", given)
     return Kind("other", "nothing in the file that says more", given)

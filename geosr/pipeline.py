@@ -94,7 +94,7 @@ def upscale_file(
         _tell(execution, _notes_on_range(plan, stats, written))
         report = replace(report, written=written, seconds=record.seconds)
         if execution.style:
-            write_style(output, inputs.source)
+            write_style(output)
         write_report(report, plan, placement, execution, depends_on)
     return report
 

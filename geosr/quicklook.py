@@ -45,12 +45,13 @@ class Quicklook:
     relief: float | None
 
 
-def kind_of(file: Raster, *, stem: str | None = None) -> Kind:
-    """What the values of `file` are; `stem` stands for its name where that is another one."""
+def kind_of(file: Raster) -> Kind:
+    """What the values of `file` are; of an output, whose name may be any, the source's name tells first."""
     if layer := file.tags.get("GEOSR_LAYER"):  # in the source's unit, and no heights
         return Kind("other", f"its tag GEOSR_LAYER, {layer}", file.units or "")
     vertical = "VERTCRS[" in (file.crs_wkt or "")
-    return decide_kind(file.units, file.description, vertical=vertical, stem=stem or file.path.stem)
+    source = Path(file.tags.get("GEOSR_SOURCE", "")).stem
+    return decide_kind(file.units, file.description, vertical=vertical, source=source, stem=file.path.stem)
 
 
 def steps_of(grid: GeoBox, kind: Kind, times: float = 1.0) -> tuple[float, float]:

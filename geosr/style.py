@@ -32,8 +32,8 @@ def check_style(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{show(style_path(output))} exists; use --overwrite to replace it")
 
 
-def write_style(output: Path, source: Path) -> None:
-    """Write the style of the raster `output`; `source`, which it was made from, may tell by its name what it holds.
+def write_style(output: Path) -> None:
+    """Write the style of the raster `output`.
 
     Raises:
         InputError: the output cannot be read.
@@ -42,7 +42,7 @@ def write_style(output: Path, source: Path) -> None:
     file = describe_source(output)
     step = -(-max(file.shape) // _GLANCE)
     stretch = Stretch.measure(*raster.glance_source(file, step))
-    write_whole(style_path(output), make_style(kind_of(file, stem=source.stem), stretch))
+    write_whole(style_path(output), make_style(kind_of(file), stretch))
 
 
 def make_style(kind: Kind, stretch: Stretch) -> bytes:

@@ -48,9 +48,21 @@ def look_at(path):
     ],
 )
 def test_what_values_are_is_told_by_the_file_and_said(units, name, vertical, stem, kind, reason):
-    found = decide_kind(units, name, vertical=vertical, stem=stem)
+    found = decide_kind(units, name, vertical=vertical, source="", stem=stem)
     assert (found.name, found.units) == (kind, units or "")
     assert found.reason.startswith(reason)
+
+
+def test_an_output_of_any_name_is_drawn_as_what_its_source_is(tmp_path):
+    """And styled: nothing but the source's name says what it is."""
+    (source, _), out = pairs.make_pair(tmp_path), tmp_path / "temp.tif"
+    source.rename(tmp_path / "dsm.tif")
+    assert pairs.upscale(tmp_path, "--style", source="dsm.tif", output=out.name).code == 0
+    drawn = pairs.geosr("quicklook", out, "-o", tmp_path / "temp.png")
+    assert "; elevation by the name of its source, dsm; " in drawn.out
+    items = ElementTree.parse(tmp_path / "temp.qml").getroot().iter("item")
+    assert tuple(item.get("color") for item in items) == RAMPS["elevation"]
+    assert quicklook(tmp_path / "dsm.tif", tmp_path / "dsm.png").kind.reason == "its file's name"
 
 
 def test_what_is_written_beside_an_output_is_no_terrain(tmp_path):
