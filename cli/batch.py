@@ -40,11 +40,24 @@ _RUN = "How it runs"
 
 
 @click.command(cls=Command)
-@option(_PAIRS, "--source", metavar="PATTERN", help="The coarse rasters, with one * in it: 'dsm/*_DSM.tif'.")
-@option(_PAIRS, "--guide", metavar="PATTERN", help="Their images; {stem} is what the * matched: 'rgb/{stem}_RGB.tif'.")
+@option(
+    _PAIRS,
+    "--source",
+    type=os.path.expanduser,
+    metavar="PATTERN",
+    help="The coarse rasters, with one * in it: 'dsm/*_DSM.tif'.",
+)
+@option(
+    _PAIRS,
+    "--guide",
+    type=os.path.expanduser,
+    metavar="PATTERN",
+    help="Their images; {stem} is what the * matched: 'rgb/{stem}_RGB.tif'.",
+)
 @option(
     _PAIRS,
     "--truth",
+    type=os.path.expanduser,
     metavar="PATTERN",
     help="In place of --source: images as sharp as the guides, pixel on pixel, with one *; sources are made "
     "from them, means over --scale x --scale pixels.",
@@ -62,7 +75,7 @@ _RUN = "How it runs"
 @option(
     _PAIRS,
     "--dataset",
-    nargs=2,
+    type=(str, PATH),
     metavar="NAME ROOT",
     help="In place of patterns: a paper's data set: middlebury, dfc2019, dfc2019-msi, dfc2019-track3 and epfl (sources "
     "are made from the truth), dfc2014.",
@@ -71,6 +84,7 @@ _RUN = "How it runs"
     _PAIRS,
     "-o",
     "--output",
+    type=os.path.expanduser,
     metavar="TEMPLATE",
     help="Names of the outputs, with {stem} and, if wanted, {scale}: 'out/{stem}_x{scale}.tif'. Folders are made.",
 )
@@ -108,7 +122,7 @@ def command(
     manifest: Path | None,
     source_asset: str | None,
     guide_asset: str | None,
-    dataset: tuple[str, str] | None,
+    dataset: tuple[str, Path] | None,
     output: str | None,
     device: str,
     workers: int | None,
@@ -174,7 +188,7 @@ def _find(
     truth: str | None,
     manifest: Path | None,
     assets: tuple[str | None, str | None],
-    dataset: tuple[str, str] | None,
+    dataset: tuple[str, Path] | None,
     output: str | None,
     inputs: Inputs,
 ) -> PairList:
@@ -201,7 +215,7 @@ def _find(
         name, root = dataset
         if name not in NAMES:
             raise UsageError(f"--dataset {name} is not known; there are: {', '.join(NAMES)}")
-        return pairs_of_dataset(name, Path(root), check_template(output), scale)
+        return pairs_of_dataset(name, root, check_template(output), scale)
     first = source or truth
     if first is None or guide is None or (source and truth):
         raise UsageError("--source (or --truth) and --guide belong together")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import fields
@@ -16,7 +17,16 @@ from geosr.options import COMPRESSIONS, DEVICES, DTYPES, FITS, ON_TILE_ERROR, In
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is refused by the library
+
+class _Path(click.Path):
+    """A path; a leading ~ is the user's home also where the shell left it, as in quotes and behind `--source=`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path as a `Path`."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+PATH = _Path(path_type=Path, readable=False)  # what cannot be read is refused by the library
 
 
 class Option(click.Option):
@@ -345,6 +355,7 @@ def read_methods(text: str) -> dict[str, tuple[str, str]]:
         if found.needs_weights:
             if not kind:
                 raise UsageError(f"{name} needs the file of its weights: {name}:FILE")
+            kind = os.path.expanduser(kind)
             methods.create_as(name, kind)  # refused before any other has worked
         elif (kind or "default") not in found.presets:
             raise UsageError(f"{name} has no preset {kind!r}; there are: {', '.join(found.presets)}")

@@ -32,7 +32,7 @@ _EVERY = 10.0  # seconds between two progress lines
 @option(
     _PAIRS,
     "--dataset",
-    nargs=2,
+    type=(str, PATH),
     metavar="NAME ROOT",
     help="In place of it: a paper's data set, as for `geosr batch`, one with a truth: middlebury, dfc2019, ...",
 )
@@ -95,7 +95,7 @@ _EVERY = 10.0  # seconds between two progress lines
 @option(_RUN, "-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     pairs: Path | None,
-    dataset: tuple[str, str] | None,
+    dataset: tuple[str, Path] | None,
     validation: float,
     method: str,
     scale: float,
@@ -127,7 +127,7 @@ def command(
     if log is not None and pairs is not None and os.path.realpath(log) == os.path.realpath(pairs):
         raise UsageError("the log is the list of pairs; give it another name")
     course = Course(method, check_scale(scale), preset, read_settings(settings), validation, seed, licence)
-    jobs = true_pairs(pairs) if pairs else true_pairs_of_dataset(dataset[0], Path(dataset[1])) if dataset else []
+    jobs = true_pairs(pairs) if pairs else true_pairs_of_dataset(*dataset) if dataset else []
     lines = _Lines(quiet)
     execution = Execution(device, overwrite=overwrite, on_event=lines.show, threads=threads)
     card = train(jobs, course, execution, output, log=log)

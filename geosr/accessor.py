@@ -341,8 +341,9 @@ def _text(name: str, value: object) -> str:
 
 
 def _path(name: str, value: Any) -> Path:
+    """Of a file; a leading ~ is the user's home."""
     try:
-        return Path(value)
+        return Path(os.path.expanduser(value))
     except TypeError as error:
         raise UsageError(f"{name} is {value!r}; it must be a path") from error
 
@@ -390,7 +391,7 @@ def _on_disk(raster: Rasterlike, folder: Path, role: str) -> Path:
         raise UsageError(f"the {role} is a Dataset; pick a variable: ds[{variable!r}]")
     if not isinstance(raster, xr.DataArray):
         try:
-            return Path(raster)
+            return Path(os.path.expanduser(raster))
         except TypeError as error:
             given = type(raster).__name__
             wanted = "a raster is a path, or a DataArray with coordinates and CRS"

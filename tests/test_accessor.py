@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -124,6 +125,15 @@ def test_the_accessor(source, guide, tmp_path):
     same(result, upscale(source, guide))
     check_cog(tmp_path / "out.tif")
     same(rioxarray.open_rasterio(tmp_path / "out.tif", masked=True).squeeze("band"), result)
+
+
+def test_a_tilde_is_the_users_home(source, guide, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(source.parent))
+    written = upscale(f"~/{source.name}", Path(f"~/{guide.name}"), output="~/tilde.tif", report="~/tilde.json")
+    same(written, upscale(source, guide))
+    assert (source.parent / "tilde.tif").is_file()
+    assert (source.parent / "tilde.json").is_file()
+    assert geosr.evaluate("~/tilde.tif", source, source=f"~/{source.name}").scores.rmse < 9
 
 
 def test_dask_arrays_are_computed_once_and_in_chunks(source, guide):

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import rasterio
 import rasters
 from affine import Affine
 from geosr_cli.main import cli
-from geosr_cli.options import read_settings
+from geosr_cli.options import PATH, read_settings
 from geosr_cli.render import clock, printable
 from pairs import contents, geosr, make_pair, upscale
 
@@ -320,6 +321,27 @@ def test_dry_run_writes_nothing(pair):
     assert rows(outcome.out)["output"].startswith("48 x 48 pixels of 2 x 2 m")
     assert "epochs=7" in rows(outcome.out)["settings"]
     assert contents(pair) == before
+
+
+def test_a_tilde_that_the_shell_left_is_the_users_home(tmp_path, monkeypatch):
+    make_pair(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = geosr("upscale", "--source=~/source.tif", "--guide=~/guide.tif", "--output=~/out.tif", "--method=bicubic")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out.tif").is_file()
+    assert geosr("info", "~/out.tif").code == 0
+    patterns = ("--source=~/s*.tif", "--guide=~/guide.tif", "--output=~/many/{stem}.tif")
+    assert geosr("batch", *patterns, "--method=bicubic").code == 0
+    assert [path.name for path in (tmp_path / "many").iterdir()] == ["ource.tif"]
+    refused = geosr("batch", "--dataset", "middlebury", "~/nothing", "-o", "~/{stem}.tif")
+    assert (refused.code, f"{tmp_path}/nothing" in refused.err) == (3, True)
+
+
+@pytest.mark.parametrize("name", cli.list_commands(None))
+def test_every_path_is_read_in_the_same_way(name):
+    for parameter in cli.get_command(None, name).params:
+        kinds = getattr(parameter.type, "types", [parameter.type])
+        assert all(kind is PATH for kind in kinds if isinstance(kind, click.Path)), parameter.name
 
 
 def test_bounds_make_a_part_of_the_whole_grid(tmp_path):
