@@ -25,7 +25,7 @@ from geosr.folders import describe_folder
 from geosr.gdal import open_file, translated
 from geosr.grid import crs_name, pool_grid
 from geosr.preflight import SMALL, check_readable, has_valid
-from geosr.raster import Raster
+from geosr.raster import Raster, value_text
 from geosr.raster_guard import show
 from geosr.sidecar import Sidecar, read_sidecar
 
@@ -65,7 +65,7 @@ def describe_source(
     )
     check_readable(raster)
     if not has_valid(raster):
-        declared = "" if raster.nodata is None else f" (nodata is {raster.nodata:g})"
+        declared = "" if raster.nodata is None else f" (nodata is {value_text(raster.nodata, raster.dtype)})"
         raise InputError(f"{show(raster.path)}: no pixel is valid{declared}; there is nothing to super-resolve")
     return raster if native_resolution is None else _pool_file(raster, native_resolution)
 
@@ -343,9 +343,9 @@ def _declared(dataset: Any, sidecar: Sidecar, band: int) -> float | None:
 def _sidecar_notes(file: Path, dataset: Any, sidecar: Sidecar, bands: Sequence[int]) -> Iterator[str]:
     """What is taken from the sidecar, and what is not for the file says otherwise."""
     name, there = show(file.name), show(sidecar.path.name)
-    first = sidecar.nodata.get(bands[0])
+    first, dtype = sidecar.nodata.get(bands[0]), dataset.dtypes[bands[0] - 1]
     parts = [
-        ("nodata value", first, dataset.nodatavals[bands[0] - 1], first is None or f"{first:g}"),
+        ("nodata value", first, dataset.nodatavals[bands[0] - 1], first is None or value_text(first, dtype)),
         ("position", sidecar.affine, dataset.transform if _placed(dataset) else None, "it"),
         ("CRS", sidecar.crs, dataset.crs or None, "it"),
     ]
@@ -380,7 +380,8 @@ def _nodata_notes(file: Path, nodatas: Sequence[float | None], dtype: str) -> It
         if nodata is None or math.isnan(nodata):
             continue
         if not (info.min <= nodata <= info.max and float(nodata).is_integer()):
-            yield f"{show(file.name)}: the nodata value {nodata:g} cannot occur in {dtype}; no pixel is nodata by it"
+            text = value_text(nodata, dtype)
+            yield f"{show(file.name)}: the nodata value {text} cannot occur in {dtype}; no pixel is nodata by it"
 
 
 def _short(text: str | None) -> str | None:

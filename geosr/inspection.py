@@ -26,7 +26,7 @@ from geosr.options import Execution, Inputs, Planned, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan
 from geosr.preflight import suspicious_constant
-from geosr.raster import Raster
+from geosr.raster import Raster, value_text
 from geosr.raster_guard import show
 from geosr.sampling import sample
 from geosr.scene import suspicions
@@ -127,13 +127,14 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
     found = measure_contents(file)
     yield "raster", _file_row(file)
     yield "extent", coordinates.extent_text(file.geobox)
-    yield from _band_rows(found)
+    yield from _band_rows(found, file.dtype)
     if not found.valid:
         yield "note", "no pixel is valid" + (", of those that were looked at" if found.sampled else "")
     constant = suspicious_constant(file)
-    suspicion = () if constant is None else (f"it contains {constant:.17g}, which looks like undeclared nodata",)
-    for text in (*file.warnings, *coordinates.unused_crs(assume_crs, [file.geobox]), *suspicion):
+    for text in (*file.warnings, *coordinates.unused_crs(assume_crs, [file.geobox])):
         yield "note", text
+    if constant is not None:
+        yield "note", f"it contains {value_text(constant, file.dtype)}, which looks like undeclared nodata"
 
 
 def planned(plan: Plan, execution: Execution, disk: int) -> Planned:
@@ -141,7 +142,7 @@ def planned(plan: Plan, execution: Execution, disk: int) -> Planned:
     return Planned(lambda: rows(_look_at(plan, execution, disk), settings=True))
 
 
-def _band_rows(found: Contents) -> Iterator[tuple[str, str]]:
+def _band_rows(found: Contents, dtype: str) -> Iterator[tuple[str, str]]:
     """A line for each of the first bands, and one on how many pixels are valid."""
     by_band = len({str(band.nodata) for band in found.bands}) > 1
     for band in found.bands[:_NAMED]:
@@ -149,7 +150,7 @@ def _band_rows(found: Contents) -> Iterator[tuple[str, str]]:
         if (band.scale, band.offset) != (1.0, 0.0):
             parts.append(f"scale {band.scale:.6g} and offset {band.offset:.6g} applied")
         if by_band:
-            parts.append(_nodata_text(band.nodata))
+            parts.append(_nodata_text(band.nodata, dtype))
         yield f"band {band.number}", "; ".join(part for part in parts if part)
     if further := found.bands[_NAMED:]:
         low, high = min(band.low for band in further), max(band.high for band in further)
@@ -210,15 +211,15 @@ def _size(number: float) -> str:
 
 
 def _file_row(file: Raster) -> str:
-    nodata = _nodata_text(file.nodata) if len({*map(str, file.nodatas)}) == 1 else "nodata by band"
+    nodata = _nodata_text(file.nodata, file.dtype) if len({*map(str, file.nodatas)}) == 1 else "nodata by band"
     bands = f"{len(file.bands)} band" + ("s" if len(file.bands) > 1 else "") + (" and alpha" if file.alpha else "")
     name = show(file.path.name) + (f" ({len(file.parts)} files)" if file.parts else "")
     unit = f" in {show(file.units)}" if file.units and len(file.bands) == 1 else ""
     return f"{name}: {_grid_row(file.geobox, file.crs_wkt)}, {bands} of {file.dtype}{unit}, {nodata}"
 
 
-def _nodata_text(nodata: float | None) -> str:
-    return "nodata none declared" if nodata is None else f"nodata {nodata:g}"
+def _nodata_text(nodata: float | None, dtype: str) -> str:
+    return "nodata none declared" if nodata is None else f"nodata {value_text(nodata, dtype)}"
 
 
 def _grid_row(box: GeoBox, crs_wkt: str | None) -> str:

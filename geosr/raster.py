@@ -126,6 +126,14 @@ class Raster:
         return 3 if self.palette else len(self.bands)
 
 
+def value_text(value: float, dtype: str) -> str:
+    """A stored value as a person can type it: in the fewest digits that tell it from all others of its type."""
+    value = float(value)
+    if dtype == "float32" and abs(value) <= np.finfo(dtype).max:
+        value = float(str(np.float32(value)))
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
 def check_unchanged(raster: Raster) -> None:
     """See that the file, or those of a folder, are still those that were described.
 
@@ -333,8 +341,8 @@ def _equals(band: Array, nodata: float | None) -> Mask:
             value = band.dtype.type(nodata)
         if abs(nodata) < 1e30:
             return np.asarray(band == value)
-        # -3.4e38 is written with 5 to 17 digits: equal to a millionth is meant
-        return np.asarray(np.abs(band / value - 1) < 1e-6) if np.isfinite(value) else ~np.isfinite(band)
+        # -3.4028235e38 is written with 5 to 17 digits: equal to 5 of them is meant
+        return np.asarray(np.abs(band / value - 1) < 1e-5) if np.isfinite(value) else ~np.isfinite(band)
     info = np.iinfo(band.dtype)
     if not (info.min <= nodata <= info.max and float(nodata).is_integer()):
         return np.zeros(band.shape, bool)

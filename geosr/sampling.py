@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from geosr.grid import Window
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement
 from geosr.plan import Plan
+from geosr.raster import value_text
 from geosr.raster_guard import show
 from geosr.scene import find_valid
 from geosr.tiling import Tile
@@ -63,13 +65,16 @@ def _check_spread(plan: Plan, spread: float) -> None:
     """See that float32 can hold the source's differences from its mean; the spread of larger ones may be NaN."""
     if spread <= _WIDEST:
         return
-    furthest = 0.0
+    source, furthest = plan.scene.source, 0.0
+    stored = replace(source, scale=1.0, offset=0.0, pooled=1)  # as --source-nodata takes it
+    scene = replace(plan.scene, source=stored, origin=plan.scene.origin.times(source.pooled))
     for tile in plan.tiles:
         with suppress(InputError):
-            values, valid = plan.scene.read_source(tile.core)
+            values, valid = scene.read_source(tile.core.times(source.pooled))
             furthest = max((furthest, values[valid].min(initial=0.0), values[valid].max(initial=0.0)), key=abs)
+    value = value_text(furthest, source.dtype)
     raise InputError(
-        f"the source's values reach {furthest:.17g}, too far for float32; if that is nodata, pass --source-nodata"
+        f"the source's values reach {value}, too far for float32; if that is nodata, pass --source-nodata {value}"
     )
 
 

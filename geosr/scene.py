@@ -162,7 +162,7 @@ def suspicions(scene: Scene, *, limited: bool) -> Iterator[str]:
         with suppress(InputError):  # what cannot be read will be named by its tile
             constant = preflight.suspicious_constant(file)
             if constant is not None:
-                value = f"{constant:.17g}"  # whole, as it will be typed
+                value = raster.value_text(constant, file.dtype)  # whole, as it will be typed
                 hint = f"if it is, pass --{role}-nodata {value}"
                 if role == "source" and constant == file.offset == 0 and not limited:  # zeros are often ground or shore
                     hint += "; if 0 is a real value, --min 0 keeps the output from going below it (--max 0 above it)"

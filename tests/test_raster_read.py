@@ -15,6 +15,7 @@ import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pairs import geosr
 from rasters import grid, plain_read, shared_data, tiff_tag, write
 
 from geosr.coordinates import check_transform
@@ -465,6 +466,35 @@ def test_nodata(tmp_path, dtype, nodata, holes):
     np.testing.assert_array_equal(read[expected], values[expected].astype(float))
     assert (read[~expected] == 0).all()
     assert read.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "text"),
+    [
+        ("float32", -3.4028234663852886e38, "-3.4028235e+38"),
+        ("float32", -3.3999999521443642e38, "-3.4e+38"),
+        ("float64", -3.4028234663852886e38, "-3.4028234663852886e+38"),
+        ("float64", -1.7e308, "-1.7e+308"),
+        ("float32", -9999.900390625, "-9999.9"),
+        ("int32", -123456789, "-123456789"),
+        ("float32", float("nan"), "nan"),
+    ],
+)
+def test_a_nodata_value_is_shown_as_it_can_be_typed(dtype, nodata, text, tmp_path):
+    values = np.arange(1, 65).reshape(8, 8).astype(dtype)
+    values[2:4, 3:6] = nodata
+    path = write(tmp_path / "a.tif", values, nodata=nodata)
+    assert geosr("info", path).out.splitlines()[0].endswith(f", nodata {text}")
+    undeclared = write(tmp_path / "b.tif", values)
+    assert read_source(describe_source(undeclared, nodata=float(text)))[1].sum() == 58
+
+
+@pytest.mark.parametrize("typed", [-3.4028e38, -3.40282e38, -3.4028235e38, -3.4028234663852886e38])
+def test_a_float32_sentinel_is_known_by_five_digits(typed, tmp_path):
+    values = np.arange(1, 65).reshape(8, 8).astype("float32")
+    values[0, 0] = -3.4028235e38
+    path = write(tmp_path / "a.tif", values)
+    assert read_source(describe_source(path, nodata=typed))[1].sum() == 63
 
 
 def test_a_further_value_holds_beside_the_files(tmp_path):

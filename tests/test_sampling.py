@@ -67,6 +67,21 @@ def test_an_undeclared_sentinel_that_float32_cannot_hold_is_named_before_the_wor
     assert refused.code == 3
     assert refused.err.splitlines()[-1] == (
         f"Error: the source's values reach {sentinel:.17g}, too far for float32; "
-        "if that is nodata, pass --source-nodata"
+        f"if that is nodata, pass --source-nodata {sentinel!r}"
     )
-    assert upscale(tmp_path, f"--source-nodata={sentinel!r}", "--tile", tile).code == 0
+    assert upscale(tmp_path, *refused.err.split()[-2:], "--tile", tile).code == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--native-resolution", 8)], ids=["as it is", "pooled"])
+def test_the_value_that_is_named_is_the_stored_one(more, tmp_path):
+    """Which --source-nodata takes: of a file with a scale, and where pixels are averaged first."""
+    make_pair(tmp_path, size=96)
+    values = plain_read(tmp_path / "source.tif")
+    values[5, 60] = -3.4028235e38
+    write(tmp_path / "source.tif", values, grid(500000, 5000000, 4), scale=0.5, offset=-20)
+    refused = upscale(tmp_path, *more)
+    assert refused.code == 3
+    assert refused.err.rstrip().endswith("pass --source-nodata -3.4028235e+38")
+    done = upscale(tmp_path, *more, *refused.err.split()[-2:])
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err + refused.err
