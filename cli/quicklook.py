@@ -9,7 +9,7 @@ import click
 from geosr.picture import KINDS
 
 from .options import PATH, Command, option
-from .render import one_line, printable
+from .render import one_line, printable, say
 
 _PICTURE = "The picture"
 
@@ -47,6 +47,8 @@ def command(raster: Path, output: Path, size: int, kind: str | None, band: str |
     from geosr.quicklook import quicklook
 
     drawn = quicklook(raster, output, size=size, kind=kind, band=band, overwrite=overwrite)
+    for note in drawn.notes:
+        say(f"note: {note}")
     _, rows, cols = drawn.picture.shape
     stretch, units = drawn.stretch, f" {drawn.kind.units}" if drawn.kind.units else ""
     relief = "" if drawn.relief is None else f", relief x {drawn.relief:.2g}"

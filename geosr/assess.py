@@ -18,6 +18,7 @@ from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage
 from geosr.placement import place
 from geosr.plan import Plan, make_plan
 from geosr.sampling import draw_patches, measure_scene
+from geosr.scene import suspicions
 from geosr.tables import Table
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ def assess_file(inputs: Inputs, recipe: Recipe, execution: Execution, names: Seq
         UsageError, InputError, UnavailableError: as `upscale_file`.
         TileError: a fit failed.
     """
-    return _assess_plan(make_plan(inputs, replace(recipe, method=names[0])), execution, names)
+    plan = make_plan(inputs, replace(recipe, method=names[0]))
+    found = _assess_plan(plan, execution, names)
+    return replace(found, notes=(*plan.scene.notes, *suspicions(plan.scene, limited=True)))
 
 
 def _assess_plan(plan: Plan, execution: Execution, names: Sequence[str]) -> Assessment:
@@ -174,7 +177,7 @@ def _assess_plan(plan: Plan, execution: Execution, names: Sequence[str]) -> Asse
     with torch_threads(placement.threads), memory_told(placement.device):
         chosen = [methods.create(name) for name in names]
         found = assess(patches, chosen, stats.source_spread, plan.recipe.seed, placement.device)
-    return replace(found, units=plan.scene.source.units, notes=plan.scene.notes)
+    return replace(found, units=plan.scene.source.units)
 
 
 def decide(inputs: Inputs, recipe: Recipe, execution: Execution) -> Plan:

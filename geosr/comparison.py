@@ -24,7 +24,7 @@ from geosr.options import Execution, Inputs
 from geosr.pair import Pair, Stats
 from geosr.placement import place
 from geosr.raster_guard import show
-from geosr.scene import Scene, find_valid, open_scene
+from geosr.scene import Scene, find_valid, open_scene, suspicions
 from geosr.store import check_new, scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import SIDE, cut, middle
@@ -165,7 +165,8 @@ def compare(
         entries.append(entry)
     shown = given[WITHOUT_GUIDE]
     source = np.where(shown.patch.source_valid, shown.physical(shown.patch.source), np.nan)
-    return Comparison(tuple(entries), shown.patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
+    said = (*scene.notes, *suspicions(scene, limited=True), *notes)
+    return Comparison(tuple(entries), shown.patch.guide, source, real, scene.source.units, said)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from geosr.moments import Moments
 from geosr.options import Execution, Inputs, Planned, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan
-from geosr.preflight import suspicious_constant
+from geosr.preflight import suspicion, suspicious_constant
 from geosr.raster import Raster, value_text
 from geosr.raster_guard import show
 from geosr.sampling import sample
@@ -134,7 +134,7 @@ def describe_one(path: Path, *, nodata: float | None, assume_crs: str | None) ->
     for text in (*file.warnings, *coordinates.unused_crs(assume_crs, [file.geobox])):
         yield "note", text
     if constant is not None:
-        yield "note", f"it contains {value_text(constant, file.dtype)}, which looks like undeclared nodata"
+        yield "note", suspicion("it", value_text(constant, file.dtype))
 
 
 def planned(plan: Plan, execution: Execution, disk: int) -> Planned:

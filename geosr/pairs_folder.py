@@ -15,7 +15,7 @@ from geosr.errors import OutputError, UsageError
 from geosr.geotiff import write_tile
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
-from geosr.scene import Scene, open_scene
+from geosr.scene import Scene, open_scene, suspicions
 from geosr.store import check_new, scratch_folder
 from geosr.tiling import SIDE, Tile, cut
 
@@ -46,7 +46,7 @@ def write_pairs(
     if tile < check_scale(inputs.scale):
         raise UsageError(f"a tile of {tile} pixels is smaller than one source pixel ({inputs.scale})")
     scene = open_scene(inputs)
-    for note in scene.notes:
+    for note in (*scene.notes, *suspicions(scene, limited=True)):
         tell(note)
     tiles = cut(scene.grids.low.shape, scene.grids.scale, size=tile, halo=0)
     with scratch_folder(folder.absolute()) as hidden:

@@ -119,6 +119,11 @@ def suspicious_constant(raster: Raster) -> float | None:
     return None
 
 
+def suspicion(name: str, value: str) -> str:
+    """What to say of a raster with such a constant."""
+    return f"{name} contains {value}, which looks like undeclared nodata"
+
+
 def _stands_apart(value: float, rest: Array) -> bool:
     """Away from all other values by their whole range; by a quarter of it for a usual sentinel."""
     low, high = float(rest.min()), float(rest.max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
 from geosr.geotiff import encode_picture
 from geosr.picture import KINDS, Kind, Mask, Picture, Stretch, decide_kind, hillshade, paint, paint_image
+from geosr.preflight import suspicion, suspicious_constant
 from geosr.publish import check_output, publish
 from geosr.raster import Raster
+from geosr.raster_guard import show
 from geosr.store import reported, scratch_folder
 
 MAX_SIDE = 8192
@@ -36,6 +39,7 @@ class Quicklook:
         stretch: values at the two ends of the colours.
         step: raster pixels to one of the picture, along a side.
         relief: by how much it was exaggerated; None where there is none.
+        notes: on what may be wrong with the file.
     """
 
     picture: Picture
@@ -43,6 +47,7 @@ class Quicklook:
     stretch: Stretch
     step: int
     relief: float | None
+    notes: tuple[str, ...] = ()
 
 
 def kind_of(file: Raster) -> Kind:
@@ -95,6 +100,7 @@ def quicklook(
         file = describe_source(path, band=band)
         found = kind_of(file)
         drawn = draw(file, replace(found, name=kind, reason="what was asked for") if kind else found, size)
+        drawn = replace(drawn, notes=tuple(_suspicions(file)))
     with scratch_folder(output) as hidden, reported(f"cannot write {output}"):
         made = hidden / "made.png"
         made.write_bytes(encode_picture(drawn.picture, "PNG"))
@@ -111,6 +117,14 @@ def draw(file: Raster, kind: Kind, size: int) -> Quicklook:
         hillshade(values, valid, steps_of(file.geobox, kind, step)) if kind.name == "elevation" else (None, None)
     )
     return Quicklook(paint(values, valid, kind.name, stretch, shade), kind, stretch, step, relief)
+
+
+def _suspicions(file: Raster) -> Iterator[str]:
+    """A constant that looks like nodata is drawn as a value, and spoils the stretch of the colours."""
+    with suppress(InputError):  # of parts that are not needed for the picture
+        constant = suspicious_constant(file)
+        if constant is not None:
+            yield suspicion(show(file.path.name), raster.value_text(constant, file.dtype))
 
 
 def _describe_photo(path: Path) -> Raster | None:

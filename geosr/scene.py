@@ -157,7 +157,10 @@ def _check_fit(guide: Raster, grids: GridPair) -> Iterator[str]:
 
 
 def suspicions(scene: Scene, *, limited: bool) -> Iterator[str]:
-    """Constants in the files that look like nodata which nobody declared; `limited`: the output has limits already."""
+    """Constants in the files that look like nodata which nobody declared.
+
+    `limited`: the output has limits already, or none is made.
+    """
     for role, file in (("source", scene.source), ("guide", scene.guide)):
         with suppress(InputError):  # what cannot be read will be named by its tile
             constant = preflight.suspicious_constant(file)
@@ -166,7 +169,7 @@ def suspicions(scene: Scene, *, limited: bool) -> Iterator[str]:
                 hint = f"if it is, pass --{role}-nodata {value}"
                 if role == "source" and constant == file.offset == 0 and not limited:  # zeros are often ground or shore
                     hint += "; if 0 is a real value, --min 0 keeps the output from going below it (--max 0 above it)"
-                yield f"the {role} contains {value}, which looks like undeclared nodata; {hint}"
+                yield f"{preflight.suspicion(f'the {role}', value)}; {hint}"
 
 
 def find_valid(scene: Scene, tiles: list[Tile], *, with_guide: bool = True) -> tuple[Tile, Pair]:

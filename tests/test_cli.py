@@ -268,6 +268,22 @@ def test_info_points_out_nodata_that_nobody_declared(tmp_path):
     assert advice not in upscale(tmp_path, "--source-nodata", -9999, "--overwrite").err
 
 
+@pytest.mark.parametrize("command", [("assess", "--method", "bicubic"), ("compare", "--methods", "bicubic"), ("tile",)])
+def test_what_tries_or_cuts_a_pair_points_it_out_too(command, tmp_path):
+    make_pair(tmp_path, size=96)
+    with rasterio.open(tmp_path / "source.tif", "r+") as dataset:
+        values = dataset.read(1)
+        values[:4] = -9999
+        dataset.write(values, 1)
+    name, *more = command
+    output = ("-o", tmp_path / "pairs") if name == "tile" else ()
+    run = (name, tmp_path / "source.tif", tmp_path / "guide.tif", *more)
+    advice = "the source contains -9999, which looks like undeclared nodata; if it is, pass --source-nodata -9999"
+    assert f"note: {advice}\n" in geosr(*run, *output).err
+    output = ("-o", tmp_path / "again") if name == "tile" else ()
+    assert advice not in geosr(*run, "--source-nodata", -9999, *output).err
+
+
 @pytest.mark.parametrize(("role", "said"), [("source", True), ("guide", False)])
 def test_zeros_that_look_like_nodata_may_be_ground(role, said, tmp_path):
     make_pair(tmp_path)

@@ -127,6 +127,14 @@ def test_a_picture_has_the_rasters_shape_and_its_gaps(tmp_path):
     assert len(np.unique(drawn[drawn[..., 3] > 0][:, :3], axis=0)) > 100
 
 
+def test_undeclared_nodata_is_pointed_out(tmp_path):
+    values = hills(90, 130)
+    values[20:40, 30:60] = -9999
+    path = rasters.write(tmp_path / "dsm.tif", values)
+    done = pairs.geosr("quicklook", path, "-o", tmp_path / "out.png")
+    assert (done.code, done.err) == (0, "note: dsm.tif contains -9999, which looks like undeclared nodata\n")
+
+
 def test_kinds_look_different_and_temperatures_have_no_relief(tmp_path):
     path = rasters.write(tmp_path / "x.tif", hills(40, 40))
     pictures = {}
