@@ -11,6 +11,12 @@ from geosr.errors import OutputError, UsageError
 from geosr.raster import Raster
 
 
+def rounds(source: Raster, dtype: str) -> bool:
+    """Whether an output of type `dtype` loses the fractions that the source has, and has no scale to keep them by."""
+    into_integers = np.dtype(source.dtype).kind == "f" and np.dtype(dtype).kind != "f"
+    return into_integers and (source.scale, source.offset) == (1.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How physical values are stored: `stored = (value - offset) / scale`, invalid pixels as `nodata`."""
@@ -31,6 +37,11 @@ class Encoding:
             return cls(dtype, declared if fits and not scaled else float("nan"))
         free = float(info.min if info.min < 0 else info.max)
         return cls(dtype, declared if fits and declared.is_integer() else free, source.scale, source.offset)
+
+    @property
+    def rounding(self) -> float:
+        """Standard deviation of what rounding to the steps of an integer type moves values by; 0 of a float type."""
+        return 0.0 if np.dtype(self.dtype).kind == "f" else abs(self.scale) / 12**0.5
 
     def beyond(self, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> int:
         """How many valid values an integer type cannot hold: they become the end of its range."""

@@ -24,12 +24,11 @@ from geosr.memory import memory_limit
 from geosr.moments import Moments
 from geosr.options import Execution, Inputs, Planned, Recipe
 from geosr.placement import check_batch
-from geosr.plan import Plan
+from geosr.plan import Plan, notes_on
 from geosr.preflight import suspicion, suspicious_constant
 from geosr.raster import Raster, value_text
 from geosr.raster_guard import show
 from geosr.sampling import sample
-from geosr.scene import suspicions
 
 _SOURCE_TILES, _GUIDE_TILES = 256, 64  # that are looked at at most: a tile of the guide has many times the pixels
 _NAMED = 12  # bands that get a line each
@@ -77,8 +76,7 @@ def inspect(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
     plan = decide(inputs, recipe, execution)
     planning = time.monotonic() - began
     check_batch(plan, execution)
-    notes = (*plan.scene.notes, *suspicions(plan.scene, limited=recipe.limited))
-    return replace(_look_at(plan, execution, scratch_bytes(plan)), planning=planning, notes=notes)
+    return replace(_look_at(plan, execution, scratch_bytes(plan)), planning=planning, notes=tuple(notes_on(plan)))
 
 
 def _look_at(plan: Plan, execution: Execution, disk: int) -> Inspection:

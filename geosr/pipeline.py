@@ -26,11 +26,10 @@ from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
-from geosr.plan import Plan
+from geosr.plan import Plan, notes_on
 from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
-from geosr.scene import suspicions
 from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
@@ -150,8 +149,7 @@ def _notes_on_plan(plan: Plan, placement: Placement, execution: Execution) -> It
     """What may be wrong with the pair, and what makes this installation slower than it could be."""
     from geosr.device import idle_gpu
 
-    yield from plan.scene.notes
-    yield from suspicions(plan.scene, limited=plan.recipe.limited)
+    yield from notes_on(plan)
     if slowness := plan.method.slowness(placement.device):
         yield slowness
     if plan.method.needs_fit and execution.device == "auto" and (text := idle_gpu()):

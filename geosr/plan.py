@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from geosr import methods
 from geosr.consistency import Consistency
+from geosr.encoding import rounds
 from geosr.errors import InputError, UsageError
 from geosr.options import Inputs, Recipe
 from geosr.pair import Pair
 from geosr.raster_guard import show
-from geosr.scene import Scene, open_scene
+from geosr.scene import Scene, open_scene, suspicions
 from geosr.tiling import SIDE, Tile, cut, smallest_tile
 
 if TYPE_CHECKING:
@@ -84,6 +85,15 @@ def make_plan(inputs: Inputs, recipe: Recipe, scene: Scene | None = None) -> Pla
     recipe = replace(recipe, tile=size)
     consistency = recipe.consistency or Consistency.parse(method.consistency)
     return Plan(inputs, scene, recipe, method, consistency, tiles, fit, method.uses_guide)
+
+
+def notes_on(plan: Plan) -> Iterator[str]:
+    """What the user should know of a plan before the work: of the pair, and of what the output cannot hold."""
+    yield from plan.scene.notes
+    yield from suspicions(plan.scene, limited=plan.recipe.limited)
+    dtype = plan.recipe.dtype
+    if rounds(plan.scene.source, dtype):
+        yield f"--dtype {dtype} and a source without a scale: values are rounded to whole units"
 
 
 def tile_size(recipe: Recipe, method: Method, scale: int) -> int:

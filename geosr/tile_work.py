@@ -157,7 +157,7 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
     from geosr.methods.solve import solve, stats_for
 
     with torch_threads(placement.threads):
-        return solve(
+        solution = solve(
             pair,
             method,
             stats=stats_for(method, pair, stats),
@@ -167,6 +167,8 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
             state=plan.state,
             influence="influence" in plan.layers,
         )
+    rounding = Encoding.choose(plan.scene.source, plan.recipe.dtype).rounding
+    return replace(solution, deviation=np.hypot(solution.deviation, rounding)) if rounding else solution
 
 
 def _seed(plan: Plan, tile: Tile) -> int:

@@ -15,7 +15,8 @@ from rasters import grid, plain_read, shared_data, write
 from geosr.describe import describe_source
 from geosr.encoding import Encoding
 from geosr.errors import InputError, UsageError
-from geosr.options import Note, Recipe
+from geosr.options import Execution, Inputs, Note, Recipe
+from geosr.pipeline import upscale_file
 
 AFFINE = grid(461_200, 5_211_400, 2)
 
@@ -142,6 +143,32 @@ def test_integer_output_keeps_scale_offset_and_nodata(tmp_path, dtype, nodata, w
         assert (made.scales, made.offsets) == ((0.25,), (-7.0,))
     check_means(source, tmp_path / "out.tif", 4, tolerance=0.25)
     check_deviation_tags(source, tmp_path / "out.tif", 4)
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "step", "told"), [("float32", None, 1, True), ("int16", None, 1, False), ("int16", 8, 8, False)]
+)
+def test_rounding_to_integers_is_told_and_expected(tmp_path, stored, scale, step, told):
+    """Uniform within a step: its variance is a twelfth of the step squared."""
+    source = write(tmp_path / "source.tif", (100 + 10 * heights()).astype(stored), AFFINE, scale=scale)
+    guide, heard, reports = make_guide(tmp_path / "guide.tif"), {}, {}
+    for dtype in ("float64", "int16"):
+        events = heard[dtype] = []
+        std, out = tmp_path / f"{dtype}_std.tif", tmp_path / f"{dtype}.tif"
+        execution = Execution("cpu", 1, uncertainty=std, on_event=events.append)
+        reports[dtype] = upscale_file(Inputs(source, guide), Recipe("bicubic", dtype=dtype), execution, out)
+    said = {dtype: any("rounded to whole units" in str(event) for event in events) for dtype, events in heard.items()}
+    assert said == {"float64": False, "int16": told}
+    rounding = step**2 / 12
+    assert ((physical(tmp_path / "int16.tif") - physical(tmp_path / "float64.tif")) ** 2).mean() == pytest.approx(
+        rounding, rel=0.05
+    )
+    exact, rounded = (physical(tmp_path / f"{dtype}_std.tif") for dtype in reports)
+    np.testing.assert_allclose(rounded**2, exact**2 + rounding, rtol=1e-5)
+    expected = reports["int16"].expected
+    assert expected**2 == pytest.approx(reports["float64"].expected ** 2 + rounding)
+    with rasterio.open(tmp_path / "int16.tif") as made:
+        assert float(made.tags()["GEOSR_EXPECTED_ERROR"]) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
