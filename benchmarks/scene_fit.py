@@ -4,7 +4,7 @@
 
 The synthetic suburb (heights and temperatures, x4) and the larger rasters of `shared/data`, whole: the truth's block
 means are the source. Prints for bicubic and for the default with `--fit scene` and `--fit tile` the RMSE, the seams
-(the mean step across tile edges over that across other lines of the same phase; 1 is none) and the wall seconds, of all
+(`geosr.seams`; about 1 is none) and the wall seconds, of all
 and for a megapixel. Inputs and outputs stay in FOLDER; an output that is there is not made again.
 """
 

@@ -99,7 +99,7 @@ class Screen:
         found = report.written
         if found is None:
             return
-        seam = "" if found.seam_ratio is None else f", seams {found.seam_ratio:.3f} (at or below 1 = none)"
+        seam = "" if found.seam_ratio is None else f", seams {found.seam_ratio:.2f} (about 1 = none, 2 = everywhere)"
         skipped = f", {report.skipped} of them without data" if report.skipped else ""
         self._print(
             f"wrote {one_line(report.output)} in {clock(sum(report.seconds.values()))}: "

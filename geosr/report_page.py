@@ -153,7 +153,7 @@ def _figures(content: Mapping[str, Any], look: Look | str, units: str) -> Iterat
         )
     yield "Expected error", f"{content['expected_error']:.3g} {units}".strip(), "root mean square"
     if content["seam_ratio"] is not None:
-        yield "Seams", f"{content['seam_ratio']:.3f}", "1: no tile edge shows"
+        yield "Seams", f"{content['seam_ratio']:.2f}", "about 1: no tile edge shows, 2: all do"
     seconds = sum(content["seconds"].values())
     yield (
         "Time",

@@ -8,14 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 _REACH = 16  # pixels: how far from an edge its reference lines may lie
+_BINS = 1 << 15
 
 
 class SeamMeter:
-    """Mean absolute step across tile edges over that across nearby lines of the same phase.
+    """How often the step across a tile edge is larger than one beside it, against how often by chance: 0 to 2.
+
+    Of all pairs of a step across an edge and one across a nearby line, the share in which the edge's is the larger,
+    times two; of equal ones half counts. 1 says that nothing shows, 2 that every step at an edge is larger than all
+    beside it. What counts is which is larger and not by how much: a wall that happens to lie on an edge has large steps
+    but few, and made a mean of steps 2.9 where there is no seam.
+
+    On 15 rasters as they are, at edges of 225 cuts into tiles, it was 0.87 to 1.12, and 1.23 where a scene has two
+    edges; with four or more, nine in ten between 0.94 and 1.06. With every other tile raised by 5 % of the spread, or
+    by 0.2 m, towns had 1.67 and more; rough canopies and noisy temperatures 0.92 to 1.28 (docs/accuracy.md).
 
     Steps across the borders of source pixels are larger anywhere in a consistent output, so an edge is
     compared only with lines at the same position modulo the scale, within 16 pixels (or the nearest one).
-    1.0, or less, says that nothing shows.
     """
 
     def __init__(self, rows: Iterable[int], cols: Iterable[int], scale: int) -> None:
@@ -23,8 +32,7 @@ class SeamMeter:
         reach = max(_REACH // scale, 1) * scale
         offsets = [d for d in range(-reach, reach + 1, scale) if d]
         self._lines = {0: _references(rows, offsets), 1: _references(cols, offsets)}
-        self._sums = np.zeros(2)
-        self._counts = np.zeros(2)
+        self._counts = np.zeros((2, _BINS), np.int64)
         self._last: NDArray[np.floating] | None = None
 
     def add(self, top: int, values: NDArray[np.floating]) -> None:
@@ -36,20 +44,25 @@ class SeamMeter:
         self._last = values[-1:].copy()
 
     def _measure(self, values: NDArray[np.floating], lines: dict[int, int]) -> None:
-        for line, kind in lines.items():
-            if 0 < line < values.shape[1]:
-                steps = np.abs(values[:, line] - values[:, line - 1])
-                known = steps[np.isfinite(steps)]
-                self._sums[kind] += known.sum()
-                self._counts[kind] += known.size
+        for kind, counts in enumerate(self._counts):
+            at = np.array([line for line, of in lines.items() if of == kind and 0 < line < values.shape[1]], int)
+            steps = np.abs(values[:, at] - values[:, at - 1])
+            counts += np.bincount(_bins(steps[np.isfinite(steps)]), minlength=_BINS)
 
     @property
     def ratio(self) -> float | None:
-        """Step at the edges over step beside them; None where there is no edge or nothing to compare."""
-        if not self._counts.all() or not self._sums[1]:
+        """The number; None where there is no edge or nothing to compare."""
+        edge, beside = self._counts
+        if not edge.any() or not beside.any():
             return None
-        edge, beside = self._sums / self._counts
-        return float(edge / beside)
+        smaller = np.cumsum(beside) - beside / 2
+        return float(2 * (edge @ smaller) / (edge.sum() * beside.sum()))
+
+
+def _bins(steps: NDArray[np.floating]) -> NDArray[np.integer]:
+    """Numbers in the order of the steps, equal for those that agree in 8 binary digits: the upper half of a float32."""
+    with np.errstate(over="ignore"):
+        return steps.astype(np.float32).view(np.uint32) >> 16
 
 
 def _references(edges: Iterable[int], offsets: list[int]) -> dict[int, int]:
