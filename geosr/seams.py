@@ -55,8 +55,8 @@ class SeamMeter:
         edge, beside = self._counts
         if not edge.any() or not beside.any():
             return None
-        smaller = np.cumsum(beside) - beside / 2
-        return float(2 * (edge @ smaller) / (edge.sum() * beside.sum()))
+        smaller = (np.cumsum(beside) - beside / 2) / beside.sum()
+        return float(2 * (edge @ smaller) / edge.sum())  # each a share: of a national mosaic int64 holds no product
 
 
 def _bins(steps: NDArray[np.floating]) -> NDArray[np.integer]:
