@@ -197,7 +197,7 @@ class Bench:
 
     def _run(self, pairs: list[TruePair], method: Method, noisy: bool) -> list[Array]:
         given = [_with_noise(true.pair, self._seed) if noisy else true.pair for true in pairs]
-        stats = [Stats.measure([pair], robust=method.statistics == "scene") for pair in given]
+        stats = [Stats.robust([pair]) if method.statistics == "scene" else Stats.measure([pair]) for pair in given]
         patches = [normalise(pair, measured) for pair, measured in zip(given, stats, strict=True)]
         fits: Sequence[State | TileError]
         if len(patches) > 1:

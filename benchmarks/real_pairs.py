@@ -183,7 +183,7 @@ def _with_noise(true: TruePair, noise: float, seed: int) -> TruePair:
 
 
 def _measure(true: TruePair, name: str, settings: dict[str, Any], seed: int) -> tuple[str, str]:
-    start, stats = time.perf_counter(), Stats.measure([true.pair], robust=True)
+    start, stats = time.perf_counter(), Stats.robust([true.pair])
     method = methods.create(name, settings=settings)
     found = solve(true.pair, method, stats=stats, consistency=EXACT, seed=seed, device="cpu")
     rmse = score_arrays(found.values + found.centre, true.truth).rmse

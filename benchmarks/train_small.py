@@ -94,7 +94,7 @@ def on_town(work: Path, kind: str, method: str, weights: Path | None) -> float:
 
 
 def on_pair(true: TruePair, method: str, weights: Path | None) -> float:
-    stats = Stats.measure([true.pair], robust=True)
+    stats = Stats.robust([true.pair])
     made = methods.create(method, weights=weights)
     found = solve(true.pair, made, stats=stats, consistency=EXACT, seed=0, device="cpu")
     return score_arrays(found.values + found.centre, true.truth).rmse or 0.0

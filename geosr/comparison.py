@@ -141,7 +141,7 @@ def compare(
     tiles = cut(shape, inputs.scale, size=SIDE, halo=0)
     tile, pair = find_valid(scene, [middle(shape, inputs.scale, size=SIDE), *tiles])
     placement = place(1, execution)
-    stats = Stats.measure([pair], robust=True)
+    stats = Stats.robust([pair])
     window = tile.window.times(inputs.scale)
     part = f"compared on {window.height} x {window.width} output pixels from row {window.row}, column {window.col}"
     kinds = {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}
@@ -154,9 +154,12 @@ def compare(
         scale = given[WITHOUT_GUIDE].patch.scale
         notes = [f"{part}, one scale lower (x{scale}), where the source is the truth"]
     else:
-        answered = spread(pair.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
+        spikes = stats.spikes(pair)  # in a run's output they have their own values, whatever the method
+        answered = spread(pair.source_valid & ~spikes, inputs.scale)  # elsewhere a run's output is nodata
         real, truth_notes = _read_truth(scene, truth, window, answered)
         notes = [part, *truth_notes]
+        if spikes.any():
+            notes.append(f"source pixels that stand alone far from all others, and are not scored: {spikes.sum()}")
     run = partial(attempt_alone, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
     for label, kind in kinds.items():

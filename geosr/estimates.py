@@ -59,7 +59,7 @@ def run_seconds(plan: Plan, execution: Execution) -> float:
     placement, trial = place_plan(plan, execution), plan.method.trial()
     group = plan.tiles[: placement.batch]
     _, pair = find_valid(plan.scene, plan.tiles, with_guide=plan.reads_guide)  # stands for each of the group
-    stats = Stats.measure([pair], robust=True)
+    stats = Stats.robust([pair])
 
     def seconds(method: Method) -> float:
         started = time.monotonic()

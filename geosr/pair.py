@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,42 +66,52 @@ class Stats:
     source_range: Range = ANY
 
     @classmethod
-    def measure(cls, pairs: Iterable[Pair], *, robust: bool = False) -> Stats:
+    def robust(cls, pairs: Sequence[Pair]) -> Stats:
+        """As a run measures its scene: with the guide's noise, and without the source's spikes."""
+        values = (known_values(pair.source, pair.source_valid) for pair in pairs)
+        return cls.measure(pairs, noise=True, source_range=common_range(values))
+
+    @classmethod
+    def measure(cls, pairs: Iterable[Pair], *, noise: bool = False, source_range: Range = ANY) -> Stats:
         """From the valid pixels of `pairs`, in float64.
 
-        With `robust` noise of the guide and spikes of the source are looked for, which have no part in the source's
-        mean and spread; the paper takes both as they are.
+        With `noise` the guide's is looked for, to be removed. Source pixels that stand alone beyond `source_range` have
+        no part in mean and spread. The paper takes noise and spikes as they are.
 
         A constant band becomes zeros, and not rounding errors blown up to unit variance: a spread is never below
         what its type can tell from its centre, 1e-12 of it for the source (float64), 1e-6 for the guide (float32).
         """
-        guide, sources, noises, samples = None, [], [], []
+        source, guide = Moments(1), None
+        noises, samples = [], []
         for pair in pairs:
             guide = guide or Moments(len(pair.guide))
-            sources.append((pair.source, pair.source_valid))
+            spikes = find_spikes(pair.source, pair.source_valid, source_range)
+            source.add(pair.source[pair.source_valid & ~spikes][None])
             guide.add(pair.guide[:, pair.guide_valid])
-            noises.append([white_noise(band, pair.guide_valid) if robust else 0.0 for band in pair.guide])
-            if robust:
+            noises.append([white_noise(band, pair.guide_valid) if noise else 0.0 for band in pair.guide])
+            if noise:
                 samples.append(_thinned(pair.guide[:, pair.guide_valid]))
         if guide is None:
             raise ValueError("no pairs to measure")
-        common = common_range(values[valid] for values, valid in sources) if robust else ANY
-        source = Moments(1)
-        for values, valid in sources:
-            source.add(values[valid & ~find_spikes(values, valid, common)][None])
         (centre,), (spread,) = source.finish(1e-12)
         centres, spreads = guide.finish(1e-6)
         shares = np.median(noises, axis=0) / spreads
         shares = np.where(shares < LEAST, 0.0, shares)
         covariance = _covariance(np.concatenate(samples, axis=1) / np.array(spreads)[:, None]) if shares.any() else ()
-        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance, common)
+        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance, source_range)
 
     def spikes(self, pair: Pair) -> BoolArray:
         """Which of a pair's source pixels are spikes (h, w)."""
         return find_spikes(pair.source, pair.source_valid, self.source_range)
 
 
-def _thinned(values: FloatArray) -> FloatArray:
+def known_values(source: NDArray[np.float64], valid: BoolArray) -> NDArray[np.float64]:
+    """At most 65536 of a source's valid values, from pixels spread evenly."""
+    values: NDArray[np.float64] = _thinned(source[valid][None])[0]
+    return values
+
+
+def _thinned(values: NDArray[Any]) -> NDArray[Any]:
     """At most 65536 of the values of (bands, pixels), from pixels spread evenly."""
     return values[:, :: max(-(-values.size // _THINNED), 1)]
 

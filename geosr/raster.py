@@ -129,7 +129,7 @@ class Raster:
 def value_text(value: float, dtype: str) -> str:
     """A stored value as a person can type it: in the fewest digits that tell it from all others of its type."""
     value = float(value)
-    if dtype == "float32" and abs(value) <= np.finfo(dtype).max:
+    if dtype == "float32" and abs(value) <= float(np.finfo(dtype).max):
         value = float(str(np.float32(value)))
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else repr(value)
 

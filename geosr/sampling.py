@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from geosr.errors import InputError
 from geosr.grid import Window
-from geosr.pair import Pair, Stats
+from geosr.pair import Pair, Stats, known_values
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.raster import value_text
 from geosr.raster_guard import show
 from geosr.scene import find_valid
+from geosr.spikes import ANY, Range, common_range, find_spikes
 from geosr.tiling import Tile
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def measure_scene(plan: Plan) -> Stats:
 
 
 def _measure(plan: Plan) -> Stats:
-    sampled = _telling(plan, sample(plan.tiles, _SAMPLE_TILES))
+    even = sample(plan.tiles, _SAMPLE_TILES)
+    sampled = _telling(plan, even, _common(plan, even))
+    common = _common(plan, sampled)
     pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands all would take gigabytes
     if not any(pair.guide_valid.any() for pair in _pairs(plan, sampled)):
         pairs = islice((pair for pair in _pairs(plan, plan.tiles) if pair.guide_valid.any()), _SAMPLE_TILES)
@@ -58,7 +61,7 @@ def _measure(plan: Plan) -> Stats:
             f"the guide {show(plan.scene.guide.path.name)} has no valid pixel where the source has one; "
             "check its nodata and the extents with geosr info"
         )
-    return Stats.measure(chain([first], pairs), robust=True)
+    return Stats.measure(chain([first], pairs), noise=True, source_range=common)
 
 
 def _check_spread(plan: Plan, spread: float) -> None:
@@ -78,7 +81,24 @@ def _check_spread(plan: Plan, spread: float) -> None:
     )
 
 
-def _telling(plan: Plan, sampled: list[Tile]) -> list[Tile]:
+def _common(plan: Plan, tiles: Iterable[Tile]) -> Range:
+    """What is common among the source's values on those tiles, see `spikes`.
+
+    All is where the output need not come near the source: nothing would bring a spike's own value back.
+    """
+    if np.isinf(plan.consistency.tolerance):
+        return ANY
+
+    def values() -> Iterator[Floats]:
+        for tile in tiles:
+            with suppress(InputError):  # it will fail by its name
+                source, valid = plan.scene.read_source(tile.window)
+                yield known_values(plan.confine(source), valid)
+
+    return common_range(values())
+
+
+def _telling(plan: Plan, sampled: list[Tile], common: Range) -> list[Tile]:
     """The sampled tiles, or as many that differ most from the scene's mean if the sample has too little of its relief.
 
     An island in the sea may lie in no sampled tile. The spread of what is flat is a rounding error, and nothing of the
@@ -86,7 +106,7 @@ def _telling(plan: Plan, sampled: list[Tile]) -> list[Tile]:
     """
     if len(sampled) == len(plan.tiles):
         return sampled
-    counts, means, squares = _moments_by_tile(plan)
+    counts, means, squares = _moments_by_tile(plan, common)
     centre = (counts * means).sum() / max(counts.sum(), 1)
     relief = dict(zip(plan.tiles, squares + counts * (means - centre) ** 2, strict=True))
     known = dict(zip(plan.tiles, counts, strict=True))
@@ -100,20 +120,22 @@ def _telling(plan: Plan, sampled: list[Tile]) -> list[Tile]:
     return sorted(sorted(plan.tiles, key=lambda tile: -relief[tile])[:_SAMPLE_TILES], key=lambda tile: tile.index)
 
 
-def _moments_by_tile(plan: Plan) -> tuple[Floats, Floats, Floats]:
-    """Of each tile's core: valid source pixels, their mean, and the sum of their squared distances from it."""
+def _moments_by_tile(plan: Plan, common: Range) -> tuple[Floats, Floats, Floats]:
+    """Of each tile's core: valid source pixels but spikes, their mean, the sum of their squared distances from it."""
     counts, means, squares = np.zeros((3, len(plan.tiles)))
     cols = plan.scene.grids.low.shape[1]
     for _, row in groupby(enumerate(plan.tiles), key=lambda item: item[1].core.row):
         tiles = [*row]
         core = tiles[0][1].core
         with suppress(InputError):  # its tiles will fail by their names
-            values, valid = plan.scene.read_source(Window(core.row, 0, core.height, cols))
+            raw, known = plan.scene.read_source(Window(core.row, 0, core.height, cols))
+            values = plan.confine(raw)
+            valid = known & ~find_spikes(values, known, common)
             for place, tile in tiles:
                 part = np.s_[:, tile.core.col : tile.core.col + tile.core.width]
-                known = values[part][valid[part]]
-                if known.size:
-                    counts[place], means[place], squares[place] = known.size, known.mean(), known.var() * known.size
+                found = values[part][valid[part]]
+                if found.size:
+                    counts[place], means[place], squares[place] = found.size, found.mean(), found.var() * found.size
     return counts, means, squares
 
 

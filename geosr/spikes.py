@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-_RARE = 1e-3  # the share of values that may lie beyond each end of what is common
+_RARE = 1e-3  # the share of values that may lie beyond each end of what is common, and
+_FEW = 4  # so many in any case, less one
 _FAR = 3.0  # times the width of what is common, beyond its ends
 _REACH = 2  # pixels to each side that are looked at: 5 x 5
 _ALONE = 2  # far pixels among them at most, itself included; more are an object
@@ -22,11 +23,14 @@ ANY: Range = (-np.inf, np.inf)
 def common_range(values: Iterable[NDArray[np.floating]]) -> Range:
     """What lies beyond it is far from a scene's values: their quantiles of 0.001 and 0.999, three times as far again.
 
+    Of fewer than 4000 values those are left out that are among the three smallest or largest.
+
     Of houses, trees and hills a scene has more than a thousandth of its pixels, or they are not that high above it.
     Everything is common where most of the scene has one value, such as the sea.
     """
-    every = np.concatenate([*values])
-    low, high = np.quantile(every, [_RARE, 1 - _RARE]).tolist() if every.size else (0.0, 0.0)
+    every = np.concatenate([np.empty(0), *values])
+    rare = max(_RARE, _FEW / max(every.size, 1))
+    low, high = np.quantile(every, [rare, 1 - rare]).tolist() if rare < 0.25 else (0.0, 0.0)
     return (low - _FAR * (high - low), high + _FAR * (high - low)) if high > low else ANY
 
 

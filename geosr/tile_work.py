@@ -94,8 +94,6 @@ def _upscale_tile(
     fit: Fit | None,
 ) -> TileResult:
     """One tile of a group, fitted there or now."""
-    from geosr.methods.solve import stats_for
-
     if pair is None:
         return store.save(TileResult(tile))
     try:
@@ -112,7 +110,7 @@ def _upscale_tile(
     valid, seen = _counts(pair, tile)
     expected = _expected_square(pair, tile, solution)
     batch = fit.batch if fit else None
-    spikes = int(stats_for(plan.method, pair, stats).spikes(pair)[tile.core.relative_to(tile.window).slices].sum())
+    spikes = _count_spikes(stats, pair, tile) if plan.method.statistics == "scene" else 0
     result = TileResult(tile, solution.centre, seen / max(valid, 1), valid, expected, spikes, batch=batch)
     return _save(plan, store, result, solution)
 
@@ -135,7 +133,8 @@ def interpolate_tile(
     except (InputError, TileError, MemoryError):
         return failed
     expected = _expected_square(pair, tile, solution)
-    interpolated = replace(failed, centre=solution.centre, valid=_counts(pair, tile)[0], expected=expected)
+    valid, spikes = _counts(pair, tile)[0], _count_spikes(stats, pair, tile)
+    interpolated = replace(failed, centre=solution.centre, valid=valid, expected=expected, spikes=spikes)
     return _save(plan, store, interpolated, solution)
 
 
@@ -144,11 +143,12 @@ def _read_without_guide(plan: Plan, tile: Tile) -> Pair | None:
     source, valid = plan.scene.read_source(tile.window)
     if not valid.any():
         return None
+    source = plan.confine(source)
     Encoding.choose(plan.scene.source, plan.recipe.dtype).check(source[valid])
     rows, cols = tile.window.times(plan.scene.grids.scale).shape
     bands = plan.scene.guide.channels if plan.reads_guide else 0
     nowhere = np.zeros((rows, cols), bool)
-    return Pair(np.zeros((bands, rows, cols), np.float32), nowhere, plan.confine(source), valid)
+    return Pair(np.zeros((bands, rows, cols), np.float32), nowhere, source, valid)
 
 
 def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, pair: Pair, tile: Tile) -> Solution:
@@ -191,6 +191,11 @@ def _counts(pair: Pair, tile: Tile) -> tuple[int, float]:
         return int(valid.sum()), 0.0
     covered = pair.guide_valid[core.times(pair.scale).slices] & spread(valid, pair.scale)
     return int(valid.sum()), float(covered.sum()) / pair.scale**2
+
+
+def _count_spikes(stats: Stats, pair: Pair, tile: Tile) -> int:
+    """In the tile's core."""
+    return int(stats.spikes(pair)[tile.core.relative_to(tile.window).slices].sum())
 
 
 def _expected_square(pair: Pair, tile: Tile, solution: Solution) -> float:

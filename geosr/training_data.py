@@ -68,7 +68,7 @@ def read_training_pair(job: Job, scale: int, side: int, count: int) -> TrainingP
     chosen = [tile for tile in _spread(loaded.tiles, count) if _tells(tile)]
     if not chosen:
         raise InputError(f"{show(job.name)}: no source pixel of it is valid where the guide is")
-    stats = Stats.measure((tile.pair for tile in chosen), robust=True)
+    stats = Stats.robust([tile.pair for tile in chosen])
     examples = [
         make_example(normalise(tile.pair, stats), (tile.truth - stats.source_centre) / stats.source_spread)
         for tile in chosen

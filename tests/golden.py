@@ -45,7 +45,7 @@ def result(case: str, threads: int = 1) -> dict:
     name, preset = case.split()
     pair, truth = scene()
     method = methods.create(name, preset, STEPS.get(name))
-    stats = stats_for(method, pair, Stats.measure([pair], robust=True))
+    stats = stats_for(method, pair, Stats.robust([pair]))
     consistency = Consistency.parse(method.consistency)
     with torch_threads(threads):
         found = solve(pair, method, stats=stats, consistency=consistency, seed=0, device="cpu")

@@ -107,7 +107,7 @@ def test_the_scenes_components_are_those_of_its_pixels():
     rng = np.random.default_rng(8)
     bands = np.stack([steps(), -2 * steps(), steps()]) + rng.normal(0, 1, (3, 64, 80))
     pair = Pair(bands.astype("float32"), np.ones((64, 80), bool), np.ones((16, 20)), np.ones((16, 20), bool))
-    stats = Stats.measure([pair, pair], robust=True)
+    stats = Stats.robust([pair, pair])
     expected = np.corrcoef(bands.reshape(3, -1))
     np.testing.assert_allclose(stats.guide_covariance, expected, atol=0.08)  # from a fifth of the pixels
 
@@ -135,7 +135,7 @@ def test_only_noisy_bands_of_noisy_guides_change():
 
     def guide_of(*bands):
         pair = Pair(np.stack(bands), valid, source, np.ones(source.shape, bool))
-        stats = Stats.measure([pair], robust=True)
+        stats = Stats.robust([pair])
         patch = normalise(pair, stats)
         assert patch.noise == max(stats.guide_noise)
         return stats.guide_noise, patch.guide

@@ -36,12 +36,19 @@ def test_which_pixels_are_spikes(seed):
     assert not (expected & ~valid).any()
 
 
+@pytest.mark.parametrize("size", [400, 1600, 6400])
+def test_three_wrong_values_are_never_common(size):
+    values = np.random.default_rng(size).normal(0, 1, size)
+    values[:3] = 9000
+    assert max(map(abs, common_range([values]))) < 30
+
+
 def test_what_is_common():
     values = np.random.default_rng(0).permutation(np.arange(100_001.0))
     assert common_range([values[:500], values[500:]]) == pytest.approx((100 - 3 * 99_800, 99_900 + 3 * 99_800))
     assert common_range([np.zeros(0)]) == common_range([np.full(5000, 3.0)]) == ANY
-    sea = np.zeros((200, 200))
-    sea[50:55, 50:53] = 80  # an island
+    sea = np.zeros(40_000)
+    sea[5000:5015] = 80  # an island
     assert common_range([sea]) == ANY
 
 
@@ -77,6 +84,30 @@ def test_the_others_are_as_if_there_were_no_data_and_a_spikes_mean_stays(tmp_pat
         block = spiky[SCALE * row : SCALE * row + SCALE, SCALE * col : SCALE * col + SCALE]
         assert block.mean() == pytest.approx(value, abs=1e-3)
         assert np.ptp(block) < 5
+
+
+@pytest.mark.parametrize("options", [(), ("--max", 120)])
+def test_in_a_scene_of_many_tiles_nothing_depends_on_a_wrong_pixel_either(options, tmp_path):
+    make_pair(tmp_path, size=SIZE)
+    with_values(tmp_path, "spikes.tif", {(20, 41): 1e6})
+    tiles = ("--tile", 72, "--overwrite", *options)
+    outcome = upscale(tmp_path, *tiles, source="spikes.tif", method="diffusion")
+    assert "121 tiles" in outcome.err
+    found = plain_read(tmp_path / "out.tif")
+    with_values(tmp_path, "other.tif", {(20, 41): 120 if options else -9999}, nodata=-9999)
+    upscale(tmp_path, *tiles, source="other.tif", method="diffusion")
+    expected = plain_read(tmp_path / "out.tif")
+    block = np.s_[SCALE * 20 : SCALE * 21, SCALE * 41 : SCALE * 42]
+    expected[block] = found[block]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_where_nothing_brings_a_value_back_no_pixel_is_left_out(tmp_path):
+    make_pair(tmp_path, size=SIZE)
+    with_values(tmp_path, "spikes.tif", WHERE)
+    found, said = run(tmp_path, "spikes.tif", "--consistency", "off")
+    assert "stand alone" not in said
+    assert found[SCALE * 27 : SCALE * 28, SCALE * 28 : SCALE * 29].mean() > 1000
 
 
 def test_an_object_of_three_pixels_is_no_spike(tmp_path):
