@@ -38,7 +38,8 @@ from torch import Tensor
 from geosr import device
 from geosr.errors import OutOfMemoryError, TileError
 from geosr.methods import convolution, mmsr_network, neighbourhood, recorded
-from geosr.methods.mmsr import PRESETS, Mmsr, MmsrSettings
+from geosr.methods.mmsr import Mmsr
+from geosr.methods.mmsr_settings import PRESETS, MmsrSettings
 from geosr.methods.neighbourhood import neighbourhood_filter
 
 DEVICE = "cuda"

@@ -25,8 +25,9 @@ from geosr.consistency import project
 from geosr.device import torch_threads
 from geosr.methods import mmsr_network
 from geosr.methods.base import FloatArray, Method, Patch, State
-from geosr.methods.mmsr import Mmsr, MmsrSettings
+from geosr.methods.mmsr import Mmsr
 from geosr.methods.mmsr_network import Enough
+from geosr.methods.mmsr_settings import MmsrSettings
 from geosr.methods.solve import interpolate
 from geosr.metrics import score_arrays
 from geosr.pair import Stats, normalise

@@ -18,7 +18,7 @@ from geosr.methods.base import Patch
 from geosr.methods.convolution import convolve
 from geosr.methods.diffusion_settings import DiffusionSettings
 from geosr.methods.diffusion_solver import _Edges, _fastest, _Link, diffuse
-from geosr.methods.mmsr import PRESETS
+from geosr.methods.mmsr_settings import PRESETS
 
 CARD = "cuda" if torch.cuda.is_available() and os.environ["TRITON_INTERPRET"] == "0" else "cpu"
 

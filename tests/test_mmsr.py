@@ -13,7 +13,8 @@ from geosr import device
 from geosr.errors import TileError, UnavailableError, UsageError
 from geosr.methods import mmsr_network
 from geosr.methods.base import Patch
-from geosr.methods.mmsr import _BESIDE, CHOICES, PRESETS, Mmsr, MmsrSettings, create
+from geosr.methods.mmsr import _BESIDE, Mmsr, create
+from geosr.methods.mmsr_settings import CHOICES, PRESETS, MmsrSettings
 from geosr.methods.recorded import Recorded
 
 SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3, "belief": "full"}

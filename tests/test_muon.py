@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from geosr.methods.mmsr import PRESETS
 from geosr.methods.mmsr_network import _build, _optimisers
+from geosr.methods.mmsr_settings import PRESETS
 from geosr.methods.muon import Muon, orthogonal
 
 

@@ -1,4 +1,4 @@
-"""MMSR's network and how it is fitted; `geosr.methods.mmsr` has the settings.
+"""MMSR's network and how it is fitted; `geosr.methods.mmsr_settings` has its settings.
 
 Everything has a leading axis of tiles, each of which has weights of its own: one on the CPU, as many as there is memory
 for on a GPU, whose time a single tile's small layers would not fill.
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,13 +25,11 @@ from geosr.device import deterministic, generator, torch_threads
 from geosr.errors import TileError, UsageError
 from geosr.methods.base import FloatArray, Patch, State, tell_share
 from geosr.methods.convolution import convolve
+from geosr.methods.mmsr_settings import MmsrSettings
 from geosr.methods.muon import Muon
 from geosr.methods.neighbourhood import neighbourhood_filter
 from geosr.methods.pointwise import Layer, chain, fits
 from geosr.methods.recorded import Recorded
-
-if TYPE_CHECKING:
-    from geosr.methods.mmsr import MmsrSettings
 
 _LEVELS = 8192
 """Source values at which the source branch is evaluated; see `_Levels`."""
