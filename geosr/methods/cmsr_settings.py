@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from geosr.errors import UsageError
-from geosr.methods.settings import check_choices
+from geosr.methods.settings import check_choices, check_positive, check_ranges
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "fusion": ("sum", "concat"),
@@ -67,23 +66,18 @@ class CmsrSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, CHOICES)
-        for name, least, most in (
-            ("steps", 1, math.inf),
-            ("crop", 32, math.inf),
-            ("channels", 1, math.inf),
-            ("layers", 2, 32),
-            ("upsampling", 0, 1),
-            ("points", 2, 16),
-            ("ensemble", 1, 8),
-            ("back_projections", 0, math.inf),
-        ):
-            value = getattr(self, name)
-            if not (least <= value <= most and value < math.inf):
-                limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-                raise UsageError(f"{name} is {value}; it must be {limits}")
-        for name in ("learning_rate", "affine_rate", "smooth_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        ranges = {
+            "steps": (1, math.inf),
+            "crop": (32, math.inf),
+            "channels": (1, math.inf),
+            "layers": (2, 32),
+            "upsampling": (0, 1),
+            "points": (2, 16),
+            "ensemble": (1, 8),
+            "back_projections": (0, math.inf),
+        }
+        check_ranges(self, ranges)
+        check_positive(self, "learning_rate", "affine_rate", "smooth_rate")
 
 
 PRESETS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from geosr.errors import UsageError
 from geosr.methods.diffusion_settings import BELIEFS
-from geosr.methods.settings import check_choices
+from geosr.methods.settings import check_choices, check_fractions, check_positive
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "variant": (
@@ -89,14 +89,10 @@ class MmsrSettings:
             size = getattr(self, name)
             if not 1 <= size <= 31 or size % 2 == 0:
                 raise UsageError(f"{name} is {size}; it must be odd, from 1 to 31")
-        for name in ("channels", "epochs", "learning_rate", "lr_decay", "lr_decay_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        check_positive(self, "channels", "epochs", "learning_rate", "lr_decay", "lr_decay_every")
         if self.crop < 0:
             raise UsageError(f"crop is {self.crop}; it must be 0 (the whole patch) or a side in pixels")
-        for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        check_fractions(self, "warmup", "weight_decay")
 
     def rate(self, epoch: float) -> float:
         """The learning rate at `epoch` (from 0, fractional) as a share of `learning_rate`."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from geosr.errors import UsageError
-from geosr.methods.settings import check_choices
+from geosr.methods.settings import check_choices, check_fractions, check_positive
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "cosine"),
@@ -47,12 +46,8 @@ class P2pSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, CHOICES)
-        for name in ("steps", "batch", "hidden", "channels", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("position_decay", "guide_decay", "head_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        check_positive(self, "steps", "batch", "hidden", "channels", "learning_rate")
+        check_fractions(self, "position_decay", "guide_decay", "head_decay")
 
     def rate(self, step: int) -> float:
         """The learning rate at `step` (from 0) as a share of `learning_rate`."""
