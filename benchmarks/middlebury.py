@@ -44,7 +44,7 @@ class Sample:
 
     def errors(self, values: FloatArray) -> tuple[float, float]:
         """RMSE of a normalised answer as it is, and projected onto the source."""
-        raw = values.astype(np.float64) * self._stats.source_spread + self._stats.source_centre
+        raw = self._stats.physical(values)
         pair = self._true.pair
         exact = project(raw, np.ones(raw.shape, bool), pair.source, pair.source_valid)
         found = [score_arrays(image, self._true.truth).rmse for image in (raw, exact)]

@@ -210,7 +210,7 @@ class Bench:
                 raise state
             values = method.predict(patch, state, self.device).values
             answer = exact(values, patch) if method.consistency == "exact" else values.astype(np.float64)
-            found.append(answer * measured.source_spread + measured.source_centre)
+            found.append(measured.physical(answer))
         return found
 
     def method(self, model: Model) -> Method:

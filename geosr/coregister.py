@@ -361,8 +361,7 @@ def _principal(pieces: Sequence[Piece], stats: Stats) -> Array:
 
 
 def _standardised(piece: Piece, stats: Stats) -> Array:
-    centres, spreads = (np.array(x)[:, None, None] for x in (stats.guide_centres, stats.guide_spreads))
-    return np.where(piece.guide_valid, (piece.guide - centres) / spreads, 0.0)
+    return np.where(piece.guide_valid, stats.normal_guide(piece.guide), 0.0)
 
 
 def _unexplained(piece: Piece, stats: Stats, directions: Array, lags: NDArray[np.int_]) -> Array:
