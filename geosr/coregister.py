@@ -29,7 +29,7 @@ from geosr.consistency import blocks_of
 from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import GridPair, Window
-from geosr.local_shift import FEWEST, Costs, fit_field
+from geosr.local_shift import FEWEST, NEIGHBOURS, Costs, fit_field, paraboloid
 from geosr.pair import Pair, Stats, normalise
 from geosr.tiling import SIDE, Tile, cut
 
@@ -419,7 +419,7 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
         return np.inf if strayed or max(map(abs, lag)) > pieces[0].margin else float(roughness(lag).sum())
 
     lag = _descend(cost, start, max(scale // 4, step), step)
-    near = [(lag[0] + step * i, lag[1] + step * j) for i, j in _NEIGHBOURS]
+    near = [(lag[0] + step * i, lag[1] + step * j) for i, j in NEIGHBOURS]
     if np.isinf([cost(other) for other in near]).any():
         return replace(coarse, obstacle="colours and edges indicate different shifts")
     offset, error = _vertex(np.array([roughness(other) for other in near]))
@@ -432,13 +432,10 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
     return shift
 
 
-_NEIGHBOURS = tuple(product((-1, 0, 1), repeat=2))
-
-
 def _descend(cost: Callable[[Lag], float], lag: Lag, step: int, last: int) -> Lag:
     """A lag with no better one among its eight neighbours, `last` apart."""
     while True:
-        better = min(((lag[0] + step * i, lag[1] + step * j) for i, j in _NEIGHBOURS), key=cost)
+        better = min(((lag[0] + step * i, lag[1] + step * j) for i, j in NEIGHBOURS), key=cost)
         if cost(better) < cost(lag):
             lag = better
         elif step > last:
@@ -466,8 +463,7 @@ def _vertex(costs: Array) -> tuple[tuple[float, float], float]:
     The error is the sandwich of M-estimates (Huber 1967): how far the windows pull apart, over how sharp the
     minimum is. Infinite where there is none.
     """
-    i, j = np.array(_NEIGHBOURS, dtype=float).T
-    _, di, dj, dii, djj, dij = np.linalg.pinv(np.stack([i**0, i, j, i**2, j**2, i * j], axis=1)) @ costs
+    _, di, dj, dii, djj, dij = paraboloid(costs)
     curvature = np.array([[2 * dii.sum(), dij.sum()], [dij.sum(), 2 * djj.sum()]])
     if np.linalg.eigvalsh(curvature)[0] <= 0:
         return (0.0, 0.0), np.inf
