@@ -101,11 +101,11 @@ def test_convolutions_give_the_same_bits_again(kernels):
 
 
 def test_what_the_convolutions_take(kernels):
-    assert kernels.fits(torch.empty(2, 64, 4, 4), torch.empty(256, 64, 1, 1), 2)
-    assert not kernels.fits(torch.empty(1, 64, 4, 4), torch.empty(129, 64, 1, 1), 1)
+    assert kernels.supports(torch.empty(2, 64, 4, 4), torch.empty(256, 64, 1, 1), 2)
+    assert not kernels.supports(torch.empty(1, 64, 4, 4), torch.empty(129, 64, 1, 1), 1)
     large = torch.empty(1, device="meta").expand(1, 64, 5793, 5793)  # of more numbers than their 32 bits count
-    assert not kernels.fits(large, torch.empty(64, 64, 1, 1), 1)
-    assert not kernels.fits(torch.empty(1, 64, 4, 4, dtype=torch.float64), torch.empty(64, 64, 1, 1), 1)
+    assert not kernels.supports(large, torch.empty(64, 64, 1, 1), 1)
+    assert not kernels.supports(torch.empty(1, 64, 4, 4, dtype=torch.float64), torch.empty(64, 64, 1, 1), 1)
 
 
 @pytest.mark.parametrize("shape", [(20, 31), (3, 2), (1, 1)])

@@ -28,7 +28,7 @@ from geosr.methods.convolution import convolve
 from geosr.methods.mmsr_settings import MmsrSettings
 from geosr.methods.muon import Muon
 from geosr.methods.neighbourhood import neighbourhood_filter
-from geosr.methods.pointwise import Layer, chain, fits
+from geosr.methods.pointwise import Layer, chain, supports
 from geosr.methods.recorded import Recorded
 
 _LEVELS = 8192
@@ -565,7 +565,7 @@ class _Joined(nn.Module):
 def _pointwise(images: Sequence[Tensor], *modules: nn.Module) -> Tensor:
     """Modules of kernels of one pixel, one after the other, on the features of all images side by side (T, C, H, W)."""
     layers = [layer for module in modules for layer in _layers(module)]
-    if fits(images, layers):
+    if supports(images, layers):
         return chain(images, layers)
 
     def pass_through(*images: Tensor) -> Tensor:
