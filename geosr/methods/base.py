@@ -59,13 +59,13 @@ class Prediction:
     Attributes:
         values: (scale*h, scale*w) float32 in the patch's normalised units.
         belief: how far it took the guide's edges for the source's, from 0 to 1; errors are then rare but large.
-        error: a factor, no error in the values' units: by it the standard deviation is multiplied that the diffusion's
-            answer with the same belief would have.
+        error_factor: by which the standard deviation is multiplied that the diffusion's answer with the same belief
+            would have.
     """
 
     values: FloatArray
     belief: float = 0.0
-    error: float = 1.0
+    error_factor: float = 1.0
 
 
 _listener: ContextVar[Callable[[float], None] | None] = ContextVar("_listener", default=None)

@@ -22,7 +22,7 @@ from geosr.methods.settings import apply_settings
 _BESIDE = "belief", "share", "sizes"
 """What a state holds beside the network's weights."""
 
-_ERROR = 0.9
+_ERROR_FACTOR = 0.9
 """Errors beside the diffusion's: with it 0.75 and 0.90 of the truth lie within one and two standard deviations at x4,
 mean of eighteen pairs (docs/accuracy.md)."""
 
@@ -149,7 +149,7 @@ class Mmsr(Method):
             source_to_guide, guide_to_source = (int(size) for size in state["sizes"])
             settings = replace(self.settings, source_to_guide=source_to_guide, guide_to_source=guide_to_source)
             hint = mmsr_network.predict(patch, network, settings, device)
-        return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR)
+        return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR_FACTOR)
 
 
 class _Pays:
