@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,18 @@ BoolArray = NDArray[np.bool_]
 
 State = dict[str, NDArray[Any]]
 """What a fit leaves behind: named arrays, so that it can be stored without pickle."""
+
+
+class Judgement(NamedTuple):
+    """How far a method may go by what it cannot see in the source: each from 0 to 1.
+
+    Attributes:
+        belief: in the guide's edges.
+        share: of a network's detail that is taken over.
+    """
+
+    belief: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,7 @@ class Patch:
         source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
         tolerance: how far the pooled answer may lie from the source; 0 exact, inf unbounded.
         noise: largest share of a guide band's spread that was noise before that was removed, from 0 to 1.
-        judged: belief in the guide's edges and share of a network's detail, each from 0 to 1, where they are known
-            from elsewhere; None lets the method judge by the patch itself.
+        judged: what is known from elsewhere; None lets the method judge by the patch itself.
     """
 
     guide: FloatArray
@@ -44,7 +55,7 @@ class Patch:
     source_valid: BoolArray
     tolerance: float = 0.0
     noise: float = 0.0
-    judged: tuple[float, float] | None = None
+    judged: Judgement | None = None
 
     @property
     def scale(self) -> int:
