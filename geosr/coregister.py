@@ -180,7 +180,7 @@ class Piece:
         side, (h, w) = self.scale + 2 * self.margin, self.source.shape
         own = np.zeros((h, w), bool)
         own[self.core.slices] = True
-        return np.asarray(own & self.source_valid & (_corners(gaps, (0, 0), (h, w), self.scale, side)[0] == 0))
+        return np.asarray(own & self.source_valid & (_square_sums(gaps, (0, 0), (h, w), self.scale, side)[0] == 0))
 
     @cached_property
     def voting(self) -> Mask:
@@ -205,7 +205,7 @@ def _integral(bands: NDArray[np.generic]) -> Array:
     return np.pad(bands.astype(np.float64).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
 
 
-def _corners(integral: Array, start: Lag, shape: tuple[int, int], step: int, side: int) -> Array:
+def _square_sums(integral: Array, start: Lag, shape: tuple[int, int], step: int, side: int) -> Array:
     """Sums over `shape` squares of `side`, `step` apart from `start` on."""
     (top, left), (h, w) = start, shape
     rows, cols = top + step * np.arange(h), left + step * np.arange(w)
@@ -381,7 +381,7 @@ def _unexplained(piece: Piece, stats: Stats, directions: Array, lags: NDArray[np
     floor, costs = _NOISE * stats.source_spread**2, []
     for row, col in lags:
         start = piece.margin + row, piece.margin + col
-        means = _corners(integral, start, piece.source.shape, piece.scale, piece.scale) / piece.scale**2
+        means = _square_sums(integral, start, piece.source.shape, piece.scale, piece.scale) / piece.scale**2
         features = _centred(np.concatenate([piece.in_windows(means), position * weights]), weights)
         costs.append(counts * np.log(_residual(np.moveaxis(features, 0, 1), source) / counts + floor))
     return np.array(costs)
