@@ -18,7 +18,7 @@ from pairs import make_corner_pair, make_pair, upscale
 
 from geosr import estimates, pipeline
 from geosr.errors import OutOfMemoryError
-from geosr.methods.base import Method, Prediction, Trial
+from geosr.methods.base import Method, Prediction, ShortRuns
 from geosr.methods.solve import fit_together
 from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
 from geosr.pipeline import upscale_file
@@ -286,7 +286,7 @@ class Clocked(Method):
         return 1
 
     def trial(self):
-        return Trial(self, replace(self, epochs=3), 50, self.together, self.threaded)
+        return ShortRuns(self, replace(self, epochs=3), 50, self.together, self.threaded)
 
     def fit(self, patches, seed, device):
         return self.fit_each(patches, [seed], device)[0]

@@ -99,7 +99,7 @@ def told_to(listener: Callable[[float], None]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ShortRuns:
     """Two small parts of the work: all of it takes t(less) + times * (t(more) - t(less)) seconds.
 
     `together`: several patches that one fit is for take no longer than one. `threaded`: on the CPU they are worked on
@@ -185,9 +185,9 @@ class Method(Protocol):
         """What makes it slower in this installation than it could be, in a sentence; None where nothing does."""
         return None
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """The same with little of the work, to estimate the time that all of it takes; here all of it."""
-        return Trial(self, self, 0.0)
+        return ShortRuns(self, self, 0.0)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit to the patches. Same patches, seed, device kind and threads: the same state, bit for bit."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from geosr.errors import UsageError
-from geosr.methods.base import Method, Patch, Prediction, State, Trial
+from geosr.methods.base import Method, Patch, Prediction, ShortRuns, State
 from geosr.methods.cmsr_settings import PRESETS, CmsrSettings
 from geosr.methods.settings import apply_settings
 
@@ -39,10 +39,10 @@ class Cmsr(Method):
         """Three feature maps of a prediction, and the ensemble; a step on a crop takes less."""
         return 4 * shape[0] * shape[1] * (3 * self.settings.channels + 4 * bands + 24) + (64 << 20)
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """A few steps, and some more."""
         less, more = (Cmsr(replace(self.settings, steps=steps)) for steps in (1, 9))
-        return Trial(less, more, (self.settings.steps - 1) / 8, together=True)  # a step looks at one patch
+        return ShortRuns(less, more, (self.settings.steps - 1) / 8, together=True)  # a step looks at one patch
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a network to the patches, and a deformation to the one patch.

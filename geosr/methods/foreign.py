@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geosr.errors import GeosrError, TileError, UnavailableError
-from geosr.methods.base import Method, Patch, Prediction, State, Trial
+from geosr.methods.base import Method, Patch, Prediction, ShortRuns, State
 from geosr.methods.entry import Entry
 from geosr.methods.plugins import told
 from geosr.methods.weights import WeightsFile
@@ -92,7 +92,7 @@ class Foreign(Method):
         with _blame(self.package, f"the slowness of {self.name!r}", UnavailableError):
             return self.inner.slowness(device)
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """As the method says."""
         with _blame(self.package, f"the trial of {self.name!r}", UnavailableError):
             trial = self.inner.trial()

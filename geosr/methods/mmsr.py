@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from geosr.errors import TileError
-from geosr.methods.base import FloatArray, Method, Patch, Prediction, State, Trial
+from geosr.methods.base import FloatArray, Method, Patch, Prediction, ShortRuns, State
 from geosr.methods.diffusion import HALO_BLOCKS
 from geosr.methods.diffusion_settings import DiffusionSettings
 from geosr.methods.mmsr_settings import PRESETS, MmsrSettings
@@ -63,14 +63,14 @@ class Mmsr(Method):
             "geosr was installed without a C compiler: fits take about 1.7 times as long as with its compiled kernels"
         )
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """Some steps, and some more: a step on a crop takes a thirtieth of one on a whole tile.
 
         Of those on crops a GPU does the first three as they are and records the fourth; the others take a tenth.
         """
         first, few = (4, 32) if self.settings.crop else (1, 2)
         less, more = (Mmsr(replace(self.settings, epochs=epochs)) for epochs in (first, first + few))
-        return Trial(less, more, (self.settings.epochs - first) / few, threaded=bool(self.settings.crop))
+        return ShortRuns(less, more, (self.settings.epochs - first) / few, threaded=bool(self.settings.crop))
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a network to the patches, each seen once an epoch, for as long as it pays (`_Pays`).

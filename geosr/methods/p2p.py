@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from geosr.errors import UsageError
-from geosr.methods.base import Method, Patch, Prediction, State, Trial
+from geosr.methods.base import Method, Patch, Prediction, ShortRuns, State
 from geosr.methods.p2p_settings import PRESETS, P2pSettings
 from geosr.methods.settings import apply_settings
 
@@ -37,10 +37,10 @@ class P2p(Method):
         step = min(self.settings.batch * scale**2, pixels)
         return 4 * ((3 * bands + 15) * pixels + 3 * self.settings.hidden * step)
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """A few steps, and some more."""
         less, more = (P2p(replace(self.settings, steps=steps)) for steps in (1, 17))
-        return Trial(less, more, (self.settings.steps - 1) / 16)
+        return ShortRuns(less, more, (self.settings.steps - 1) / 16)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a function to one patch.
