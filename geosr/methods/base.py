@@ -143,7 +143,7 @@ class Method(Protocol):
         return False
 
     @property
-    def fits(self) -> str:
+    def fit_scope(self) -> str:
         """What one fit holds for: the whole `scene`, or only the `tile` that it was made on."""
         return self.statistics
 

@@ -24,7 +24,7 @@ class Cmsr(Method):
     needs_fit: bool = True
 
     @property
-    def fits(self) -> str:
+    def fit_scope(self) -> str:
         """A deformation belongs to its tile; a network alone may be fitted for the scene."""
         return self.settings.statistics if self.settings.deformation == "none" else "tile"
 

@@ -23,7 +23,7 @@ _DECLARED = (
     "statistics",
     "consistency",
     "needs_fit",
-    "fits",
+    "fit_scope",
     "fits_together",
     "uses_guide",
     "scales",
@@ -70,7 +70,7 @@ class Foreign(Method):
     statistics: str = "scene"
     consistency: str = "exact"
     needs_fit: bool = False
-    fits: str = "scene"
+    fit_scope: str = "scene"
     fits_together: bool = False
     uses_guide: bool = True
     scales: range = range(2, 33)

@@ -25,7 +25,7 @@ class P2p(Method):
     settings: P2pSettings = PRESETS["default"]
     name: str = "p2p"
     needs_fit: bool = True
-    fits: str = "tile"  # a place means nothing on another tile
+    fit_scope: str = "tile"  # a place means nothing on another tile
 
     def halo(self, scale: int) -> int:
         """A pixel knows its own colour and place only; what there is serves the blend."""
