@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geosr import methods
-from geosr.methods import convolution, gpu_kernels, mmsr_network, neighbourhood
+from geosr.methods import convolution, gpu_kernels, mmsr_fit, neighbourhood
 from geosr.methods.base import Patch
 from geosr.methods.convolution import convolve
 from geosr.methods.diffusion_settings import DiffusionSettings
@@ -174,9 +174,9 @@ needs_card = pytest.mark.skipif(CARD == "cpu", reason="no CUDA device, or TRITON
 @pytest.mark.parametrize("settings", [{"crop": 64}, {"crop": 0, "channels": 16}], ids=["squares", "whole"])
 def test_a_recorded_step_has_the_bits_of_one_that_is_not(settings, monkeypatch):
     few = replace(PRESETS["default"], epochs=12, **settings)
-    recorded, again = (mmsr_network.fit_each([patch()] * 2, few, [1, 2], "cuda") for _ in range(2))
+    recorded, again = (mmsr_fit.fit_each([patch()] * 2, few, [1, 2], "cuda") for _ in range(2))
     monkeypatch.setattr("geosr.methods.recorded._FIRST", 100)
-    plain = mmsr_network.fit_each([patch()] * 2, few, [1, 2], "cuda")
+    plain = mmsr_fit.fit_each([patch()] * 2, few, [1, 2], "cuda")
     for other in (again, plain):
         for one, two in zip(recorded, other, strict=True):
             assert all(np.array_equal(one[name], two[name]) for name in one)
@@ -185,9 +185,9 @@ def test_a_recorded_step_has_the_bits_of_one_that_is_not(settings, monkeypatch):
 @needs_card
 def test_a_recorded_scene_of_several_patches_has_the_bits_of_one_that_is_not(monkeypatch):
     few, scene = replace(PRESETS["default"], epochs=12), [patch(), patch(1)]
-    recorded, again = (mmsr_network.fit(scene, few, 0, "cuda") for _ in range(2))
+    recorded, again = (mmsr_fit.fit(scene, few, 0, "cuda") for _ in range(2))
     monkeypatch.setattr("geosr.methods.recorded._FIRST", 100)
-    plain = mmsr_network.fit(scene, few, 0, "cuda")
+    plain = mmsr_fit.fit(scene, few, 0, "cuda")
     for other in (again, plain):
         assert all(np.array_equal(recorded[name], other[name]) for name in recorded)
 
@@ -195,7 +195,7 @@ def test_a_recorded_scene_of_several_patches_has_the_bits_of_one_that_is_not(mon
 @needs_card
 def test_the_first_steps_on_a_scene_of_several_patches_are_the_cpus():
     few = replace(PRESETS["default"], epochs=3)
-    there, here = (mmsr_network.fit([patch(), patch(1)], few, 0, device) for device in ("cuda", "cpu"))
+    there, here = (mmsr_fit.fit([patch(), patch(1)], few, 0, device) for device in ("cuda", "cpu"))
     for name in here:
         np.testing.assert_allclose(there[name], here[name], atol=0.02)  # steps of 0.001, and TF32
 

@@ -1,6 +1,7 @@
 """MMSR: a network fitted on one pair alone by mutual modulation (Dong et al., ECCV 2022).
 
-`geosr.methods.mmsr_network` has the network, which needs torch; here is what decides whether and how it is fitted.
+`geosr.methods.mmsr_network` has the network and `geosr.methods.mmsr_fit` its fit, which need torch; here is what
+decides whether a fit pays, and what becomes of the network's answer.
 """
 
 from __future__ import annotations
@@ -82,14 +83,14 @@ class Mmsr(Method):
             UsageError: the patches differ in their number of guide bands.
             TileError: the loss is not finite, or the memory does not suffice.
         """
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
 
         if self.settings.refine == "none":
-            return mmsr_network.fit(patches, self.settings, seed, device)
+            return mmsr_fit.fit(patches, self.settings, seed, device)
         belief = self._belief(patches, device)
         settings = self._fitting(patches, belief)
         pays = _Pays(settings, [patches], [belief], device)
-        return pays.judged(0, mmsr_network.fit(patches, settings, seed, device, enough=pays.enough))
+        return pays.judged(0, mmsr_fit.fit(patches, settings, seed, device, enough=pays.enough))
 
     def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
         """To each patch a fit of its own, at once on one device: as `fit` one by one, but for the order of sums.
@@ -103,10 +104,10 @@ class Mmsr(Method):
             UsageError: the patches differ in shape.
             OutOfMemoryError: the memory does not suffice for so many.
         """
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
 
         if self.settings.refine == "none":
-            return mmsr_network.fit_each(patches, self.settings, seeds, device)
+            return mmsr_fit.fit_each(patches, self.settings, seeds, device)
         beliefs = [self._belief([patch], device) for patch in patches]
         alike: dict[MmsrSettings, list[int]] = {}
         for place, belief in enumerate(beliefs):
@@ -115,7 +116,7 @@ class Mmsr(Method):
         for settings, places in alike.items():
             some = [patches[place] for place in places]
             pays = _Pays(settings, [[patch] for patch in some], [beliefs[place] for place in places], device)
-            found = mmsr_network.fit_each(some, settings, [seeds[p] for p in places], device, enough=pays.enough)
+            found = mmsr_fit.fit_each(some, settings, [seeds[p] for p in places], device, enough=pays.enough)
             for index, place in enumerate(places):
                 state = found[index]
                 fits[place] = state if isinstance(state, TileError) else pays.judged(index, state)
@@ -137,18 +138,18 @@ class Mmsr(Method):
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The network's answer, refined if the settings say so."""
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
         from geosr.methods.judgement import answer
 
         if self.settings.refine == "none":
-            return Prediction(mmsr_network.predict(patch, state, self.settings, device))
+            return Prediction(mmsr_fit.predict(patch, state, self.settings, device))
         belief, share = float(state["belief"]), float(state["share"])
         hint = None
         if belief > 0 or share > 0:
             network = {name: array for name, array in state.items() if name not in _BESIDE}
             source_to_guide, guide_to_source = (int(size) for size in state["sizes"])
             settings = replace(self.settings, source_to_guide=source_to_guide, guide_to_source=guide_to_source)
-            hint = mmsr_network.predict(patch, network, settings, device)
+            hint = mmsr_fit.predict(patch, network, settings, device)
         return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR_FACTOR)
 
 
@@ -193,6 +194,6 @@ class _Pays:
         return judge_prediction(self._groups[place], partial(self._predict, network), self._device)
 
     def _predict(self, network: State, low: Patch) -> FloatArray:
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
 
-        return mmsr_network.predict(low, network, self._settings, self._device)
+        return mmsr_fit.predict(low, network, self._settings, self._device)
