@@ -37,8 +37,9 @@ from torch import Tensor
 
 from geosr import device
 from geosr.errors import OutOfMemoryError, TileError
-from geosr.methods import convolution, mmsr_network, neighbourhood, recorded
-from geosr.methods.mmsr import PRESETS, Mmsr, MmsrSettings
+from geosr.methods import convolution, mmsr_fit, mmsr_network, neighbourhood, recorded
+from geosr.methods.mmsr import Mmsr
+from geosr.methods.mmsr_settings import PRESETS, MmsrSettings
 from geosr.methods.neighbourhood import neighbourhood_filter
 
 DEVICE = "cuda"
@@ -226,7 +227,7 @@ def step_seconds(tiles: int, settings: MmsrSettings, side: int, steps: int) -> f
         return False
 
     patches, seeds = [random_patch(side)] * tiles, range(tiles)
-    mmsr_network.fit_each(patches, replace(settings, epochs=5 + steps), seeds, DEVICE, enough=look)
+    mmsr_fit.fit_each(patches, replace(settings, epochs=5 + steps), seeds, DEVICE, enough=look)
     return (moments[1] - moments[0]) / steps
 
 

@@ -23,10 +23,11 @@ from geosr_cli.options import read_settings
 from geosr import datasets, methods
 from geosr.consistency import project
 from geosr.device import torch_threads
-from geosr.methods import mmsr_network
+from geosr.methods import mmsr_fit
 from geosr.methods.base import FloatArray, Method, Patch, State
-from geosr.methods.mmsr import Mmsr, MmsrSettings
-from geosr.methods.mmsr_network import Enough
+from geosr.methods.mmsr import Mmsr
+from geosr.methods.mmsr_fit import Enough
+from geosr.methods.mmsr_settings import MmsrSettings
 from geosr.methods.solve import interpolate
 from geosr.metrics import score_arrays
 from geosr.pair import Stats, normalise
@@ -43,7 +44,7 @@ class Sample:
 
     def errors(self, values: FloatArray) -> tuple[float, float]:
         """RMSE of a normalised answer as it is, and projected onto the source."""
-        raw = values.astype(np.float64) * self._stats.source_spread + self._stats.source_centre
+        raw = self._stats.physical(values)
         pair = self._true.pair
         exact = project(raw, np.ones(raw.shape, bool), pair.source, pair.source_valid)
         found = [score_arrays(image, self._true.truth).rmse for image in (raw, exact)]
@@ -81,7 +82,7 @@ def run(sample: Sample, method: Method, seed: int, trace: int) -> tuple[float, f
 @contextmanager
 def _traced(sample: Sample, clock: Clock, every: int) -> Iterator[None]:
     """A fit of MMSR's network in the block is told of, and that takes none of its time."""
-    fit = mmsr_network.fit
+    fit = mmsr_fit.fit
 
     def traced(
         patches: Sequence[Patch], settings: MmsrSettings, seed: int, device: str, enough: Enough | None = None
@@ -89,14 +90,14 @@ def _traced(sample: Sample, clock: Clock, every: int) -> Iterator[None]:
         def look(epoch: int, networks: Callable[[], list[State]]) -> bool:
             if epoch % every == 0:
                 with clock.stopped():
-                    raw, exact = sample.errors(mmsr_network.predict(sample.patch, networks()[0], settings, device))
+                    raw, exact = sample.errors(mmsr_fit.predict(sample.patch, networks()[0], settings, device))
                     at = f"{clock.seconds:.1f} s"
                     print(f"{sample.name} {epoch}: network {raw:.3f} projected {exact:.3f} {at}", flush=True)
             return enough is not None and enough(epoch, networks)
 
         return fit(patches, settings, seed, device, look)
 
-    with mock.patch.object(mmsr_network, "fit", traced):
+    with mock.patch.object(mmsr_fit, "fit", traced):
         yield
 
 

@@ -25,7 +25,7 @@ from torch import nn
 from geosr.device import torch_threads
 from geosr.methods import p2p_network
 from geosr.methods.base import FloatArray, Patch
-from geosr.methods.p2p import PRESETS, P2pSettings
+from geosr.methods.p2p_settings import PRESETS, P2pSettings
 
 
 class PlainNetwork(nn.Module):

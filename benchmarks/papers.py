@@ -33,7 +33,7 @@ from geosr.device import torch_threads
 from geosr.dfc2019 import dfc2019
 from geosr.errors import TileError
 from geosr.figures import draw_comparison, png_of
-from geosr.methods import mmsr_network
+from geosr.methods import mmsr_batch, mmsr_network
 from geosr.methods.base import Method, Patch, State
 from geosr.methods.judgement import exact
 from geosr.methods.mmsr import Mmsr
@@ -210,7 +210,7 @@ class Bench:
                 raise state
             values = method.predict(patch, state, self.device).values
             answer = exact(values, patch) if method.consistency == "exact" else values.astype(np.float64)
-            found.append(answer * measured.source_spread + measured.source_centre)
+            found.append(measured.physical(answer))
         return found
 
     def method(self, model: Model) -> Method:
@@ -316,9 +316,9 @@ def draw_features(bench: Bench, true: TruePair, scale: int) -> bytes:
 @torch.no_grad()
 def _features(patch: Patch, method: Mmsr, state: dict[str, NDArray[Any]]) -> dict[str, Array]:
     """What goes into the network's mutual modulation and what comes out."""
-    net = mmsr_network._build(len(patch.guide), method.settings, seeds=[0])
+    net = mmsr_network.build(len(patch.guide), method.settings, seeds=[0])
     net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-    tensors = mmsr_network._Tensors.of([patch], "cpu")
+    tensors = mmsr_batch.Batch.of([patch], "cpu")
     guide = net.guide_in(net.guide(tensors.guide))
     source = tensors.levels.spread(net.source_in(net.source(tensors.levels.values)))
     to_guide, to_source = net.modulate(source, guide)

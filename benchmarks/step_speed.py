@@ -27,8 +27,8 @@ from torch import Tensor
 
 from geosr.methods.base import Patch
 from geosr.methods.compiled import library
-from geosr.methods.mmsr import PRESETS
-from geosr.methods.mmsr_network import fit
+from geosr.methods.mmsr_fit import fit
+from geosr.methods.mmsr_settings import PRESETS
 from geosr.methods.neighbourhood import neighbourhood_filter
 
 Filter = Callable[[Tensor, Tensor, int], Tensor]

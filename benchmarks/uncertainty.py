@@ -62,7 +62,7 @@ def measure(true: TruePair, method: str, scale: int) -> Errors:
     error = np.abs(solution.values + solution.centre - true.truth) / stats.source_spread
     known = valid & np.isfinite(error)
     rmse = float(np.sqrt(np.mean(error[known] ** 2))) * stats.source_spread
-    return Errors(true.name, rmse, local[known], error[known] / prediction.error, prediction.belief)
+    return Errors(true.name, rmse, local[known], error[known] / prediction.error_factor, prediction.belief)
 
 
 def table(pairs: list[Errors], factor: float = FACTOR) -> Array:

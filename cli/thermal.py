@@ -49,9 +49,9 @@ def command(
       geosr thermal LC08_..._B10.TIF --mtl LC08_..._MTL.txt --native-resolution 100 -o bt.tif
       geosr upscale --source bt.tif --guide sentinel2.tif --scale 9 -o bt_10m.tif
     """  # noqa: D301
-    from geosr.thermal import convert
+    from geosr.thermal import to_temperature
 
-    notes = convert(
+    notes = to_temperature(
         band,
         mtl,
         output,

@@ -145,12 +145,13 @@ def steps_down(patches: Sequence[Patch], device: str) -> list[tuple[Patch, Float
     Methods do not judge by a further scale down, where nothing would be left: they believe the guide's edges as far as
     the patches themselves let them, and take over all detail of a network, for whose worth this is the test.
     """
+    from geosr.methods.base import Judgement
     from geosr.methods.diffusion_settings import DiffusionSettings
     from geosr.methods.judgement import judge_edges, one_step_down
 
     belief = float(judge_edges(patches, DiffusionSettings(), device)) if patches else 0.0
     return [
-        (replace(low, judged=(belief, 1.0)), truth, known)
+        (replace(low, judged=Judgement(belief, 1.0)), truth, known)
         for patch in patches
         for low, truth, known in one_step_down(patch)
     ]

@@ -336,7 +336,7 @@ def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
         method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
         consistency = consistency or Consistency.parse(method.consistency)
         asked |= {"METHOD": recipe.method, "PRESET": recipe.preset, "SETTINGS": settings_text(method)}
-        asked |= {"TILE": str(tile_size(recipe, method, inputs.scale)), "FIT": recipe.fit or method.fits}
+        asked |= {"TILE": str(tile_size(recipe, method, inputs.scale)), "FIT": recipe.fit or method.fit_scope}
     return asked | ({"CONSISTENCY": str(consistency)} if consistency else {})
 
 

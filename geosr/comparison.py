@@ -181,7 +181,7 @@ class _Given:
 
     def physical(self, values: NDArray[np.floating]) -> Array:
         """In the source's units."""
-        return values.astype(np.float64) * self.stats.source_spread + self.stats.source_centre
+        return self.stats.physical(values)
 
 
 def _given(method: Method, pair: Pair, scene: Stats) -> _Given:

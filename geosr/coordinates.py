@@ -57,7 +57,7 @@ def _transformer(source: str, target: str, area: AreaOfInterest | None) -> Trans
     )
 
 
-def project(x: Floats, y: Floats, source: GeoBox, target: GeoBox) -> tuple[Floats, Floats]:
+def transform(x: Floats, y: Floats, source: GeoBox, target: GeoBox) -> tuple[Floats, Floats]:
     """World coordinates of `source`'s CRS in `target`'s; infinite where the projection is not defined.
 
     Longitudes come out within half a turn of `target`'s centre, so that a grid across the date line, or one
@@ -141,14 +141,14 @@ def _centre(geobox: GeoBox) -> tuple[float, float]:
 
 def pixels_in(grid: GeoBox, other: GeoBox, col: Floats, row: Floats) -> tuple[Floats, Floats]:
     """Columns and rows of `grid` (corners at whole numbers) as columns and rows of `other`."""
-    x, y = project(*_apply(grid.affine, col, row), grid, other)
+    x, y = transform(*_apply(grid.affine, col, row), grid, other)
     return _apply(~other.affine, x, y)
 
 
 def moved(grid: GeoBox, shift: tuple[float, float], at: GeoBox) -> GeoBox:
     """`grid` moved by (x, y) in the units of `at`'s CRS: in its own CRS by what that is at the centre of `at`."""
     x, y = _centre(at)
-    u, v = project(np.array([x, x + shift[0]]), np.array([y, y + shift[1]]), at, grid)
+    u, v = transform(np.array([x, x + shift[0]]), np.array([y, y + shift[1]]), at, grid)
     return GeoBox(grid.shape, Affine.translation(float(u[1] - u[0]), float(v[1] - v[0])) * grid.affine, grid.crs)
 
 
@@ -157,7 +157,7 @@ def step_ratio(grid: GeoBox, other: GeoBox) -> tuple[float, float]:
     rows, cols = grid.shape
     h = 0.5
     col, row = cols / 2 + np.array([-h, h, 0, 0]), rows / 2 + np.array([0.0, 0.0, -h, h])
-    x, y = project(*_apply(grid.affine, col, row), grid, other)
+    x, y = transform(*_apply(grid.affine, col, row), grid, other)
     x = _turned(x, other, float(x[0]))  # the centre may lie where the other's longitudes begin and end
     u, v = _apply(~other.affine, x, y)
     return float(np.hypot(u[1] - u[0], v[1] - v[0])), float(np.hypot(u[3] - u[2], v[3] - v[2]))
@@ -235,7 +235,7 @@ def _share(low: GeoBox, guide: GeoBox, part: Window, others: Sequence[Window], n
     """Share of `low`'s area that lies in `part` of `guide` and in none of `others`; an n x n lattice is looked at."""
     rows, cols = low.shape
     world = outline(crop(guide, part))
-    u, v = _apply(~low.affine, *project(*world, guide, low))
+    u, v = _apply(~low.affine, *transform(*world, guide, low))
     seen = np.isfinite(u) & np.isfinite(v)
     left, right, top, bottom = 0.0, float(cols), 0.0, float(rows)
     if seen.all():

@@ -29,7 +29,7 @@ from geosr.consistency import blocks_of
 from geosr.displacement import Displacement
 from geosr.errors import InputError
 from geosr.grid import GridPair, Window
-from geosr.local_shift import FEWEST, Costs, fit_field
+from geosr.local_shift import FEWEST, NEIGHBOURS, Costs, fit_field, paraboloid
 from geosr.pair import Pair, Stats, normalise
 from geosr.tiling import SIDE, Tile, cut
 
@@ -180,7 +180,7 @@ class Piece:
         side, (h, w) = self.scale + 2 * self.margin, self.source.shape
         own = np.zeros((h, w), bool)
         own[self.core.slices] = True
-        return np.asarray(own & self.source_valid & (_corners(gaps, (0, 0), (h, w), self.scale, side)[0] == 0))
+        return np.asarray(own & self.source_valid & (_square_sums(gaps, (0, 0), (h, w), self.scale, side)[0] == 0))
 
     @cached_property
     def voting(self) -> Mask:
@@ -205,7 +205,7 @@ def _integral(bands: NDArray[np.generic]) -> Array:
     return np.pad(bands.astype(np.float64).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
 
 
-def _corners(integral: Array, start: Lag, shape: tuple[int, int], step: int, side: int) -> Array:
+def _square_sums(integral: Array, start: Lag, shape: tuple[int, int], step: int, side: int) -> Array:
     """Sums over `shape` squares of `side`, `step` apart from `start` on."""
     (top, left), (h, w) = start, shape
     rows, cols = top + step * np.arange(h), left + step * np.arange(w)
@@ -361,8 +361,7 @@ def _principal(pieces: Sequence[Piece], stats: Stats) -> Array:
 
 
 def _standardised(piece: Piece, stats: Stats) -> Array:
-    centres, spreads = (np.array(x)[:, None, None] for x in (stats.guide_centres, stats.guide_spreads))
-    return np.where(piece.guide_valid, (piece.guide - centres) / spreads, 0.0)
+    return np.where(piece.guide_valid, stats.normal_guide(piece.guide), 0.0)
 
 
 def _unexplained(piece: Piece, stats: Stats, directions: Array, lags: NDArray[np.int_]) -> Array:
@@ -382,7 +381,7 @@ def _unexplained(piece: Piece, stats: Stats, directions: Array, lags: NDArray[np
     floor, costs = _NOISE * stats.source_spread**2, []
     for row, col in lags:
         start = piece.margin + row, piece.margin + col
-        means = _corners(integral, start, piece.source.shape, piece.scale, piece.scale) / piece.scale**2
+        means = _square_sums(integral, start, piece.source.shape, piece.scale, piece.scale) / piece.scale**2
         features = _centred(np.concatenate([piece.in_windows(means), position * weights]), weights)
         costs.append(counts * np.log(_residual(np.moveaxis(features, 0, 1), source) / counts + floor))
     return np.array(costs)
@@ -420,7 +419,7 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
         return np.inf if strayed or max(map(abs, lag)) > pieces[0].margin else float(roughness(lag).sum())
 
     lag = _descend(cost, start, max(scale // 4, step), step)
-    near = [(lag[0] + step * i, lag[1] + step * j) for i, j in _NEIGHBOURS]
+    near = [(lag[0] + step * i, lag[1] + step * j) for i, j in NEIGHBOURS]
     if np.isinf([cost(other) for other in near]).any():
         return replace(coarse, obstacle="colours and edges indicate different shifts")
     offset, error = _vertex(np.array([roughness(other) for other in near]))
@@ -433,13 +432,10 @@ def _refine(pieces: Sequence[Piece], stats: Stats, coarse: Shift) -> Shift:
     return shift
 
 
-_NEIGHBOURS = tuple(product((-1, 0, 1), repeat=2))
-
-
 def _descend(cost: Callable[[Lag], float], lag: Lag, step: int, last: int) -> Lag:
     """A lag with no better one among its eight neighbours, `last` apart."""
     while True:
-        better = min(((lag[0] + step * i, lag[1] + step * j) for i, j in _NEIGHBOURS), key=cost)
+        better = min(((lag[0] + step * i, lag[1] + step * j) for i, j in NEIGHBOURS), key=cost)
         if cost(better) < cost(lag):
             lag = better
         elif step > last:
@@ -467,8 +463,7 @@ def _vertex(costs: Array) -> tuple[tuple[float, float], float]:
     The error is the sandwich of M-estimates (Huber 1967): how far the windows pull apart, over how sharp the
     minimum is. Infinite where there is none.
     """
-    i, j = np.array(_NEIGHBOURS, dtype=float).T
-    _, di, dj, dii, djj, dij = np.linalg.pinv(np.stack([i**0, i, j, i**2, j**2, i * j], axis=1)) @ costs
+    _, di, dj, dii, djj, dij = paraboloid(costs)
     curvature = np.array([[2 * dii.sum(), dij.sum()], [dij.sum(), 2 * djj.sum()]])
     if np.linalg.eigvalsh(curvature)[0] <= 0:
         return (0.0, 0.0), np.inf

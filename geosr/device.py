@@ -131,22 +131,6 @@ def free_memory(gpus: str | None) -> int:
 
 
 @contextmanager
-def _restored() -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-threads_kept = Once(_restored)
-"""Its block may run threads that set their own numbers of torch's threads; those that come later find what was before.
-
-The last number that any thread sets is what new ones begin with.
-"""
-
-
-@contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Run the body with `count` intra-op threads, then restore what was set before.
 
@@ -159,6 +143,13 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+threads_kept = Once(lambda: torch_threads(torch.get_num_threads()))
+"""Its block may run threads that set their own numbers of torch's threads; those that come later find what was before.
+
+The last number that any thread sets is what new ones begin with.
+"""
 
 
 def generator(seed: int) -> torch.Generator:

@@ -24,7 +24,15 @@ _SURE = 2.0  # standard errors by which a field must do better than one shift
 _PARTS = 5  # of the scene along a side: what is left out together, for neighbours are alike
 _RIDGE = 1e-3  # of what a pixel of shift costs all windows: for terms that no window tells apart
 _STEPS = 20  # of Newton's method; it takes 4 to 8
-_NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=2)))
+
+NEIGHBOURS = tuple(product((-1, 0, 1), repeat=2))
+"""Of a shift, by steps down and along; itself among them."""
+
+
+def paraboloid(around: Array) -> Array:
+    """(6, n): 1, i, j, ii, jj and ij of the one that is nearest to values at the `NEIGHBOURS` i, j (9, n)."""
+    i, j = np.array(NEIGHBOURS, dtype=float).T
+    return np.asarray(np.linalg.pinv(np.stack([i**0, i, j, i**2, j**2, i * j], axis=1)) @ around)
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,8 @@ class Costs:
         at = np.clip(shifts / self.step, -middle, middle)
         nearest = np.clip(np.round(at).astype(int), 1 - middle, middle - 1)
         rows, cols = (nearest + middle).T
-        around = np.stack([self.values[rows + i, cols + j, np.arange(len(rows))] for i, j in _NEIGHBOURS])
-        i, j = _NEIGHBOURS.T.astype(float)
-        c, di, dj, dii, djj, dij = np.linalg.pinv(np.stack([i**0, i, j, i**2, j**2, i * j], axis=1)) @ around
+        around = np.stack([self.values[rows + i, cols + j, np.arange(len(rows))] for i, j in NEIGHBOURS])
+        c, di, dj, dii, djj, dij = paraboloid(around)
         a, b = (at - nearest).T
         cost = c + di * a + dj * b + dii * a**2 + djj * b**2 + dij * a * b
         slope = np.stack([di + 2 * dii * a + dij * b, dj + 2 * djj * b + dij * a], axis=1)

@@ -104,6 +104,19 @@ class Stats:
         """Which of a pair's source pixels are spikes (h, w)."""
         return find_spikes(pair.source, pair.source_valid, self.source_range)
 
+    def normal(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of the source in its standard deviations from its mean."""
+        return (source - self.source_centre) / self.source_spread
+
+    def physical(self, normal: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Normalised values in the source's units."""
+        return normal.astype(np.float64) * self.source_spread + self.source_centre
+
+    def normal_guide(self, guide: FloatArray) -> NDArray[np.float64]:
+        """(bands, rows, cols), each band in its standard deviations from its mean."""
+        centres, spreads = (np.array(x)[:, None, None] for x in (self.guide_centres, self.guide_spreads))
+        return np.asarray((guide - centres) / spreads)
+
 
 def known_values(source: NDArray[np.float64], valid: BoolArray) -> NDArray[np.float64]:
     """At most 65536 of a source's valid values, from pixels spread evenly."""
@@ -130,10 +143,8 @@ def normalise(pair: Pair, stats: Stats) -> Patch:
     source pixels two made the error of all others 0.51 m instead of 0.31 m.
     A noisy band's spread is that of what is not noise, so that its edges are as high as without it.
     """
-    centres, spreads = (np.array(x)[:, None, None] for x in (stats.guide_centres, stats.guide_spreads))
-    source = ((pair.source - stats.source_centre) / stats.source_spread).astype(np.float32)
-    guide = ((pair.guide - centres) / spreads).astype(np.float32)
-    guide = fill(guide, pair.guide_valid)
+    source = stats.normal(pair.source).astype(np.float32)
+    guide = fill(stats.normal_guide(pair.guide).astype(np.float32), pair.guide_valid)
     if any(stats.guide_noise):
         from geosr.denoise import remove_noise
 

@@ -107,7 +107,7 @@ def place_plan(plan: Plan, execution: Execution, crew: Crew | None = None) -> Pl
     check_batch(plan, execution)
     tiles, device = len(plan.tiles), place(len(plan.tiles), execution).device
     planned = execution.batch is None and device != "cpu" and plan.method.fits_together and plan.fit == "tile"
-    batch = plan_batch(plan, free_memory(execution.gpus)) if planned else min(execution.batch or 1, tiles)
+    batch = tiles_that_fit(plan, free_memory(execution.gpus)) if planned else min(execution.batch or 1, tiles)
     placement = replace(place(-(-tiles // batch), execution), batch=batch, planned=planned)
     processes = execution.scheduler == "processes"
     limit = _limit(device, execution)
@@ -147,7 +147,7 @@ def check_batch(plan: Plan, execution: Execution) -> None:
         raise UsageError("--batch fits tiles together that each have a fit of their own: it needs --fit tile")
 
 
-def plan_batch(plan: Plan, free: int) -> int:
+def tiles_that_fit(plan: Plan, free: int) -> int:
     """How many tiles to fit together in `free` bytes: what half of them hold, for the method's figure is a CPU's.
 
     A power of two, so that a few bytes more or less make no other batch.

@@ -65,8 +65,8 @@ class Plan:
 def make_plan(inputs: Inputs, recipe: Recipe, scene: Scene | None = None) -> Plan:
     """Decide method and tiles; torch is not loaded. The scene is opened unless it is given."""
     method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
-    fit = recipe.fit or method.fits
-    if fit == "scene" and method.fits == "tile":
+    fit = recipe.fit or method.fit_scope
+    if fit == "scene" and method.fit_scope == "tile":
         raise UsageError(
             f"a fit of {method.name} with preset {recipe.preset} holds for its own tile only and is of no use to "
             "the others; use --fit tile"

@@ -100,7 +100,7 @@ def rmse(true: TruePair, method: str, kind: str, *, device: str) -> float:
     """RMSE of a method (`methods.create_as`) on a pair, over the pixels with a truth, in its units."""
     stats = Stats.measure([true.pair])
     done = attempt(normalise(true.pair, stats), method, kind, seed=0, device=device, threads=processors())
-    found = score_arrays(done.values * stats.source_spread + stats.source_centre, true.truth).rmse
+    found = score_arrays(stats.physical(done.values), true.truth).rmse
     if found is None:
         raise InputError(f"{show(true.name)}: no pixel has a truth")
     return found

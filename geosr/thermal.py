@@ -123,7 +123,7 @@ def _check_band(path: Path, band: int) -> int:
     return band
 
 
-def convert(
+def to_temperature(
     source: Path,
     mtl: Path,
     output: Path,

@@ -69,10 +69,7 @@ def read_training_pair(job: Job, scale: int, side: int, count: int) -> TrainingP
     if not chosen:
         raise InputError(f"{show(job.name)}: no source pixel of it is valid where the guide is")
     stats = Stats.robust([tile.pair for tile in chosen])
-    examples = [
-        make_example(normalise(tile.pair, stats), (tile.truth - stats.source_centre) / stats.source_spread)
-        for tile in chosen
-    ]
+    examples = [make_example(normalise(tile.pair, stats), stats.normal(tile.truth)) for tile in chosen]
     bands = len(chosen[0].pair.guide)
     return TrainingPair(show(job.name), loaded.units, stats.source_spread, examples, bands, loaded.notes)
 

@@ -54,7 +54,7 @@ class Conformance:
     def test_what_it_declares(self, method):
         assert method.statistics in ("scene", "tile")
         assert method.consistency in ("exact", "off")
-        assert method.fits in ("scene", "tile")
+        assert method.fit_scope in ("scene", "tile")
         assert {2, 4, 32} & set(method.scales)
         assert method.bands in (None, 3)  # the number that the other tests' guides have
         assert method.weights is None or methods.entry(method.name).needs_weights
@@ -137,7 +137,7 @@ class Conformance:
 
     def test_the_surroundings_beyond_the_halo_change_nothing(self, method):
         """For one and the same state, as the halo promises; per-tile fits differ, and that is what blending is for."""
-        if method.fits == "tile":
+        if method.fit_scope == "tile":
             pytest.skip("its state is never carried to other pixels")
         scale, rng = 4, np.random.default_rng(5)
         margin = method.halo(scale) // scale

@@ -29,6 +29,7 @@ LAYERS = [
         "watch",
     ],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
+    ["methods.base"],
     ["methods", "metrics", "picture", "mosaic"],
     ["options", "tiling", "coordinates", "gdal", "seams", "local_shift"],
     ["warp", "runner", "cluster", "store", "device"],
@@ -37,17 +38,25 @@ LAYERS = [
     ["describe", "findings", "publish", "contents"],
     ["geotiff"],
     [
-        "methods.base",
         "methods.compiled",
         "methods.gpu_kernels",
         "methods.neighbourhood_triton",
         "methods.diffusion_triton",
         "methods.recorded",
         "methods.diffusion_settings",
+        "methods.p2p_settings",
+        "methods.cmsr_settings",
         "methods.training_settings",
         "methods.muon",
     ],
-    ["pair", "methods.neighbourhood", "methods.pointwise", "methods.convolution_triton"],
+    [
+        "methods.mmsr_settings",
+        "methods.mmsr_batch",
+        "pair",
+        "methods.neighbourhood",
+        "methods.pointwise",
+        "methods.convolution_triton",
+    ],
     ["methods.convolution"],
     [
         "methods.solve",
@@ -57,7 +66,7 @@ LAYERS = [
         "methods.dkn_network",
         "methods.deformation",
     ],
-    ["methods.diffusion_solver", "methods.cmsr_network"],
+    ["methods.diffusion_solver", "methods.cmsr_network", "methods.mmsr_fit"],
     ["methods.judgement", "methods.supervised"],
     ["methods.classic", "methods.diffusion", "methods.filters", "methods.regression"],
     ["methods.mmsr", "methods.p2p", "methods.cmsr", "methods.foreign", "methods.pretrained"],
@@ -98,7 +107,9 @@ HOMES = {
         "methods.convolution",
         "methods.convolution_triton",
         "methods.recorded",
+        "methods.mmsr_batch",
         "methods.mmsr_network",
+        "methods.mmsr_fit",
         "methods.muon",
         "methods.p2p_network",
         "methods.cmsr_network",
@@ -135,17 +146,8 @@ def modules():
 
 
 def imports(path):
-    """Every module imported anywhere in the file, but those for type checking only."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
+    """Every module imported anywhere in the file, be it in a function or for type checking only."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -18,11 +18,11 @@ from pairs import make_corner_pair, make_pair, upscale
 
 from geosr import estimates, pipeline
 from geosr.errors import OutOfMemoryError
-from geosr.methods.base import Method, Prediction, Trial
+from geosr.methods.base import Method, Prediction, ShortRuns
 from geosr.methods.solve import fit_together
 from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
 from geosr.pipeline import upscale_file
-from geosr.placement import place, plan_batch
+from geosr.placement import place, tiles_that_fit
 from geosr.plan import make_plan
 from geosr.report import _batches
 from geosr.store import TileResult
@@ -241,10 +241,10 @@ def test_the_halving_goes_down_to_one_and_costs_only_the_tile_that_needs_more():
 def test_a_planned_batch_takes_half_of_the_free_memory_in_powers_of_two(tmp_path):
     plan = make_plan(Inputs(*make_pair(tmp_path, size=60)), Recipe(tile=112, fit="tile"))
     each = plan.method.memory(3, (112, 112), 4)
-    found = [plan_batch(plan, room * each) for room in (0, 1, 2, 3, 4, 9, 15, 16, 1000)]
+    found = [tiles_that_fit(plan, room * each) for room in (0, 1, 2, 3, 4, 9, 15, 16, 1000)]
     assert found == [1, 1, 1, 1, 2, 4, 4, 8, 32]
     few = replace(plan, tiles=plan.tiles[:5])
-    assert plan_batch(few, 1000 * each) == 4
+    assert tiles_that_fit(few, 1000 * each) == 4
 
 
 def test_a_planned_batch_is_kept_by_the_run_that_continues(tmp_path, folder, monkeypatch):
@@ -286,7 +286,7 @@ class Clocked(Method):
         return 1
 
     def trial(self):
-        return Trial(self, replace(self, epochs=3), 50, self.together, self.threaded)
+        return ShortRuns(self, replace(self, epochs=3), 50, self.together, self.threaded)
 
     def fit(self, patches, seed, device):
         return self.fit_each(patches, [seed], device)[0]

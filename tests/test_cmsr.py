@@ -15,7 +15,8 @@ from geosr.device import generator
 from geosr.errors import TileError, UsageError
 from geosr.methods import cmsr_network
 from geosr.methods.base import Patch
-from geosr.methods.cmsr import PRESETS, create
+from geosr.methods.cmsr import create
+from geosr.methods.cmsr_settings import PRESETS
 from geosr.methods.deformation import Deformation, grid, look
 
 SMALL = {"steps": 2, "channels": 8, "layers": 3, "back_projections": 2}

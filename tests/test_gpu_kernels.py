@@ -13,12 +13,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geosr import methods
-from geosr.methods import convolution, gpu_kernels, mmsr_network, neighbourhood
+from geosr.methods import convolution, gpu_kernels, mmsr_fit, neighbourhood
 from geosr.methods.base import Patch
 from geosr.methods.convolution import convolve
 from geosr.methods.diffusion_settings import DiffusionSettings
 from geosr.methods.diffusion_solver import _Edges, _fastest, _Link, diffuse
-from geosr.methods.mmsr import PRESETS
+from geosr.methods.mmsr_settings import PRESETS
 
 CARD = "cuda" if torch.cuda.is_available() and os.environ["TRITON_INTERPRET"] == "0" else "cpu"
 
@@ -101,11 +101,11 @@ def test_convolutions_give_the_same_bits_again(kernels):
 
 
 def test_what_the_convolutions_take(kernels):
-    assert kernels.fits(torch.empty(2, 64, 4, 4), torch.empty(256, 64, 1, 1), 2)
-    assert not kernels.fits(torch.empty(1, 64, 4, 4), torch.empty(129, 64, 1, 1), 1)
+    assert kernels.supports(torch.empty(2, 64, 4, 4), torch.empty(256, 64, 1, 1), 2)
+    assert not kernels.supports(torch.empty(1, 64, 4, 4), torch.empty(129, 64, 1, 1), 1)
     large = torch.empty(1, device="meta").expand(1, 64, 5793, 5793)  # of more numbers than their 32 bits count
-    assert not kernels.fits(large, torch.empty(64, 64, 1, 1), 1)
-    assert not kernels.fits(torch.empty(1, 64, 4, 4, dtype=torch.float64), torch.empty(64, 64, 1, 1), 1)
+    assert not kernels.supports(large, torch.empty(64, 64, 1, 1), 1)
+    assert not kernels.supports(torch.empty(1, 64, 4, 4, dtype=torch.float64), torch.empty(64, 64, 1, 1), 1)
 
 
 @pytest.mark.parametrize("shape", [(20, 31), (3, 2), (1, 1)])
@@ -174,9 +174,9 @@ needs_card = pytest.mark.skipif(CARD == "cpu", reason="no CUDA device, or TRITON
 @pytest.mark.parametrize("settings", [{"crop": 64}, {"crop": 0, "channels": 16}], ids=["squares", "whole"])
 def test_a_recorded_step_has_the_bits_of_one_that_is_not(settings, monkeypatch):
     few = replace(PRESETS["default"], epochs=12, **settings)
-    recorded, again = (mmsr_network.fit_each([patch()] * 2, few, [1, 2], "cuda") for _ in range(2))
+    recorded, again = (mmsr_fit.fit_each([patch()] * 2, few, [1, 2], "cuda") for _ in range(2))
     monkeypatch.setattr("geosr.methods.recorded._FIRST", 100)
-    plain = mmsr_network.fit_each([patch()] * 2, few, [1, 2], "cuda")
+    plain = mmsr_fit.fit_each([patch()] * 2, few, [1, 2], "cuda")
     for other in (again, plain):
         for one, two in zip(recorded, other, strict=True):
             assert all(np.array_equal(one[name], two[name]) for name in one)
@@ -185,9 +185,9 @@ def test_a_recorded_step_has_the_bits_of_one_that_is_not(settings, monkeypatch):
 @needs_card
 def test_a_recorded_scene_of_several_patches_has_the_bits_of_one_that_is_not(monkeypatch):
     few, scene = replace(PRESETS["default"], epochs=12), [patch(), patch(1)]
-    recorded, again = (mmsr_network.fit(scene, few, 0, "cuda") for _ in range(2))
+    recorded, again = (mmsr_fit.fit(scene, few, 0, "cuda") for _ in range(2))
     monkeypatch.setattr("geosr.methods.recorded._FIRST", 100)
-    plain = mmsr_network.fit(scene, few, 0, "cuda")
+    plain = mmsr_fit.fit(scene, few, 0, "cuda")
     for other in (again, plain):
         assert all(np.array_equal(recorded[name], other[name]) for name in recorded)
 
@@ -195,7 +195,7 @@ def test_a_recorded_scene_of_several_patches_has_the_bits_of_one_that_is_not(mon
 @needs_card
 def test_the_first_steps_on_a_scene_of_several_patches_are_the_cpus():
     few = replace(PRESETS["default"], epochs=3)
-    there, here = (mmsr_network.fit([patch(), patch(1)], few, 0, device) for device in ("cuda", "cpu"))
+    there, here = (mmsr_fit.fit([patch(), patch(1)], few, 0, device) for device in ("cuda", "cpu"))
     for name in here:
         np.testing.assert_allclose(there[name], here[name], atol=0.02)  # steps of 0.001, and TF32
 

@@ -11,9 +11,10 @@ from outputs import block_means
 
 from geosr import device
 from geosr.errors import TileError, UnavailableError, UsageError
-from geosr.methods import mmsr_network
+from geosr.methods import mmsr_batch, mmsr_fit, mmsr_network
 from geosr.methods.base import Patch
-from geosr.methods.mmsr import _BESIDE, CHOICES, PRESETS, Mmsr, MmsrSettings, create
+from geosr.methods.mmsr import _BESIDE, Mmsr, create
+from geosr.methods.mmsr_settings import CHOICES, PRESETS, MmsrSettings
 from geosr.methods.recorded import Recorded
 
 SMALL = {"epochs": 2, "channels": 8, "source_to_guide": 5, "guide_to_source": 3, "belief": "full"}
@@ -55,7 +56,7 @@ def test_learning_rate_of_the_paper():
 
 @pytest.mark.parametrize("bands", [1, 3, 8])
 def test_the_papers_network_has_the_papers_weights(bands):
-    net = mmsr_network._build(bands, PRESETS["paper-depth"], seeds=[0])
+    net = mmsr_network.build(bands, PRESETS["paper-depth"], seeds=[0])
     guide = (9 * bands * 64 + 64) + 5 * (9 * 64 * 64 + 64)
     source = (64 + 64) + 5 * (64 * 64 + 64)
     rest = 2 * (64 * 64 + 64) + (128 * 64 + 64) + 6 * (64 * 64 + 64) + (64 + 1)
@@ -63,7 +64,7 @@ def test_the_papers_network_has_the_papers_weights(bands):
 
 
 def test_initial_weights_are_torchs_usual_ones():
-    weight = mmsr_network._build(3, PRESETS["paper-depth"], seeds=[0]).guide[1].weight.detach()
+    weight = mmsr_network.build(3, PRESETS["paper-depth"], seeds=[0]).guide[1].weight.detach()
     bound = 1 / np.sqrt(9 * 64)
     assert weight.abs().max() <= bound
     assert float(weight.std()) == pytest.approx(bound / np.sqrt(3), rel=0.02)
@@ -130,9 +131,9 @@ def plainly(net, guide, bilinear):
 @pytest.mark.parametrize(("rows", "cols"), [(26, 24), (9, 7)])
 def test_the_fast_network_is_the_papers(rows, cols):
     settings = replace(PRESETS["paper-depth"], channels=16)
-    patch = mmsr_network._Tensors.of([make_patch(rows=rows, cols=cols)], "cpu")
-    net = mmsr_network._build(3, settings, seeds=[3])
-    exact = mmsr_network._build(3, settings, seeds=[3]).double()
+    patch = mmsr_batch.Batch.of([make_patch(rows=rows, cols=cols)], "cpu")
+    net = mmsr_network.build(3, settings, seeds=[3])
+    exact = mmsr_network.build(3, settings, seeds=[3]).double()
     bilinear = torch.nn.functional.interpolate(patch.source.double(), scale_factor=4, mode="bilinear")
     weight = torch.randn(1, 1, 4 * rows, 4 * cols, generator=torch.Generator().manual_seed(0))
     ours, expected = net(patch.guide, patch.levels), plainly(exact, patch.guide.double(), bilinear)
@@ -146,12 +147,12 @@ def test_the_fast_network_is_the_papers(rows, cols):
 
 def test_a_step_on_squares_follows_the_mean_loss_of_all_patches():
     settings = replace(PRESETS["default"], channels=16)
-    net, exact = (mmsr_network._build(3, settings, seeds=[3]) for _ in range(2))
+    net, exact = (mmsr_network.build(3, settings, seeds=[3]) for _ in range(2))
     sizes = [(6, 7), (12, 5), (9, 11)]
     patches = [make_patch(rows=rows, cols=cols, seed=rows) for rows, cols in sizes]
     patches[1].source_valid[2:4] = False
-    batches = [mmsr_network._Tensors.of([patch], "cpu") for patch in patches]
-    step = mmsr_network._Step(net, batches, 32, [], map)
+    batches = [mmsr_batch.Batch.of([patch], "cpu") for patch in patches]
+    step = mmsr_fit._Step(net, batches, 32, [], map)
     (loss,) = step([device.generator(1)]).tolist()
     assert step.rate == 3
     expected = 0
@@ -172,7 +173,7 @@ def test_threads_share_the_squares_and_change_no_bit():
 
     def fit(threads):
         with device.torch_threads(threads):
-            return mmsr_network.fit(patches, settings, 0, "cpu")
+            return mmsr_fit.fit(patches, settings, 0, "cpu")
 
     alone = fit(1)
     for threads in (2, 3, 8):
@@ -185,11 +186,11 @@ def losses_of(patch, settings):
     losses = []
 
     def enough(epoch, networks):
-        made = mmsr_network.predict(patch, networks()[0], settings, "cpu")
+        made = mmsr_fit.predict(patch, networks()[0], settings, "cpu")
         losses.append(np.abs(block_means(made, patch.scale) - patch.source)[patch.source_valid].mean())
         return False
 
-    mmsr_network.fit([patch], settings, 0, "cpu", enough)
+    mmsr_fit.fit([patch], settings, 0, "cpu", enough)
     return losses
 
 
@@ -204,8 +205,8 @@ def test_a_square_takes_one_thread_and_a_whole_patch_all(crop, threads):
     seen, settings = set(), create("default", SMALL | {"crop": crop}).settings
     with device.torch_threads(2):
         for fit in (
-            lambda look: mmsr_network.fit([make_patch()], settings, 0, "cpu", look),
-            lambda look: mmsr_network.fit_each([make_patch()], settings, [0], "cpu", look),
+            lambda look: mmsr_fit.fit([make_patch()], settings, 0, "cpu", look),
+            lambda look: mmsr_fit.fit_each([make_patch()], settings, [0], "cpu", look),
         ):
             fit(lambda *_: seen.add(torch.get_num_threads()))
             assert torch.get_num_threads() == 2
@@ -286,12 +287,12 @@ def test_a_gpu_is_asked_for_the_same_bits_and_for_one_precision_of_products_and_
 def test_a_fit_leaves_no_garbage():
     """A recorded step that only the collector frees keeps its memory, and spoils what is recorded when it goes."""
     few = replace(PRESETS["default"], epochs=2, channels=4)
-    mmsr_network.fit([make_patch()], few, 0, "cpu")  # torch imports more with its first optimiser, and leaves some
+    mmsr_fit.fit([make_patch()], few, 0, "cpu")  # torch imports more with its first optimiser, and leaves some
     gc.collect()
     gc.disable()
     try:
-        mmsr_network.fit([make_patch()], few, 0, "cpu")
-        assert not [thing for thing in gc.get_objects() if type(thing) in (Recorded, mmsr_network._Step)]
+        mmsr_fit.fit([make_patch()], few, 0, "cpu")
+        assert not [thing for thing in gc.get_objects() if type(thing) in (Recorded, mmsr_fit._Step)]
     finally:
         gc.enable()
 
@@ -325,12 +326,12 @@ def test_several_fits_at_once_are_those_of_one_after_the_other(preset, settings,
 def test_several_networks_at_once_are_each_of_them(choice):
     settings = create("paper-dem", SMALL | dict([choice])).settings
     patches, seeds = [make_patch(seed=seed) for seed in range(3)], [7, 8, 9]
-    together = mmsr_network._build(3, settings, seeds)
-    losses = mmsr_network._loss(together, mmsr_network._Tensors.of(patches, "cpu"))
+    together = mmsr_network.build(3, settings, seeds)
+    losses = mmsr_fit._loss(together, mmsr_batch.Batch.of(patches, "cpu"))
     losses.sum().backward()
     for tile, (patch, seed) in enumerate(zip(patches, seeds, strict=True)):
-        alone = mmsr_network._build(3, settings, [seed])
-        loss = mmsr_network._loss(alone, mmsr_network._Tensors.of([patch], "cpu"))
+        alone = mmsr_network.build(3, settings, [seed])
+        loss = mmsr_fit._loss(alone, mmsr_batch.Batch.of([patch], "cpu"))
         loss.sum().backward()
         assert losses[tile].item() == pytest.approx(loss.item(), rel=1e-6)
         for (name, mine), other in zip(together.named_parameters(), alone.parameters(), strict=True):
@@ -340,7 +341,7 @@ def test_several_networks_at_once_are_each_of_them(choice):
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_a_crop_however_small_leaves_something_between_its_rims(scale):
-    look = mmsr_network._Look(mmsr_network._Tensors.of([make_patch(scale, rows=40, cols=40)], "cpu"), crop=8)
+    look = mmsr_batch.Look(mmsr_batch.Batch.of([make_patch(scale, rows=40, cols=40)], "cpu"), crop=8)
     draw = device.generator(0)
     for _ in range(5):
         look.draw([draw])
@@ -350,13 +351,13 @@ def test_a_crop_however_small_leaves_something_between_its_rims(scale):
 def test_a_fit_that_diverges_takes_no_other_with_it():
     settings = create("paper-dem", SMALL).settings
     patches = [make_patch(seed=0), make_patch(seed=1, guide=np.full((3, 24, 28), np.nan)), make_patch(seed=2)]
-    states = mmsr_network.fit_each(patches, settings, [0, 1, 2], "cpu")
+    states = mmsr_fit.fit_each(patches, settings, [0, 1, 2], "cpu")
     assert "diverged in epoch 1;" in str(states[1])
-    alone = mmsr_network.fit([patches[2]], settings, 2, "cpu")
+    alone = mmsr_fit.fit([patches[2]], settings, 2, "cpu")
     for name, values in alone.items():
         np.testing.assert_allclose(states[2][name], values, rtol=0, atol=1e-5)
     with pytest.raises(UsageError, match="shape"):
-        mmsr_network.fit_each([patches[0], make_patch(rows=3)], settings, [0, 1], "cpu")
+        mmsr_fit.fit_each([patches[0], make_patch(rows=3)], settings, [0, 1], "cpu")
 
 
 # --- when to stop --------------------------------------------------------------------------------------------
@@ -377,7 +378,7 @@ def waves_and_noise():
 def after(epochs, patch, seed):
     """The network when so many epochs of the whole schedule are done."""
     settings = create("default", JUDGED).settings
-    return mmsr_network.fit([patch], settings, seed, "cpu", enough=lambda epoch, networks: epoch == epochs)
+    return mmsr_fit.fit([patch], settings, seed, "cpu", enough=lambda epoch, networks: epoch == epochs)
 
 
 def is_network(state, network):

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from geosr.methods.mmsr import PRESETS
-from geosr.methods.mmsr_network import _build, _optimisers
+from geosr.methods.mmsr_fit import _optimisers
+from geosr.methods.mmsr_network import build
+from geosr.methods.mmsr_settings import PRESETS
 from geosr.methods.muon import Muon, orthogonal
 
 
@@ -60,7 +61,7 @@ def test_three_steps_are_the_formulas_for_each_tile():
 
 def test_matrices_between_features_are_its_and_everything_else_is_adams():
     settings = PRESETS["default"]
-    net = _build(3, settings, [0, 1])
+    net = build(3, settings, [0, 1])
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     adam, muon = (
         {names[id(weight)]: group.get("weight_decay") for group in optimiser.param_groups for weight in group["params"]}

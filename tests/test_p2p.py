@@ -12,7 +12,8 @@ from geosr.device import generator
 from geosr.errors import TileError, UsageError
 from geosr.methods import p2p_network
 from geosr.methods.base import Patch
-from geosr.methods.p2p import PRESETS, create
+from geosr.methods.p2p import create
+from geosr.methods.p2p_settings import PRESETS
 
 SMALL = replace(PRESETS["paper"], hidden=300, channels=5, batch=7, steps=12)
 

@@ -8,7 +8,7 @@ from kernels import use_kernels
 
 from geosr.device import torch_threads
 from geosr.methods import compiled
-from geosr.methods.pointwise import Layer, chain, fits
+from geosr.methods.pointwise import Layer, chain, supports
 
 
 @pytest.fixture(params=["AVX512", "AVX2"])
@@ -67,7 +67,7 @@ CASES = {
 def test_answer_and_gradients_are_those_of_the_formula(case, kernel):
     tiles, features, widths, kinds, shape = CASES[case]
     images, layers = random_images(tiles, features, shape), random_layers(tiles, sum(features), widths, kinds)
-    assert fits(images, layers)
+    assert supports(images, layers)
     answer, exact = chain(images, layers), by_the_formula(images, layers)
     torch.testing.assert_close(answer.double(), exact, rtol=1e-5, atol=1e-5)
     for ours, other in zip(gradients(images, layers, answer), gradients(images, layers, exact), strict=True):
@@ -103,19 +103,19 @@ def test_what_is_no_number_stays_so(kernel):
 )
 def test_other_widths_and_types_are_not_for_the_kernels(features, widths, dtype, kernel):
     images = [image.to(dtype) for image in random_images(1, features, (3, 3))]
-    assert not fits(images, random_layers(1, sum(features), widths, "-" * len(widths)))
+    assert not supports(images, random_layers(1, sum(features), widths, "-" * len(widths)))
 
 
 def test_no_gradient_is_left_out_silently(kernel):
     image, layers = torch.ones(1, 1, 3, 3), random_layers(1, 1, [16], "r")
-    assert fits([image], layers)
-    assert not fits([image.requires_grad_()], layers)
+    assert supports([image], layers)
+    assert not supports([image.requires_grad_()], layers)
 
 
 def test_a_single_feature_at_the_end_is_not_rectified(kernel):
     images = random_images(1, (16,), (3, 3))
-    assert fits(images, random_layers(1, 16, [16, 1], "r-"))
-    assert not fits(images, random_layers(1, 16, [16, 1], "-r"))
+    assert supports(images, random_layers(1, 16, [16, 1], "r-"))
+    assert not supports(images, random_layers(1, 16, [16, 1], "-r"))
 
 
 def test_no_kernel_is_at_work_after_an_error():
@@ -137,4 +137,4 @@ def test_no_kernel_is_at_work_after_an_error():
 
 def test_without_kernels_nothing_fits(monkeypatch):
     monkeypatch.setattr(compiled, "library", lambda: None)
-    assert not fits(random_images(1, (16,), (3, 3)), random_layers(1, 16, [16], "-"))
+    assert not supports(random_images(1, (16,), (3, 3)), random_layers(1, 16, [16], "-"))

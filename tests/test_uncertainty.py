@@ -101,7 +101,7 @@ def test_without_a_guide_errors_are_as_large_as_anybodys():
         name, settings = "sure", NoSettings()
 
         def predict(self, patch, state, device):
-            return Prediction(interpolate(patch.source, patch.scale), error=0.5)
+            return Prediction(interpolate(patch.source, patch.scale), error_factor=0.5)
 
     rng = np.random.default_rng(0)
     guide, source = rng.normal(size=(1, 48, 48)).astype(np.float32), rng.normal(size=(12, 12))

@@ -75,7 +75,7 @@ def create(
         InputError: the weights are refused.
     """
     found = entry(name)
-    versions(found)
+    versions(found)  # raises where a library is missing, before any import fails
     if found.needs_weights and weights is None:
         raise UsageError(
             f"{name} is a trained network and needs its weights: geosr upscale --method {name} --weights FILE "

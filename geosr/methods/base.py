@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,18 @@ BoolArray = NDArray[np.bool_]
 
 State = dict[str, NDArray[Any]]
 """What a fit leaves behind: named arrays, so that it can be stored without pickle."""
+
+
+class Judgement(NamedTuple):
+    """How far a method may go by what it cannot see in the source: each from 0 to 1.
+
+    Attributes:
+        belief: in the guide's edges.
+        share: of a network's detail that is taken over.
+    """
+
+    belief: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,7 @@ class Patch:
         source_valid: (h, w) bool. Losses and pooled means must ignore the rest.
         tolerance: how far the pooled answer may lie from the source; 0 exact, inf unbounded.
         noise: largest share of a guide band's spread that was noise before that was removed, from 0 to 1.
-        judged: belief in the guide's edges and share of a network's detail, each from 0 to 1, where they are known
-            from elsewhere; None lets the method judge by the patch itself.
+        judged: what is known from elsewhere; None lets the method judge by the patch itself.
     """
 
     guide: FloatArray
@@ -44,7 +55,7 @@ class Patch:
     source_valid: BoolArray
     tolerance: float = 0.0
     noise: float = 0.0
-    judged: tuple[float, float] | None = None
+    judged: Judgement | None = None
 
     @property
     def scale(self) -> int:
@@ -59,13 +70,13 @@ class Prediction:
     Attributes:
         values: (scale*h, scale*w) float32 in the patch's normalised units.
         belief: how far it took the guide's edges for the source's, from 0 to 1; errors are then rare but large.
-        error: a factor, no error in the values' units: by it the standard deviation is multiplied that the diffusion's
-            answer with the same belief would have.
+        error_factor: by which the standard deviation is multiplied that the diffusion's answer with the same belief
+            would have.
     """
 
     values: FloatArray
     belief: float = 0.0
-    error: float = 1.0
+    error_factor: float = 1.0
 
 
 _listener: ContextVar[Callable[[float], None] | None] = ContextVar("_listener", default=None)
@@ -88,7 +99,7 @@ def told_to(listener: Callable[[float], None]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ShortRuns:
     """Two small parts of the work: all of it takes t(less) + times * (t(more) - t(less)) seconds.
 
     `together`: several patches that one fit is for take no longer than one. `threaded`: on the CPU they are worked on
@@ -132,7 +143,7 @@ class Method(Protocol):
         return False
 
     @property
-    def fits(self) -> str:
+    def fit_scope(self) -> str:
         """What one fit holds for: the whole `scene`, or only the `tile` that it was made on."""
         return self.statistics
 
@@ -174,9 +185,9 @@ class Method(Protocol):
         """What makes it slower in this installation than it could be, in a sentence; None where nothing does."""
         return None
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """The same with little of the work, to estimate the time that all of it takes; here all of it."""
-        return Trial(self, self, 0.0)
+        return ShortRuns(self, self, 0.0)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit to the patches. Same patches, seed, device kind and threads: the same state, bit for bit."""

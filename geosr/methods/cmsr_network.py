@@ -1,4 +1,4 @@
-"""CMSR's network and how it is fitted; `geosr.methods.cmsr` has the settings.
+"""CMSR's network and how it is fitted; `geosr.methods.cmsr_settings` has its settings.
 
 A father is a part of the source (or of an earlier stage's answer), its son the same taken down by the stage's factor.
 The network sees the son, interpolated, and the guide over it, and is to give the father. That teaches it what the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from geosr.device import deterministic, generator
 from geosr.errors import TileError, UsageError
 from geosr.methods.base import FloatArray, Patch, State, tell_share
+from geosr.methods.cmsr_settings import CmsrSettings
 from geosr.methods.deformation import Deformation, grid, look
-
-if TYPE_CHECKING:
-    from geosr.methods.cmsr import CmsrSettings
 
 _GUIDE_WIDTHS = (4, 8, 16, 16, 16, 8, 4)
 _INITIAL_VARIANCE = {"sum": 0.1, "concat": 1.0}

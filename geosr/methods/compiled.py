@@ -40,12 +40,12 @@ def load(capability: str) -> ctypes.CDLL | None:
     return next((ctypes.CDLL(spec.origin) for spec in specs if spec and spec.origin), None)
 
 
-def fits(values: Tensor, size: int) -> bool:
+def supports(values: Tensor, size: int) -> bool:
     """Whether the kernels can filter such a tensor with such a neighbourhood."""
     return _plain(values) and size <= _LARGEST and library() is not None
 
 
-def fits_chain(images: Sequence[Tensor], chain: Chain) -> bool:
+def supports_chain(images: Sequence[Tensor], chain: Chain) -> bool:
     """Whether the kernels can pass such images through such layers, faster than torch.
 
     With registers of fewer than 8 numbers they would not be. Widths are whole registers, the first and last may be 1;

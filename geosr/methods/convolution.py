@@ -25,7 +25,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Ten
         (T, outputs, H, W), differentiable once in images, weight and bias.
     """
     fused = _fused() if images.device.type == "cuda" else None
-    if fused and fused.fits(images, weight, len(images)):
+    if fused and fused.supports(images, weight, len(images)):
         return _in_one(fused.Convolution.apply, images, weight, bias, relu)
     if weight.shape[2] == 1:
         return _product(images, weight, bias, relu)

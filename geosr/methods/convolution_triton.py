@@ -47,7 +47,7 @@ _PROGRAMS = 1024
 """About so many sum up a layer's gradient of weights: several for each multiprocessor of a large card."""
 
 
-def fits(image: Tensor, weight: Tensor, tiles: int) -> bool:
+def supports(image: Tensor, weight: Tensor, tiles: int) -> bool:
     """Whether the kernels can treat such images (T, C, H, W) with such weights (T * outputs, inputs, k, k)."""
     kinds = torch.float32, torch.bfloat16, torch.float16
     features = max(weight.shape[0] // tiles, weight.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from geosr.errors import UsageError
+from geosr.methods.settings import check_choices, check_positive, check_ranges
 
 BELIEFS = ("judged", "full")
 
@@ -46,19 +46,10 @@ class DiffusionSettings:
     belief: str = "judged"
 
     def __post_init__(self) -> None:
-        if self.belief not in BELIEFS:
-            raise UsageError(f"belief is {self.belief!r}; use one of {', '.join(BELIEFS)}")
-        for name in ("rounds", "iterations"):
-            if not 1 <= getattr(self, name) <= 100_000:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 1 to 100000")
-        if not 1 <= self.reach <= 16:
-            raise UsageError(f"reach is {self.reach}; it must be from 1 to 16")
-        for name in ("guide_contrast", "value_contrast"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("guide_power", "value_power"):
-            if not 0 <= getattr(self, name) <= 10:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 10")
+        check_choices(self, {"belief": BELIEFS})
+        check_ranges(self, {"rounds": (1, 100_000), "iterations": (1, 100_000), "reach": (1, 16)})
+        check_positive(self, "guide_contrast", "value_contrast")
+        check_ranges(self, {"guide_power": (0, 10), "value_power": (0, 10)})
 
     def for_noise(self, noise: float, scale: int) -> DiffusionSettings:
         """The values' own edges count more where the guide's had to be made out in noise, and less is an edge to them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from geosr.consistency import spread
 from geosr.device import torch_threads
 from geosr.methods import compiled, gpu_kernels
 from geosr.methods.base import FloatArray, Patch
+from geosr.methods.diffusion_settings import DiffusionSettings
 from geosr.methods.solve import interpolate
-
-if TYPE_CHECKING:
-    from geosr.methods.diffusion_settings import DiffusionSettings
 
 _SMALLEST, _LARGEST = 0.02, 2.0
 """Eigenvalues that the iteration damps. Of 0.02, 0.05, 0.1 and 0.2 below, the first gave the least error."""

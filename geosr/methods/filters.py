@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from geosr.consistency import pool, spread
 from geosr.errors import UsageError
 from geosr.methods.base import BoolArray, FloatArray, Method, Patch, Prediction, State
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_positive
 
 Array = NDArray[np.float64]
 
@@ -25,9 +25,7 @@ _WIDEST = 16  # radius, in source pixels
 
 
 def _check(settings: GuidedFilterSettings | JointBilateralSettings) -> None:
-    for name, value in asdict(settings).items():
-        if not 0 < value < math.inf:
-            raise UsageError(f"{name} is {value}; it must be positive")
+    check_positive(settings, *asdict(settings))
     if settings.radius > _WIDEST:
         raise UsageError(f"radius is {settings.radius}; it must be at most {_WIDEST} source pixels")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geosr.errors import GeosrError, TileError, UnavailableError
-from geosr.methods.base import Method, Patch, Prediction, State, Trial
+from geosr.methods.base import Method, Patch, Prediction, ShortRuns, State
 from geosr.methods.entry import Entry
 from geosr.methods.plugins import told
 from geosr.methods.weights import WeightsFile
@@ -23,7 +23,7 @@ _DECLARED = (
     "statistics",
     "consistency",
     "needs_fit",
-    "fits",
+    "fit_scope",
     "fits_together",
     "uses_guide",
     "scales",
@@ -70,7 +70,7 @@ class Foreign(Method):
     statistics: str = "scene"
     consistency: str = "exact"
     needs_fit: bool = False
-    fits: str = "scene"
+    fit_scope: str = "scene"
     fits_together: bool = False
     uses_guide: bool = True
     scales: range = range(2, 33)
@@ -92,7 +92,7 @@ class Foreign(Method):
         with _blame(self.package, f"the slowness of {self.name!r}", UnavailableError):
             return self.inner.slowness(device)
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """As the method says."""
         with _blame(self.package, f"the trial of {self.name!r}", UnavailableError):
             trial = self.inner.trial()

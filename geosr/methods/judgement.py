@@ -48,7 +48,7 @@ def judge_edges(patches: Sequence[Patch], settings: DiffusionSettings, device: s
     if settings.belief == "full":
         return np.array(1, np.float32)
     if patches[0].judged:
-        return np.array(patches[0].judged[0], np.float32)
+        return np.array(patches[0].judged.belief, np.float32)
     scale = patches[0].scale
     beliefs = [
         np.clip((none - ratio) / (none - full), 0, 1)
@@ -91,7 +91,7 @@ def judge_prediction(patches: Sequence[Patch], predict: Callable[[Patch], FloatA
     (docs/accuracy.md).
     """
     if patches[0].judged:
-        return np.array(patches[0].judged[1], np.float32)
+        return np.array(patches[0].judged.share, np.float32)
     along, length, pixels = _proof(patches, predict, device, (4, 2))
     share = np.clip(along / length, 0, 1) if length else 0.0
     fade = max(4 - patches[0].scale, 0) / 2
@@ -107,7 +107,7 @@ def proves_itself(patches: Sequence[Patch], predict: Callable[[Patch], FloatArra
     the end (0.48 and 1.65 with steps of 2), when the answer's error is 0.85 of the interpolation's.
     """
     if patches[0].judged:
-        return patches[0].judged[1] > 0
+        return patches[0].judged.share > 0
     return any(_proof(patches, predict, device, (step,))[0] > 0 for step in (4, 2))
 
 

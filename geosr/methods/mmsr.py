@@ -1,11 +1,11 @@
 """MMSR: a network fitted on one pair alone by mutual modulation (Dong et al., ECCV 2022).
 
-`geosr.methods.mmsr_network` has the network; here are its settings, without torch.
+`geosr.methods.mmsr_network` has the network and `geosr.methods.mmsr_fit` its fit, which need torch; here is what
+decides whether a fit pays, and what becomes of the network's answer.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,135 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from geosr.errors import TileError, UsageError
-from geosr.methods.base import FloatArray, Method, Patch, Prediction, State, Trial
+from geosr.errors import TileError
+from geosr.methods.base import FloatArray, Method, Patch, Prediction, ShortRuns, State
 from geosr.methods.diffusion import HALO_BLOCKS
-from geosr.methods.diffusion_settings import BELIEFS, DiffusionSettings
-from geosr.methods.settings import apply_settings, check_choices
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "variant": (
-        "mutual",  # the paper's MMSR; with 11/11 its Model3
-        "none",  # Model0: features fused as they are
-        "guide-to-source",  # Model1
-        "source-to-guide",  # Model2
-        "convolution",  # Model4: a plain convolution on each branch instead of its filter
-        "joint-convolution",  # Model5: one plain convolution on both branches together
-        "self",  # Model6: filters whose target is the pixel itself
-    ),
-    "fusion": ("conv", "sum", "attention-sum", "attention-conv"),
-    "neighbourhoods": ("fixed", "judged"),
-    "optimiser": ("adam", "muon"),
-    "schedule": ("step", "cosine"),
-    "refine": ("diffusion", "none"),
-    "belief": BELIEFS,
-    "statistics": ("scene", "tile"),
-    "consistency": ("exact", "off"),
-}
-
-
-@dataclass(frozen=True)
-class MmsrSettings:
-    """Everything that changes the result; the defaults are the paper's for depth (x4 and x8).
-
-    Attributes:
-        source_to_guide: n, odd side of the neighbourhood that modulates the source's features.
-        guide_to_source: m, odd side of the neighbourhood that modulates the guide's features.
-        neighbourhoods: `fixed` takes these two always; `judged` takes the paper's for heights, 5 and 3, where less than
-            half of the guide's edges are believed: there what counts is how each pixel of the guide looks. Not where
-            the source is too small to tell by steps as large as the scale, or 4.
-        channels: features in every layer.
-        variant: the paper's ablation (Tables 2 and 3).
-        fusion: how the two modulated features are joined (supplement, Table I).
-        epochs: times that a step looks at each patch.
-        crop: side, in output pixels, of the random square of each patch that a step looks at; 0 is one whole
-            patch, as in the paper. A step on squares of n patches is n times as long.
-        optimiser: `adam` as in the paper; `muon` makes the steps of the matrices between features orthogonal
-            (`geosr.methods.muon`) and leaves the rest to Adam: as good after 1000 steps as Adam after 2000.
-        learning_rate: of both.
-        schedule: `step` multiplies the rate by `lr_decay` every `lr_decay_every` epochs; `cosine` brings
-            it to zero at the last epoch after a linear `warmup`.
-        lr_decay: factor of the `step` schedule.
-        lr_decay_every: epochs between two decays.
-        warmup: share of the epochs in which the `cosine` schedule rises.
-        weight_decay: L2 penalty, on the guide branch only.
-        refine: `diffusion` makes the network's prediction the start and a further guide of the guided
-            diffusion, which decides on which side of an edge a pixel lies; `none` in the paper.
-        belief: of that diffusion, see its settings. Where its edges are not believed, the network's own detail is
-            taken over as far as it proves itself one scale lower.
-        statistics: normalise by the `scene`'s or, as in the paper, by the `tile`'s own.
-        consistency: what is done to the output when nothing else is asked for; `off` in the paper.
-    """
-
-    source_to_guide: int = 11
-    guide_to_source: int = 5
-    neighbourhoods: str = "fixed"
-    channels: int = 64
-    variant: str = "mutual"
-    fusion: str = "conv"
-    epochs: int = 1000
-    crop: int = 0
-    optimiser: str = "adam"
-    learning_rate: float = 0.002
-    schedule: str = "step"
-    lr_decay: float = 0.9998
-    lr_decay_every: int = 5
-    warmup: float = 0.0
-    weight_decay: float = 0.0005
-    refine: str = "none"
-    belief: str = "judged"
-    statistics: str = "tile"
-    consistency: str = "off"
-
-    def __post_init__(self) -> None:
-        check_choices(self, CHOICES)
-        for name in ("source_to_guide", "guide_to_source"):
-            size = getattr(self, name)
-            if not 1 <= size <= 31 or size % 2 == 0:
-                raise UsageError(f"{name} is {size}; it must be odd, from 1 to 31")
-        for name in ("channels", "epochs", "learning_rate", "lr_decay", "lr_decay_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.crop < 0:
-            raise UsageError(f"crop is {self.crop}; it must be 0 (the whole patch) or a side in pixels")
-        for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-
-    def rate(self, epoch: float) -> float:
-        """The learning rate at `epoch` (from 0, fractional) as a share of `learning_rate`."""
-        if self.schedule == "step":
-            return float(self.lr_decay ** (int(epoch) // self.lr_decay_every))
-        rise = self.warmup * self.epochs
-        if epoch < rise:
-            return (epoch + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * (epoch - rise) / max(self.epochs - rise, 1)))
-
+from geosr.methods.diffusion_settings import DiffusionSettings
+from geosr.methods.mmsr_settings import PRESETS, MmsrSettings
+from geosr.methods.settings import apply_settings
 
 _BESIDE = "belief", "share", "sizes"
 """What a state holds beside the network's weights."""
 
-_ERROR = 0.9
+_ERROR_FACTOR = 0.9
 """Errors beside the diffusion's: with it 0.75 and 0.90 of the truth lie within one and two standard deviations at x4,
 mean of eighteen pairs (docs/accuracy.md)."""
-
-PRESETS = {
-    "default": MmsrSettings(
-        neighbourhoods="judged",
-        channels=32,
-        epochs=1000,
-        crop=64,
-        optimiser="muon",
-        learning_rate=0.001,
-        schedule="cosine",
-        warmup=0.05,
-        refine="diffusion",
-        statistics="scene",
-        consistency="exact",
-    ),
-    "paper-depth": MmsrSettings(),
-    "paper-dem": MmsrSettings(source_to_guide=5, guide_to_source=3),
-}
 
 
 def create(preset: str, settings: Mapping[str, Any]) -> Mmsr:
@@ -180,14 +64,14 @@ class Mmsr(Method):
             "geosr was installed without a C compiler: fits take about 1.7 times as long as with its compiled kernels"
         )
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """Some steps, and some more: a step on a crop takes a thirtieth of one on a whole tile.
 
         Of those on crops a GPU does the first three as they are and records the fourth; the others take a tenth.
         """
         first, few = (4, 32) if self.settings.crop else (1, 2)
         less, more = (Mmsr(replace(self.settings, epochs=epochs)) for epochs in (first, first + few))
-        return Trial(less, more, (self.settings.epochs - first) / few, threaded=bool(self.settings.crop))
+        return ShortRuns(less, more, (self.settings.epochs - first) / few, threaded=bool(self.settings.crop))
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a network to the patches, each seen once an epoch, for as long as it pays (`_Pays`).
@@ -199,14 +83,14 @@ class Mmsr(Method):
             UsageError: the patches differ in their number of guide bands.
             TileError: the loss is not finite, or the memory does not suffice.
         """
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
 
         if self.settings.refine == "none":
-            return mmsr_network.fit(patches, self.settings, seed, device)
+            return mmsr_fit.fit(patches, self.settings, seed, device)
         belief = self._belief(patches, device)
         settings = self._fitting(patches, belief)
         pays = _Pays(settings, [patches], [belief], device)
-        return pays.judged(0, mmsr_network.fit(patches, settings, seed, device, enough=pays.enough))
+        return pays.judged(0, mmsr_fit.fit(patches, settings, seed, device, enough=pays.enough))
 
     def fit_each(self, patches: Sequence[Patch], seeds: Sequence[int], device: str) -> list[State | TileError]:
         """To each patch a fit of its own, at once on one device: as `fit` one by one, but for the order of sums.
@@ -220,10 +104,10 @@ class Mmsr(Method):
             UsageError: the patches differ in shape.
             OutOfMemoryError: the memory does not suffice for so many.
         """
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
 
         if self.settings.refine == "none":
-            return mmsr_network.fit_each(patches, self.settings, seeds, device)
+            return mmsr_fit.fit_each(patches, self.settings, seeds, device)
         beliefs = [self._belief([patch], device) for patch in patches]
         alike: dict[MmsrSettings, list[int]] = {}
         for place, belief in enumerate(beliefs):
@@ -232,7 +116,7 @@ class Mmsr(Method):
         for settings, places in alike.items():
             some = [patches[place] for place in places]
             pays = _Pays(settings, [[patch] for patch in some], [beliefs[place] for place in places], device)
-            found = mmsr_network.fit_each(some, settings, [seeds[p] for p in places], device, enough=pays.enough)
+            found = mmsr_fit.fit_each(some, settings, [seeds[p] for p in places], device, enough=pays.enough)
             for index, place in enumerate(places):
                 state = found[index]
                 fits[place] = state if isinstance(state, TileError) else pays.judged(index, state)
@@ -254,19 +138,19 @@ class Mmsr(Method):
 
     def predict(self, patch: Patch, state: State, device: str) -> Prediction:
         """The network's answer, refined if the settings say so."""
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
         from geosr.methods.judgement import answer
 
         if self.settings.refine == "none":
-            return Prediction(mmsr_network.predict(patch, state, self.settings, device))
+            return Prediction(mmsr_fit.predict(patch, state, self.settings, device))
         belief, share = float(state["belief"]), float(state["share"])
         hint = None
         if belief > 0 or share > 0:
             network = {name: array for name, array in state.items() if name not in _BESIDE}
             source_to_guide, guide_to_source = (int(size) for size in state["sizes"])
             settings = replace(self.settings, source_to_guide=source_to_guide, guide_to_source=guide_to_source)
-            hint = mmsr_network.predict(patch, network, settings, device)
-        return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR)
+            hint = mmsr_fit.predict(patch, network, settings, device)
+        return Prediction(answer(patch, DiffusionSettings(), belief, device, hint, share), belief, _ERROR_FACTOR)
 
 
 class _Pays:
@@ -310,6 +194,6 @@ class _Pays:
         return judge_prediction(self._groups[place], partial(self._predict, network), self._device)
 
     def _predict(self, network: State, low: Patch) -> FloatArray:
-        from geosr.methods import mmsr_network
+        from geosr.methods import mmsr_fit
 
-        return mmsr_network.predict(low, network, self._settings, self._device)
+        return mmsr_fit.predict(low, network, self._settings, self._device)

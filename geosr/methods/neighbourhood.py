@@ -56,10 +56,10 @@ def kernels(device: str) -> str:
 
 def _kernel(values: Tensor, size: int) -> type[torch.autograd.Function]:
     """The fastest that can treat such a tensor with such a neighbourhood."""
-    if compiled.fits(values, size):
+    if compiled.supports(values, size):
         return _Compiled
     fused = _fused() if values.device.type == "cuda" else None
-    return fused.Fused if fused and fused.fits(values) else _Blocked
+    return fused.Fused if fused and fused.supports(values) else _Blocked
 
 
 def _fused() -> Any:

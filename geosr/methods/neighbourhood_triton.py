@@ -36,7 +36,7 @@ def version() -> str:
     return str(triton.__version__)
 
 
-def fits(values: Tensor) -> bool:
+def supports(values: Tensor) -> bool:
     """Whether the kernels can treat such a (B, C, H, W) tensor on any card."""
     return values.dtype in (torch.float32, torch.bfloat16, torch.float16) and values.shape[1] <= _LARGEST
 

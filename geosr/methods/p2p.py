@@ -1,77 +1,21 @@
 """P2P (PixTransform): a function from a pixel's colour and place to its value (de Lutio et al., ICCV 2019).
 
-`geosr.methods.p2p_network` has the network; here are its settings, without torch.
+`geosr.methods.p2p_network` has the network, which needs torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from geosr.errors import UsageError
-from geosr.methods.base import Method, Patch, Prediction, State, Trial
-from geosr.methods.settings import apply_settings, check_choices
+from geosr.methods.base import Method, Patch, Prediction, ShortRuns, State
+from geosr.methods.p2p_settings import PRESETS, P2pSettings
+from geosr.methods.settings import apply_settings
 
 _OVERLAP = 4
 """Source pixels that neighbouring tiles share: each has a function of its own, and the blend needs room."""
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "schedule": ("constant", "cosine"),
-    "statistics": ("scene", "tile"),
-    "consistency": ("exact", "off"),
-}
-
-
-@dataclass(frozen=True)
-class P2pSettings:
-    """Everything that changes the result; the defaults are the paper's.
-
-    Attributes:
-        steps: of the optimiser.
-        batch: source pixels that a step looks at.
-        hidden: features of the wide layer.
-        channels: features of the narrow layers before and behind it.
-        learning_rate: of Adam.
-        schedule: `constant`, or `cosine` to zero at the last step.
-        position_decay: L2 penalty in Adam on what looks at the pixel's place.
-        guide_decay: the same on what looks at its colour.
-        head_decay: the same on what follows both.
-        statistics: normalise by the `scene`'s or, as in the paper, by the `tile`'s own.
-        consistency: what is done to the output when nothing else is asked for; `off` in the paper.
-    """
-
-    steps: int = 32768
-    batch: int = 32
-    hidden: int = 2048
-    channels: int = 32
-    learning_rate: float = 0.001
-    schedule: str = "constant"
-    position_decay: float = 0.0001
-    guide_decay: float = 0.001
-    head_decay: float = 0.0001
-    statistics: str = "tile"
-    consistency: str = "off"
-
-    def __post_init__(self) -> None:
-        check_choices(self, CHOICES)
-        for name in ("steps", "batch", "hidden", "channels", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("position_decay", "guide_decay", "head_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-
-    def rate(self, step: int) -> float:
-        """The learning rate at `step` (from 0) as a share of `learning_rate`."""
-        return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-
-PRESETS = {
-    "default": P2pSettings(steps=4096, hidden=512, schedule="cosine", statistics="scene", consistency="exact"),
-    "paper": P2pSettings(),
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +25,7 @@ class P2p(Method):
     settings: P2pSettings = PRESETS["default"]
     name: str = "p2p"
     needs_fit: bool = True
-    fits: str = "tile"  # a place means nothing on another tile
+    fit_scope: str = "tile"  # a place means nothing on another tile
 
     def halo(self, scale: int) -> int:
         """A pixel knows its own colour and place only; what there is serves the blend."""
@@ -93,10 +37,10 @@ class P2p(Method):
         step = min(self.settings.batch * scale**2, pixels)
         return 4 * ((3 * bands + 15) * pixels + 3 * self.settings.hidden * step)
 
-    def trial(self) -> Trial:
+    def trial(self) -> ShortRuns:
         """A few steps, and some more."""
         less, more = (P2p(replace(self.settings, steps=steps)) for steps in (1, 17))
-        return Trial(less, more, (self.settings.steps - 1) / 16)
+        return ShortRuns(less, more, (self.settings.steps - 1) / 16)
 
     def fit(self, patches: Sequence[Patch], seed: int, device: str) -> State:
         """Fit a function to one patch.

@@ -1,4 +1,4 @@
-"""P2P's network and how it is fitted; `geosr.methods.p2p` has the settings.
+"""P2P's network and how it is fitted; `geosr.methods.p2p_settings` has its settings.
 
 The network looks at one output pixel at a time: 66 numbers of two small layers, 2048 features, 32, one value. What
 takes the time is the wide layer, so a step is written out by hand: one matrix product where the published network has
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,9 +22,7 @@ from torch import Tensor
 from geosr.device import deterministic, generator
 from geosr.errors import TileError
 from geosr.methods.base import FloatArray, Patch, State, tell_share
-
-if TYPE_CHECKING:
-    from geosr.methods.p2p import P2pSettings
+from geosr.methods.p2p_settings import P2pSettings
 
 _PIXELS = 1024
 """Pixels at a time when a tile is predicted."""

@@ -27,13 +27,13 @@ class Layer(NamedTuple):
     residual: bool = False
 
 
-def fits(images: Sequence[Tensor], layers: Sequence[Layer]) -> bool:
+def supports(images: Sequence[Tensor], layers: Sequence[Layer]) -> bool:
     """Whether there are kernels for such images and layers."""
-    return compiled.fits_chain(images, _plan(images, layers))
+    return compiled.supports_chain(images, _plan(images, layers))
 
 
 def chain(images: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    """Pass one or two images, their features side by side, through all layers; only where it `fits`.
+    """Pass one or two images, their features side by side, through all layers; only where it `supports` them.
 
     Args:
         images: each (T, C, H, W).

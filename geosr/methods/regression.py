@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from geosr.consistency import pool
 from geosr.errors import UsageError
 from geosr.methods.base import FloatArray, Method, Patch, Prediction, State
-from geosr.methods.settings import apply_settings, check_choices
+from geosr.methods.settings import apply_settings, check_choices, check_ranges
 
 _MODELS = ("ridge", "forest")
 _COVERED = 0.5  # share of a source pixel that the guide must cover to be learnt from
@@ -46,9 +46,7 @@ class RegressionSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, {"model": _MODELS})
-        for name in ("trees", "leaf"):
-            if not 1 <= getattr(self, name) <= 10_000:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 1 to 10000")
+        check_ranges(self, {"trees": (1, 10_000), "leaf": (1, 10_000)})
         if not 0 <= self.penalty < math.inf:
             raise UsageError(f"penalty is {self.penalty}; it must not be negative")
         if not 0 < self.homogeneous <= 1:

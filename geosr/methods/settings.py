@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -43,6 +44,41 @@ def check_choices(settings: object, choices: Mapping[str, Sequence[str]]) -> Non
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             raise UsageError(f"{name} is {getattr(settings, name)!r}; use one of {', '.join(allowed)}")
+
+
+def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """See that settings are finite, and from the least to the most that they may be.
+
+    Raises:
+        UsageError: one is not; named with its range.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if not (least <= value <= most and value < math.inf):
+            limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise UsageError(f"{name} is {value}; it must be {limits}")
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """See that settings are finite and above 0.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name in names:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise UsageError(f"{name} is {getattr(settings, name)}; it must be positive")
+
+
+def check_fractions(settings: object, *names: str) -> None:
+    """See that settings are from 0 to 1, and not 1 itself.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise UsageError(f"{name} is {getattr(settings, name)}; it must be at least 0 and below 1")
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:

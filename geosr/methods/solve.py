@@ -76,7 +76,7 @@ def solve(
         return project(scaled, everywhere, source, pair.source_valid, consistency)
 
     values, valid = physical(prediction.values), spread(pair.source_valid, pair.scale)
-    size = 1 + share * (prediction.error - 1)
+    size = 1 + share * (prediction.error_factor - 1)
     deviation = standard_deviation(values, valid, stats.source_spread, share * prediction.belief, pair.scale, size)
     if not influence:
         return Solution(values, stats.source_centre, deviation)

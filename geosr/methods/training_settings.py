@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from geosr.errors import UsageError
-from geosr.methods.settings import apply_settings
+from geosr.methods.settings import apply_settings, check_positive
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ class TrainingSettings:
     features: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop", "learning_rate", "decay_every", "tiles", "validate_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
+        check_positive(self, "steps", "batch", "crop", "learning_rate", "decay_every", "tiles", "validate_every")
         if not 0 < self.decay <= 1:
             raise UsageError(f"decay is {self.decay}; it must be above 0 and at most 1")
         if self.features % 4 or not 4 <= self.features <= 256:
