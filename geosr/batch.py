@@ -16,6 +16,7 @@ from geosr.bands import ALL
 from geosr.consistency import Consistency
 from geosr.describe import describe_source
 from geosr.errors import GeosrError, InputError, OutputError, TileError, UnavailableError
+from geosr.files import check_place, reported
 from geosr.methods.weights import open_weights
 from geosr.multiband import check_bands, upscale_bands
 from geosr.options import AUTO, Execution, Inputs, Note, Recipe
@@ -28,7 +29,7 @@ from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
-from geosr.store import check_place, remove_finished, reported, scratch_folder
+from geosr.store import remove_finished, scratch_folder
 from geosr.style import style_path, write_style
 from geosr.tables import Table
 

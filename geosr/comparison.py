@@ -18,6 +18,7 @@ from geosr.describe import describe_source
 from geosr.errors import InputError, OutputError, TileError
 from geosr.evaluation import convert, place_on, read_onto
 from geosr.figures import check_drawing, draw_comparison
+from geosr.files import check_new
 from geosr.grid import Window
 from geosr.metrics import Mask, Scores, score_arrays
 from geosr.options import Execution, Inputs
@@ -25,7 +26,7 @@ from geosr.pair import Pair, Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
-from geosr.store import check_new, scratch_folder
+from geosr.store import scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import SIDE, cut, middle
 from geosr.trials import Array, Trial, attempt_alone

@@ -17,6 +17,7 @@ from geosr.bands import ALL, wavelength_of
 from geosr.describe import describe_guide
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
+from geosr.files import check_room, reported
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
 from geosr.inspection import Inspection, inspect, planned
@@ -28,7 +29,7 @@ from geosr.plan import Plan
 from geosr.publish import check_own_output
 from geosr.raster_guard import show
 from geosr.scene import Scene
-from geosr.store import RunFolder, check_room, reported, run_folder
+from geosr.store import RunFolder, run_folder
 from geosr.writer import merge_bands
 
 _ROWS = 256  # of the guide that are brought onto the grid at once

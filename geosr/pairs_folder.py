@@ -12,11 +12,12 @@ import pyproj
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import OutputError, UsageError
+from geosr.files import check_new
 from geosr.geotiff import write_tile
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene
-from geosr.store import check_new, scratch_folder
+from geosr.store import scratch_folder
 from geosr.tiling import SIDE, Tile, cut
 
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")

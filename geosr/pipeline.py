@@ -19,6 +19,7 @@ from geosr.assess import decide
 from geosr.consistency import EXACT
 from geosr.errors import OutputError
 from geosr.estimates import scratch_bytes
+from geosr.files import check_room
 from geosr.findings import Written
 from geosr.inspection import planned
 from geosr.methods.base import told_to
@@ -31,7 +32,7 @@ from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
 from geosr.scene import suspicions
-from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
+from geosr.store import RunFolder, TileResult, TileStore, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_work import interpolate_tile, upscale_group

@@ -13,13 +13,14 @@ import numpy as np
 
 from geosr.describe import describe_source
 from geosr.errors import InputError, TileError, UsageError
+from geosr.files import check_place, write_whole
 from geosr.findings import Written
 from geosr.options import Execution
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.provenance import versions
 from geosr.raster_guard import show
-from geosr.store import TileResult, check_place, write_whole
+from geosr.store import TileResult
 
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 

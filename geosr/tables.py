@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geosr.errors import UsageError
+from geosr.files import check_place, write_whole
 from geosr.raster_guard import show
-from geosr.store import check_place, write_whole
 
 SUFFIXES = {"json": ".json", "csv": ".csv", "markdown": ".md"}
 """How the file of each kind must end."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from geosr.digests import digest_of
 from geosr.errors import InputError, TileError, UsageError
+from geosr.files import check_place, reported, write_whole
 from geosr.methods.training_settings import TrainingSettings, training_settings
 from geosr.methods.weights import Arrays, Card, pack, unpack
 from geosr.options import Execution, Note, Stage, Trained, Validated, check_seed, processors
@@ -20,16 +21,7 @@ from geosr.pair_lists import Job
 from geosr.provenance import versions
 from geosr.publish import check_own_output, publish
 from geosr.raster_guard import show
-from geosr.store import (
-    CHECKPOINT,
-    RunFolder,
-    check_place,
-    note_published,
-    published_before,
-    reported,
-    run_folder,
-    write_whole,
-)
+from geosr.store import CHECKPOINT, RunFolder, note_published, published_before, run_folder
 from geosr.tables import Table, check_files, write_files
 from geosr.training_data import TrainingPair, identities, read_training_pair
 

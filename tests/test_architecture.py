@@ -30,7 +30,7 @@ LAYERS = [
     ],
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods", "metrics", "picture", "mosaic"],
-    ["options", "tiling", "coordinates", "gdal", "seams", "local_shift"],
+    ["options", "tiling", "coordinates", "gdal", "seams", "local_shift", "files"],
     ["warp", "runner", "cluster", "store", "device"],
     ["raster"],
     ["preflight", "folders", "encoding"],

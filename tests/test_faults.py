@@ -18,7 +18,7 @@ import torch
 from outputs import SMALL_NETWORK, check_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
-from geosr import store
+from geosr import files
 from geosr.errors import ChangedInputError, OutputError
 from geosr.methods.classic import Interpolation
 from geosr.multiband import upscale_bands
@@ -147,7 +147,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_tiles_that_failed(tmp
         blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
         rasters.write(tmp_path / each, scaled, rasters.grid(500000, 5000000, step), **blocks)
     damage(tmp_path / "source.tif", (8, 8))
-    write = store.write_whole
+    write = files.write_whole
 
     def full(path, data):
         if path.name == "run.json" and path.parent == tmp_path:

@@ -18,9 +18,10 @@ import rasterio
 import rasters
 from pairs import contents, copy_of_geosr, make_pair, upscale
 
-from geosr import digests, store
+from geosr import digests, files
 from geosr.errors import OutputError
-from geosr.store import TileResult, TileStore, run_folder, write_whole
+from geosr.files import write_whole
+from geosr.store import TileResult, TileStore, run_folder
 from geosr.tiling import cut
 
 SMALL = ["--method", "mmsr", "--preset", "paper-dem", "--set", "epochs=2", "--set", "channels=4", "--tile", "96"]
@@ -577,7 +578,7 @@ def test_a_value_is_made_once(tmp_path):
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     write_whole(tmp_path / "a", b"old")
-    monkeypatch.setattr(store.os, "fsync", lambda handle: os.close(-1))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: os.close(-1))
     with pytest.raises(OutputError, match="cannot write"):
         write_whole(tmp_path / "a", b"new")
     assert contents(tmp_path).keys() == {"a"}
@@ -627,9 +628,9 @@ def test_files_that_vanish_are_no_trouble_while_room_is_looked_for(tmp_path, mon
     (tmp_path / "kept").write_bytes(bytes(1000))
     monkeypatch.setattr(os, "walk", lambda folder: [(str(folder), [], ["gone.part", "kept"])])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
-    store.check_room(tmp_path, 6000)
+    files.check_room(tmp_path, 6000)
     with pytest.raises(OutputError, match="until its end"):
-        store.check_room(tmp_path, 6001)
+        files.check_room(tmp_path, 6001)
 
 
 def test_what_is_done_already_needs_no_more_room(stopped):
@@ -637,8 +638,8 @@ def test_what_is_done_already_needs_no_more_room(stopped):
     there = sum(path.stat().st_size for path in left.glob("tiles/*"))
     free = shutil.disk_usage(left).free
     with pytest.raises(OutputError, match="until its end"):
-        store.check_room(left, 2 * (free + there))
-    store.check_room(left, free // 2 + there)
+        files.check_room(left, 2 * (free + there))
+    files.check_room(left, free // 2 + there)
 
 
 def test_finished_bands_need_no_more_room(tmp_path, monkeypatch):
@@ -646,6 +647,6 @@ def test_finished_bands_need_no_more_room(tmp_path, monkeypatch):
     for name in ("bands/guide.tif", "bands/band0001.tif", "bands/.band0002.geosr/tiles/0000000.tile"):
         (tmp_path / name).write_bytes(bytes(1000))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
-    store.check_room(tmp_path, 8000)
+    files.check_room(tmp_path, 8000)
     with pytest.raises(OutputError, match="until its end"):
-        store.check_room(tmp_path, 8001)
+        files.check_room(tmp_path, 8001)
