@@ -29,7 +29,8 @@ from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
-from geosr.store import remove_finished, scratch_folder
+from geosr.scratch import scratch_folder
+from geosr.store import remove_finished
 from geosr.style import style_path, write_style
 from geosr.tables import Table
 

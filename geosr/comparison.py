@@ -26,7 +26,7 @@ from geosr.pair import Pair, Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
-from geosr.store import scratch_folder
+from geosr.scratch import scratch_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import SIDE, cut, middle
 from geosr.trials import Array, Trial, attempt_alone

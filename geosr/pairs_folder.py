@@ -17,7 +17,7 @@ from geosr.geotiff import write_tile
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene
-from geosr.store import scratch_folder
+from geosr.scratch import scratch_folder
 from geosr.tiling import SIDE, Tile, cut
 
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")

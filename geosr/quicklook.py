@@ -20,7 +20,7 @@ from geosr.geotiff import encode_picture
 from geosr.picture import KINDS, Kind, Mask, Picture, Stretch, decide_kind, hillshade, paint, paint_image
 from geosr.publish import check_output, publish
 from geosr.raster import Raster
-from geosr.store import scratch_folder
+from geosr.scratch import scratch_folder
 
 MAX_SIDE = 8192
 AS_IS = Stretch(0.0, 255.0)

@@ -23,7 +23,7 @@ from geosr.geotiff import write_tile
 from geosr.grid import Window, crop, pool_grid
 from geosr.pair import Pair
 from geosr.raster_guard import files_of, fingerprint, show
-from geosr.store import scratch_folder
+from geosr.scratch import scratch_folder
 
 Array = NDArray[np.float64]
 

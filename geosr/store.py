@@ -21,18 +21,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
-import socket
-import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +36,7 @@ from geosr.digests import LENGTH, digest_of, digest_of_file
 from geosr.errors import ChangedInputError, OutputError, UsageError
 from geosr.files import reported, write_whole
 from geosr.raster_guard import show
+from geosr.scratch import erase, gone, locked, remove, run_folder_of
 from geosr.tiling import Tile
 
 _DTYPE = np.dtype("<f4")
@@ -51,7 +47,7 @@ CHECKPOINT = "checkpoint.safetensors"
 _PUBLISHED = "published.json"
 _KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, _PUBLISHED, "tiles", "influence", "uncertainty", "bands"}
 _TIME = re.compile(r", modified [^,]+ UTC")  # in what `provenance.identity` says of a file
-_NAME = 40  # characters of the output's name in the folder's: long names must leave room for the rest
+_SHORT = 40  # characters of what was and what is: both are said
 
 
 @dataclass(frozen=True)
@@ -364,7 +360,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str
 
 
 def _difference(name: str, before: str, now: str) -> str:
-    if len(before) + len(now) < _NAME:
+    if len(before) + len(now) < _SHORT:
         return f"{name} (was {before}, is {now})"
     return f"{name} (time)" if _TIME.sub("", before) == _TIME.sub("", now) else name
 
@@ -383,19 +379,19 @@ def run_folder(output: Path, fingerprint: Mapping[str, object]) -> Iterator[RunF
     Raises:
         OutputError: the folder of `output` is missing or cannot be written to, or another run is at work.
     """
-    path = _folder_of(output)
-    with _locked(path, output):
+    path = run_folder_of(output)
+    with locked(path, output):
         with suppress(OSError):  # a run that was killed while it removed its folder may have left a part
-            _erase(_gone(path))
+            erase(gone(path))
         done = False
         try:
             yield RunFolder(path, fingerprint)
             done = True
-            _remove(path)
+            remove(path)
         except BaseException as error:
             if done or _is_published(path):
-                _remove(path)
-                _erase(_gone(path))
+                remove(path)
+                erase(gone(path))
                 error.add_note(f"{output} was written")
             elif finished := _finished(path):
                 _sweep(path, _KEPT)
@@ -405,12 +401,8 @@ def run_folder(output: Path, fingerprint: Mapping[str, object]) -> Iterator[RunF
                 )
                 error.add_note(f"{finished} kept in {path}; {then}")
             else:
-                _remove(path)
+                remove(path)
             raise
-
-
-def _folder_of(output: Path) -> Path:
-    return output.with_name(f".{output.name[:_NAME]}-{digest_of(os.fsencode(output.name))[:8]}.geosr")
 
 
 def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
@@ -429,12 +421,12 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
 
 def remove_finished(output: Path) -> None:
     """Remove the run folder of a run that was killed after it had named `output`; that of any other is left alone."""
-    path = _folder_of(output)
+    path = run_folder_of(output)
     with suppress(OSError):  # no permission, or a run is at work there
-        _erase(_gone(path))
+        erase(gone(path))
         if _is_published(path):
-            with _locked(path, output):
-                _remove(path)
+            with locked(path, output):
+                remove(path)
 
 
 def published_before(output: Path) -> frozenset[Path]:
@@ -442,7 +434,7 @@ def published_before(output: Path) -> frozenset[Path]:
 
     None where it had named the output, and that has been moved since.
     """
-    return _published(_folder_of(output))
+    return _published(run_folder_of(output))
 
 
 def _published(folder: Path) -> frozenset[Path]:
@@ -482,142 +474,8 @@ def _identity(file: Path) -> list[int] | None:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
 
 
-@contextmanager
-def _locked(path: Path, output: Path) -> Iterator[None]:
-    """Hold the folder's lock file, made with the folder if need be."""
-    with reported(f"cannot write in {output.parent}"):
-        lock = _lock(path, output)
-    with lock:
-        with suppress(OSError):  # who holds it is said for people; on a full disk the manifest will fail
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
-
-
-def _lock(path: Path, output: Path) -> IO[bytes]:
-    while True:
-        path.mkdir(mode=0o700, exist_ok=True)
-        if path.is_symlink() or not _is_ours(path):
-            raise OutputError(f"{path} is in the way: geosr keeps unfinished work under that name; remove it")
-        try:
-            lock = (path / "lock").open("a+b", buffering=0)
-        except FileNotFoundError:  # the run that held it has just finished
-            continue
-        _take(lock, output)
-        if _is_file(lock, path / "lock"):
-            return lock
-        lock.close()
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether what this process makes in that place has the same owner.
-
-    The name can be guessed, and in a folder that everybody may write to another user could have put links in it
-    beforehand. The owner is compared with a new file's: shares that map users have one for all.
-    """
-    with tempfile.TemporaryFile(dir=path.parent) as made:
-        return os.fstat(made.fileno()).st_uid == path.lstat().st_uid
-
-
-def _take(lock: IO[bytes], output: Path) -> None:
-    """Lock an open file for this process, or refuse."""
-    if sys.platform == "win32":  # it has no such locks
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read(200).decode(errors="replace") or "another process"
-        lock.close()
-        raise OutputError(
-            f"{output} is being made by another run ({holder}); wait for its end, or give another name"
-        ) from None
-
-
-def _is_file(lock: IO[bytes], path: Path) -> bool:
-    """Whether the file that was locked still has its name: its last holder may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A private hidden folder beside a path, gone when the block ends, however it ends.
-
-    Those that killed processes left for the same path are removed first. A folder in use is known by the lock on it,
-    which the kernel frees when its process ends.
-
-    Raises:
-        OutputError: the folder above is missing or cannot be written to.
-    """
-    with reported(f"cannot write in {beside.parent}"):
-        _remove_abandoned(beside)
-        made = Path(tempfile.mkdtemp(prefix=f".{beside.name[:_NAME]}.", suffix=".geosr.new", dir=beside.parent))
-        lock = _lock_folder(made) or ExitStack()
-        path = made.rename(made.with_suffix(""))  # only now: before it had its lock it would have looked abandoned
-    with lock:
-        try:
-            yield path
-        finally:
-            _remove(path)
-
-
-def _remove_abandoned(beside: Path) -> None:
-    """Remove what `scratch_folder` left for the same path: folders of ours on which no process has a lock."""
-    ours = re.compile(rf"\.{re.escape(beside.name[:_NAME])}\.[a-z0-9_]{{8}}\.geosr(\.gone)?")
-    for left in [path for path in beside.parent.glob(".*.geosr*") if ours.fullmatch(path.name)]:
-        if lock := _lock_folder(left):
-            with lock, suppress(OSError):
-                if _is_ours(left):
-                    _erase(left)
-
-
-def _lock_folder(path: Path) -> ExitStack | None:
-    """The lock on a folder, held until it is closed; None where another process has it, or where there are none.
-
-    Network file systems have none on folders: what is left there stays.
-    """
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    try:
-        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    with ExitStack() as held:
-        held.callback(os.close, opened)
-        with suppress(OSError):
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(opened), path.lstat()):  # not removed meanwhile by who held it
-                return held.pop_all()
-    return None
-
-
 def _sweep(folder: Path, keep: set[str]) -> None:
     """Remove everything else, and files of tiles that were being written."""
     for left in [*folder.iterdir(), *folder.glob("*/.*")]:
         if left.name not in keep and left.suffix != ".geosr":
-            _remove(left)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # after it a tile still in progress cannot add a file to the folder being emptied
-        path = path.rename(_gone(path))
-    _erase(path)
-
-
-def _gone(path: Path) -> Path:
-    """Its name while it is being removed."""
-    return path.with_name(f"{path.name}.gone")
-
-
-def _erase(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            remove(left)

@@ -184,7 +184,7 @@ def end(path, *more, **named):
 
 @pytest.mark.chaos
 def test_what_a_finished_output_had_beside_it_is_never_taken_back(folder, tmp_path):
-    hook = AT_THE_END.format(module="store", name="_remove", after=False, signal="SIGKILL")
+    hook = AT_THE_END.format(module="store", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
     run = begin(folder, "moved.tif", *FAST, "--uncertainty", "of_moved.tif", PYTHONPATH=str(tmp_path))
     run.communicate(timeout=600)
@@ -220,7 +220,7 @@ def test_a_run_killed_after_the_output_has_its_name_is_ended_by_the_same_command
 
 @pytest.mark.chaos
 def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_had_named_it(folder, tmp_path):
-    hook = AT_THE_END.format(module="store", name="_remove", after=False, signal="SIGKILL")
+    hook = AT_THE_END.format(module="store", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
     run = begin(folder, "kept.tif", *FAST, PYTHONPATH=str(tmp_path))
     run.communicate(timeout=600)
@@ -234,7 +234,7 @@ def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_ha
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("store", "_remove", False)])
+@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("store", "remove", False)])
 def test_an_interruption_after_the_output_has_its_name_says_so_and_leaves_nothing(
     module, name, after, folder, tmp_path
 ):
