@@ -22,8 +22,9 @@ from geosr.publish import check_output, check_own_output
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts, is_folder, show
 from geosr.report import Report, check_report
-from geosr.store import TileStore, published_before
+from geosr.store import published_before
 from geosr.style import check_style
+from geosr.tile_store import TileStore
 from geosr.version import __version__
 from geosr.writer import Mosaic
 

@@ -32,9 +32,10 @@ from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
 from geosr.sampling import fit_scene, measure_scene
 from geosr.scene import suspicions
-from geosr.store import RunFolder, TileResult, TileStore, run_folder
+from geosr.store import RunFolder, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
+from geosr.tile_store import TileResult, TileStore
 from geosr.tile_work import interpolate_tile, upscale_group
 from geosr.writer import write
 

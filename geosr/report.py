@@ -20,7 +20,7 @@ from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.provenance import versions
 from geosr.raster_guard import show
-from geosr.store import TileResult
+from geosr.tile_store import TileResult
 
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 

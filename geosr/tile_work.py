@@ -16,8 +16,8 @@ from geosr.errors import ChangedInputError, InputError, OutOfMemoryError, TileEr
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement
 from geosr.plan import Plan
-from geosr.store import TileResult, TileStore
 from geosr.tile_run import Group
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import Tile
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from geosr.grid import GridPair, Window
 from geosr.publish import publish, reported_as
 from geosr.raster import Raster
 from geosr.seams import SeamMeter
-from geosr.store import TileResult, TileStore, note_published
+from geosr.store import note_published
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import Span, core_edges
 
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB

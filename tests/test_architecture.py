@@ -31,7 +31,7 @@ LAYERS = [
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods", "metrics", "picture", "mosaic"],
     ["options", "tiling", "coordinates", "gdal", "seams", "local_shift", "files"],
-    ["warp", "runner", "cluster", "scratch", "device"],
+    ["warp", "runner", "cluster", "scratch", "tile_store", "device"],
     ["store"],
     ["raster"],
     ["preflight", "folders", "encoding"],

@@ -25,7 +25,7 @@ from geosr.pipeline import upscale_file
 from geosr.placement import place, plan_batch
 from geosr.plan import make_plan
 from geosr.report import _batches
-from geosr.store import TileResult
+from geosr.tile_store import TileResult
 
 PLAIN = {"method": "mmsr", "settings": SMALL_NETWORK["settings"] | {"refine": "none"}}
 """The network by itself: it is what is fitted in batches."""

@@ -21,7 +21,8 @@ from pairs import contents, copy_of_geosr, make_pair, upscale
 from geosr import digests, files
 from geosr.errors import OutputError
 from geosr.files import write_whole
-from geosr.store import TileResult, TileStore, run_folder
+from geosr.store import run_folder
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import cut
 
 SMALL = ["--method", "mmsr", "--preset", "paper-dem", "--set", "epochs=2", "--set", "channels=4", "--tile", "96"]
