@@ -25,12 +25,12 @@ from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
 from geosr.plan import tile_size
+from geosr.published import remove_finished
 from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
 from geosr.scratch import scratch_folder
-from geosr.store import remove_finished
 from geosr.style import style_path, write_style
 from geosr.tables import Table
 

@@ -28,8 +28,8 @@ from geosr.placement import Crew, place_plan
 from geosr.plan import Plan
 from geosr.publish import check_own_output
 from geosr.raster_guard import show
+from geosr.run_folder import RunFolder, run_folder
 from geosr.scene import Scene
-from geosr.store import RunFolder, run_folder
 from geosr.writer import merge_bands
 
 _ROWS = 256  # of the guide that are brought onto the grid at once

@@ -19,10 +19,10 @@ from geosr.options import Bounds, Execution, Inputs
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.publish import check_output, check_own_output
+from geosr.published import published_before
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts, is_folder, show
 from geosr.report import Report, check_report
-from geosr.store import published_before
 from geosr.style import check_style
 from geosr.tile_store import TileStore
 from geosr.version import __version__

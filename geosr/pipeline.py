@@ -30,9 +30,9 @@ from geosr.placement import Crew, Placement, open_pool, place_plan
 from geosr.plan import Plan
 from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
+from geosr.run_folder import RunFolder, run_folder
 from geosr.sampling import fit_scene, measure_scene
 from geosr.scene import suspicions
-from geosr.store import RunFolder, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_store import TileResult, TileStore

@@ -20,8 +20,9 @@ from geosr.options import Execution, Note, Stage, Trained, Validated, check_seed
 from geosr.pair_lists import Job
 from geosr.provenance import versions
 from geosr.publish import check_own_output, publish
+from geosr.published import note_published, published_before
 from geosr.raster_guard import show
-from geosr.store import CHECKPOINT, RunFolder, note_published, published_before, run_folder
+from geosr.run_folder import CHECKPOINT, RunFolder, run_folder
 from geosr.tables import Table, check_files, write_files
 from geosr.training_data import TrainingPair, identities, read_training_pair
 

@@ -364,7 +364,7 @@ def test_what_is_written_beside_each_output(tmp_path):
 
 def kill_when_published(folder, step):
     """A batch that is killed after it has named its output, before `step` (`remove` or `write_style`)."""
-    module = {"remove": "geosr.store", "write_style": "geosr.pipeline"}[step]
+    module = {"remove": "geosr.run_folder", "write_style": "geosr.pipeline"}[step]
     code = f"import os, sys, {module}\n{module}.{step} = lambda *_: os.kill(os.getpid(), 9)\n"
     code += "from geosr_cli.main import main\nmain()"
     command = [sys.executable, "-c", code, *map(str, arguments(folder, "--style"))]

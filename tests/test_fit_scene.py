@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_right_after_its_fit_keeps_it(tmp_path, monkeypatc
 
 
 def test_a_damaged_state_is_made_anew(tmp_path):
-    from geosr.store import run_folder
+    from geosr.run_folder import run_folder
 
     calls = []
 

@@ -21,7 +21,7 @@ from pairs import contents, copy_of_geosr, make_pair, upscale
 from geosr import digests, files
 from geosr.errors import OutputError
 from geosr.files import write_whole
-from geosr.store import run_folder
+from geosr.run_folder import run_folder
 from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import cut
 
@@ -185,7 +185,7 @@ def end(path, *more, **named):
 
 @pytest.mark.chaos
 def test_what_a_finished_output_had_beside_it_is_never_taken_back(folder, tmp_path):
-    hook = AT_THE_END.format(module="store", name="remove", after=False, signal="SIGKILL")
+    hook = AT_THE_END.format(module="run_folder", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
     run = begin(folder, "moved.tif", *FAST, "--uncertainty", "of_moved.tif", PYTHONPATH=str(tmp_path))
     run.communicate(timeout=600)
@@ -221,7 +221,7 @@ def test_a_run_killed_after_the_output_has_its_name_is_ended_by_the_same_command
 
 @pytest.mark.chaos
 def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_had_named_it(folder, tmp_path):
-    hook = AT_THE_END.format(module="store", name="remove", after=False, signal="SIGKILL")
+    hook = AT_THE_END.format(module="run_folder", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
     run = begin(folder, "kept.tif", *FAST, PYTHONPATH=str(tmp_path))
     run.communicate(timeout=600)
@@ -235,7 +235,7 @@ def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_ha
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("store", "remove", False)])
+@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("run_folder", "remove", False)])
 def test_an_interruption_after_the_output_has_its_name_says_so_and_leaves_nothing(
     module, name, after, folder, tmp_path
 ):
@@ -499,7 +499,7 @@ def test_a_folder_that_another_user_made_beforehand_is_refused(stopped):
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from geosr.store import run_folder\n"
+        "import os, sys; from pathlib import Path; from geosr.run_folder import run_folder\n"
         "with run_folder(Path(sys.argv[1]), {'a': '1'}):\n    os.kill(os.getpid(), 9)"
     )
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.tif")], timeout=600, check=False)

@@ -7,7 +7,7 @@ Its name follows from the output's, so that the same command finds it again:
     state.npz   what a fit on the scene left behind, its digest in the manifest
     checkpoint.safetensors   what a training has come to, with a digest of its own
     tiles/      one file a tile, there and complete or not there at all, each with a digest
-    published.json   the finished files that are about to get their names, and how to know them again
+    published.json   the finished files that are about to get their names, see `published`
     bands/      of a run for all bands of a source: the guide on the output's grid and the finished bands, their
                 digests in the manifest, and the run folder of the next
 
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from geosr.digests import digest_of, digest_of_file
 from geosr.errors import ChangedInputError, UsageError
 from geosr.files import reported, write_whole
+from geosr.published import PUBLISHED, is_published, published_in
 from geosr.raster_guard import show
 from geosr.scratch import erase, gone, locked, remove, run_folder_of
 from geosr.tile_store import TileStore
@@ -41,16 +42,9 @@ from geosr.tile_store import TileStore
 CHECKPOINT = "checkpoint.safetensors"
 """Name of a training's own record in the run folder."""
 
-_PUBLISHED = "published.json"
-_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, _PUBLISHED, "tiles", "influence", "uncertainty", "bands"}
+_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, PUBLISHED, "tiles", "influence", "uncertainty", "bands"}
 _TIME = re.compile(r", modified [^,]+ UTC")  # in what `provenance.identity` says of a file
 _SHORT = 40  # characters of what was and what is: both are said
-
-
-def _is_whole(file: Path, digest: str) -> bool:
-    with suppress(OSError):
-        return digest_of_file(file) == digest
-    return False
 
 
 class RunFolder:
@@ -65,8 +59,8 @@ class RunFolder:
     def __init__(self, path: Path, fingerprint: Mapping[str, object]) -> None:
         self.path = path
         self.changes: tuple[str, ...] = ()
-        self.published = _published(path)
-        self._named_output = _is_published(path)
+        self.published = published_in(path)
+        self._named_output = is_published(path)
         self._manifest: dict[str, dict[str, Any]] = {"fingerprint": _as_text(fingerprint), "remembered": {}}
         self._begin()
 
@@ -188,6 +182,12 @@ class RunFolder:
         write_whole(self.path / "run.json", json.dumps(self._manifest, indent=1).encode())
 
 
+def _is_whole(file: Path, digest: str) -> bool:
+    with suppress(OSError):
+        return digest_of_file(file) == digest
+    return False
+
+
 def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """What `numpy.savez` makes of them, which takes no array by the name of one of its own arguments."""
     packed = io.BytesIO()
@@ -251,7 +251,7 @@ def run_folder(output: Path, fingerprint: Mapping[str, object]) -> Iterator[RunF
             done = True
             remove(path)
         except BaseException as error:
-            if done or _is_published(path):
+            if done or is_published(path):
                 remove(path)
                 erase(gone(path))
                 error.add_note(f"{output} was written")
@@ -265,75 +265,6 @@ def run_folder(output: Path, fingerprint: Mapping[str, object]) -> Iterator[RunF
             else:
                 remove(path)
             raise
-
-
-def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
-    """Write down in the run folder which files are about to get names, one after the other, the output's own last.
-
-    Args:
-        folder: the run folder.
-        files: in that folder, by the name that each will get.
-
-    Raises:
-        OutputError: there is no space left, or no permission.
-    """
-    known = [[str(name), file.name, _identity(file)] for name, file in files.items()]
-    write_whole(folder / _PUBLISHED, json.dumps(known).encode())
-
-
-def remove_finished(output: Path) -> None:
-    """Remove the run folder of a run that was killed after it had named `output`; that of any other is left alone."""
-    path = run_folder_of(output)
-    with suppress(OSError):  # no permission, or a run is at work there
-        erase(gone(path))
-        if _is_published(path):
-            with locked(path, output):
-                remove(path)
-
-
-def published_before(output: Path) -> frozenset[Path]:
-    """The files to which a run for `output` had given their names when it was ended before its own end.
-
-    None where it had named the output, and that has been moved since.
-    """
-    return _published(run_folder_of(output))
-
-
-def _published(folder: Path) -> frozenset[Path]:
-    known = _noted(folder)
-    there = frozenset(name for name, (_, identity) in known.items() if _identity(name) == identity)
-    *_, output = known or [None]
-    return there if output in there or not _is_published(folder) else frozenset()
-
-
-def _is_published(folder: Path) -> bool:
-    """Whether the last of the files, the output, has or had its name: one that was moved is still linked here."""
-    *_, last = _noted(folder).items() or [None]
-    if last is None:
-        return False
-    name, (file, identity) = last
-    with suppress(FileNotFoundError):
-        if file.lstat().st_nlink > 1:
-            return True
-    return _identity(name) == identity
-
-
-def _noted(folder: Path) -> dict[Path, tuple[Path, list[int]]]:
-    """What `note_published` wrote: by its name each file in the folder and its identity; empty if it cannot be read."""
-    try:
-        known = json.loads((folder / _PUBLISHED).read_text("utf-8"))
-        return {Path(name): (folder / file, identity) for name, file, identity in known}
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _identity(file: Path) -> list[int] | None:
-    """Device, inode, size and modification time, which naming does not change."""
-    try:
-        found = file.lstat()
-    except FileNotFoundError:
-        return None
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:
