@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from geosr.errors import GeosrError
-from geosr.options import Event, Fitting, Note, Planned, Progress, Stage, TileFailed
+from geosr.events import Event, Fitting, Note, Planned, Progress, Stage, TileFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

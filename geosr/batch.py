@@ -16,10 +16,11 @@ from geosr.bands import ALL
 from geosr.consistency import Consistency
 from geosr.describe import describe_source
 from geosr.errors import GeosrError, InputError, OutputError, TileError, UnavailableError
+from geosr.events import Note
 from geosr.files import check_place, reported
 from geosr.methods.weights import open_weights
 from geosr.multiband import check_bands, upscale_bands
-from geosr.options import AUTO, Execution, Inputs, Note, Recipe
+from geosr.options import AUTO, Execution, Inputs, Recipe
 from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, settings_text, shift_text
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file

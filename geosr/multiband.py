@@ -17,11 +17,12 @@ from geosr.bands import ALL, wavelength_of
 from geosr.describe import describe_guide
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
+from geosr.events import Event, Note, Planned
 from geosr.files import check_room, reported
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
 from geosr.inspection import Inspection, inspect, planned
-from geosr.options import Event, Execution, Inputs, Note, Planned, Recipe
+from geosr.options import Execution, Inputs, Recipe
 from geosr.outputs import digest_tags, guide_tags
 from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
 from geosr.placement import Crew, place_plan

@@ -19,11 +19,12 @@ from geosr.assess import decide
 from geosr.consistency import EXACT
 from geosr.errors import OutputError
 from geosr.estimates import scratch_bytes
+from geosr.events import Event, Fitting, Note, Stage
 from geosr.files import check_room
 from geosr.findings import Written
 from geosr.inspection import planned
 from geosr.methods.base import told_to
-from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
+from geosr.options import Execution, Inputs, Recipe
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan

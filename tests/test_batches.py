@@ -18,9 +18,10 @@ from pairs import make_corner_pair, make_pair, upscale
 
 from geosr import estimates, pipeline
 from geosr.errors import OutOfMemoryError
+from geosr.events import Progress, TileFailed
 from geosr.methods.base import Method, Prediction, Trial
 from geosr.methods.solve import fit_together
-from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 from geosr.placement import place, plan_batch
 from geosr.plan import make_plan

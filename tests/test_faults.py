@@ -20,9 +20,10 @@ from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr import files
 from geosr.errors import ChangedInputError, OutputError
+from geosr.events import Progress, Stage, TileFailed
 from geosr.methods.classic import Interpolation
 from geosr.multiband import upscale_bands
-from geosr.options import Execution, Inputs, Progress, Recipe, Stage, TileFailed
+from geosr.options import Execution, Inputs, Recipe
 from geosr.raster_guard import digest_of_parts
 
 
@@ -237,7 +238,7 @@ import os, resource, sys
 sys.path.insert(0, {tests!r})
 from outputs import run
 from geosr.errors import TileError
-from geosr.options import TileFailed
+from geosr.events import TileFailed
 failures = []
 def note(event):
     if isinstance(event, TileFailed):

@@ -12,8 +12,9 @@ import rasterio
 from outputs import SMALL_NETWORK, run
 from pairs import contents, make_pair, upscale
 
+from geosr.events import Stage
 from geosr.methods.mmsr import Mmsr
-from geosr.options import Execution, Inputs, Recipe, Stage
+from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import place
 from geosr.plan import make_plan
 from geosr.sampling import fit_scene, measure_scene

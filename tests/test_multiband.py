@@ -15,9 +15,10 @@ from rasters import grid, write
 from geosr import raster
 from geosr.bands import ALL
 from geosr.errors import OutOfMemoryError, UsageError
+from geosr.events import Note, Progress
 from geosr.methods.classic import Interpolation
 from geosr.multiband import upscale_bands
-from geosr.options import Execution, Inputs, Note, Progress, Recipe
+from geosr.options import Execution, Inputs, Recipe
 
 WAVELENGTHS = (7.8, 8.153, 9.4)
 

@@ -13,7 +13,8 @@ from outputs import check_means
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr.errors import OutputError, UsageError
-from geosr.options import Execution, Fitting, Inputs, Recipe, Stage
+from geosr.events import Fitting, Stage
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 from geosr.report import check_report
 
