@@ -21,7 +21,7 @@ from geosr.errors import GeosrError
 from geosr.estimates import memory_load, scratch_bytes
 from geosr.events import Planned
 from geosr.grid import Window
-from geosr.memory import memory_limit
+from geosr.machine import memory_limit
 from geosr.moments import Moments
 from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import check_batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,8 +223,3 @@ class Execution:
         """Rasters to be written beside the output, by name."""
         asked = {"influence": self.influence, "uncertainty": self.uncertainty}
         return {name: path for name, path in asked.items() if path}
-
-
-def processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

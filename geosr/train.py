@@ -15,9 +15,10 @@ from geosr.digests import digest_of
 from geosr.errors import InputError, TileError, UsageError
 from geosr.events import Note, Stage, Trained, Validated
 from geosr.files import check_place, reported, write_whole
+from geosr.machine import processors
 from geosr.methods.training_settings import TrainingSettings, training_settings
 from geosr.methods.weights import Arrays, Card, pack, unpack
-from geosr.options import Execution, check_seed, processors
+from geosr.options import Execution, check_seed
 from geosr.pair_lists import Job
 from geosr.provenance import versions
 from geosr.publish import check_own_output, publish

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
-    ["version", "errors", "once", "neighbours", "digests", "events"],
+    ["version", "errors", "once", "neighbours", "digests", "events", "machine"],
     [
         "grid",
         "displacement",
