@@ -22,9 +22,10 @@ from geosr.files import check_room, reported
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
 from geosr.inspection import Inspection, inspect, planned
+from geosr.notes import notes_on_earlier_run
 from geosr.options import Execution, Inputs, Recipe
 from geosr.outputs import digest_tags, guide_tags
-from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
+from geosr.pipeline import fingerprint_of, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan
 from geosr.publish import check_own_output

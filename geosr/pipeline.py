@@ -2,7 +2,7 @@
 
 The parts, in the order of the data's way: `scene` opens the pair, `plan` and `placement` decide what is done and where,
 `sampling` measures the scene and fits the method, `tile_work` makes a tile's values, `outputs` says what is written of
-them, `report` what was done.
+them, `report` what was done, `notes` what is to be said on the way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from geosr.assess import decide
-from geosr.consistency import EXACT
 from geosr.errors import OutputError
 from geosr.estimates import scratch_bytes
 from geosr.events import Event, Fitting, Note, Stage
 from geosr.files import check_room
-from geosr.findings import Written
 from geosr.inspection import planned
 from geosr.methods.base import told_to
+from geosr.notes import (
+    notes_on_earlier_run,
+    notes_on_output,
+    notes_on_plan,
+    notes_on_statistics,
+    notes_on_tiles,
+)
 from geosr.options import Execution, Inputs, Recipe
 from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
@@ -33,14 +38,11 @@ from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
 from geosr.run_folder import RunFolder, run_folder
 from geosr.sampling import fit_scene, measure_scene
-from geosr.scene import suspicions
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
 from geosr.tile_store import TileResult, TileStore
 from geosr.tile_work import interpolate_tile, upscale_group
 from geosr.writer import write
-
-_ROUNDED = 1e-3  # of the source's spread, from which on a deviation is told
 
 
 def upscale_file(
@@ -63,7 +65,7 @@ def upscale_file(
     plan = replace(plan, layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
     execution.on_event(planned(plan, execution, scratch_bytes(plan)))
     placement = place_plan(plan, execution, crew)
-    _tell(execution, _notes_on_plan(plan, placement, execution))
+    _tell(execution, notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
     with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
         overwrite = folder.may_replace(overwrite=execution.overwrite)
@@ -72,7 +74,7 @@ def upscale_file(
         check_room(folder.path, scratch_bytes(plan))
         record.begin("statistics")
         stats = _statistics(plan, folder)
-        _tell(execution, _notes_on_statistics(plan, stats))
+        _tell(execution, notes_on_statistics(plan, stats))
         if plan.fits_scene:
             record.begin("fit")
             with _fit_told(execution):
@@ -82,7 +84,7 @@ def upscale_file(
         store = folder.tiles(plan.layers)
         made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
         report = Report(output, made.results, made.resumed, record.seconds, notes=record.notes)
-        _tell(execution, _notes_on_tiles(plan, placement, report))
+        _tell(execution, notes_on_tiles(plan, placement, report))
         if report.failed:
             failure = report.failure(plan.scene.grids.scale)
             try:
@@ -93,8 +95,7 @@ def upscale_file(
         record.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=overwrite)
-        _tell(execution, _notes_on_output(plan, stats, written))
-        _tell(execution, _notes_on_range(plan, stats, written))
+        _tell(execution, notes_on_output(plan, stats, written))
         report = replace(report, written=written, seconds=record.seconds)
         if execution.style:
             write_style(output, inputs.source)
@@ -147,79 +148,6 @@ def _fit_told(execution: Execution) -> Iterator[None]:
 
     with told_to(listen):
         yield
-
-
-def _notes_on_plan(plan: Plan, placement: Placement, execution: Execution) -> Iterator[str]:
-    """What may be wrong with the pair, and what makes this installation slower than it could be."""
-    from geosr.device import idle_gpu
-
-    yield from plan.scene.notes
-    yield from suspicions(plan.scene, limited=plan.recipe.limited)
-    if slowness := plan.method.slowness(placement.device):
-        yield slowness
-    if plan.method.needs_fit and execution.device == "auto" and (text := idle_gpu()):
-        yield text
-
-
-def notes_on_earlier_run(folder: RunFolder) -> Iterator[str]:
-    """What became of unfinished work, if it was of another job."""
-    if folder.changes:
-        changes = ", ".join(folder.changes)
-        yield f"an earlier run for this output is not continued but started afresh: {changes}"
-
-
-def _notes_on_statistics(plan: Plan, stats: Stats) -> Iterator[str]:
-    if plan.method.statistics == "scene" and any(stats.guide_noise):
-        share = max(stats.guide_noise)
-        yield f"the guide is noisy (up to {share:.0%} of its spread): it is smoothed first"
-
-
-def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterator[str]:
-    if spiky := [result for result in report.results if result.spikes]:
-        first = spiky[0].tile.name(plan.scene.grids.scale)
-        yield (
-            f"source pixels that stand alone far from all others: {sum(result.spikes for result in spiky)}, the first "
-            f"in {first}; the output keeps their values, and no other pixel depends on them (--min and --max replace "
-            "them, --source-nodata removes those of one value)"
-        )
-    if smaller := sum(result.batch is not None for result in report.results):
-        yield (
-            f"memory did not suffice for {placement.batch} tiles at once: {smaller} were fitted in smaller "
-            "batches, and another run may differ by rounding"
-        )
-    if plan.reads_guide and report.guided < 1 and not report.failed:
-        yield f"no guide on {1 - report.guided:.1%} of the area: the source is interpolated there"
-
-
-def _notes_on_output(plan: Plan, stats: Stats, written: Written) -> Iterator[str]:
-    if written.beyond:
-        yield (
-            f"{written.beyond} source pixels lie beyond --min or --max and were set to the limit: the output "
-            "deviates from the source there, and the expected error does not include it"
-        )
-    if written.cut:
-        yield (
-            f"{written.cut} output pixels lie beyond what {plan.recipe.dtype} holds and were cut off, which moves "
-            "means over source pixels: use another --dtype, or --min and --max"
-        )
-    if written.moved:
-        yield (
-            f"{written.moved} output pixels fell on the nodata value and were moved by one, so as to stay valid: "
-            "use another --dtype"
-        )
-    rounded = plan.recipe.dtype == "float32" and plan.consistency == EXACT and not written.beyond
-    if rounded and written.deviation.largest > _ROUNDED * stats.source_spread:
-        yield (
-            f"float32 rounds values as large as these: means over source pixels deviate from the source by up to "
-            f"{written.deviation.largest:.3g}; use --dtype float64"
-        )
-
-
-def _notes_on_range(plan: Plan, stats: Stats, written: Written) -> Iterator[str]:
-    """Of values that nobody wants where 0 is the ground: below it, by more than rounding."""
-    source, output = written.lowest
-    if source == 0 and plan.recipe.minimum is None and output < -1e-4 * stats.source_spread:
-        yield f"the output goes down to {output:.3g} where the source is never below 0: --min 0 keeps it there"
 
 
 def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, object]:

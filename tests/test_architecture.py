@@ -74,7 +74,7 @@ LAYERS = [
     ["placement"],
     ["sampling", "report"],
     ["assess", "outputs"],
-    ["tile_work"],
+    ["tile_work", "notes"],
     ["estimates"],
     ["inspection"],
     ["pipeline", "pair_lists"],
