@@ -8,7 +8,7 @@ them, `report` what was done, `notes` what is to be said on the way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geosr.assess import decide
-from geosr.errors import OutputError
+from geosr.errors import OutputError, TileError
 from geosr.estimates import scratch_bytes
 from geosr.events import Event, Fitting, Note, Stage
 from geosr.files import check_room
@@ -59,47 +59,34 @@ def upscale_file(
     """
     record = _Record(execution.on_event)
     execution = replace(execution, on_event=record)
-    outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
-    output = outputs.pop(OUTPUT)
-    plan = decide(inputs, recipe, execution)
-    plan = replace(plan, layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
-    execution.on_event(planned(plan, execution, scratch_bytes(plan)))
+    plan, outputs = _plan(inputs, recipe, execution, output)
     placement = place_plan(plan, execution, crew)
-    _tell(execution, notes_on_plan(plan, placement, execution))
+    record.say(notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
-    with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
+    path = outputs.pop(OUTPUT)
+    with run_folder(path, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
         overwrite = folder.may_replace(overwrite=execution.overwrite)
-        _tell(execution, notes_on_earlier_run(folder))
+        record.say(notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))
-        record.begin("statistics")
-        stats = _statistics(plan, folder)
-        _tell(execution, notes_on_statistics(plan, stats))
-        if plan.fits_scene:
-            record.begin("fit")
-            with _fit_told(execution):
-                state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
-            plan = replace(plan, state=state or None)
+        stats = _measure(plan, folder, record)
+        plan = _fit(plan, placement, stats, folder, record)
         record.begin("tiles")
         store = folder.tiles(plan.layers)
         made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
-        report = Report(output, made.results, made.resumed, record.seconds, notes=record.notes)
-        _tell(execution, notes_on_tiles(plan, placement, report))
+        report = Report(path, made.results, made.resumed, record.seconds, notes=record.notes)
+        record.say(notes_on_tiles(plan, placement, report))
+        tell = partial(write_report, plan=plan, placement=placement, execution=execution, depends_on=depends_on)
         if report.failed:
-            failure = report.failure(plan.scene.grids.scale)
-            try:
-                write_report(report, plan, placement, execution, depends_on)
-            except OutputError as error:
-                failure.add_note(str(error))
-            raise failure
+            raise _failure(report, plan.scene.grids.scale, tell)
         record.begin("mosaic")
         files = mosaics(plan, placement, report, store, folder.path, outputs)
         *_, written = write(files, compress=recipe.compress, overwrite=overwrite)
-        _tell(execution, notes_on_output(plan, stats, written))
+        record.say(notes_on_output(plan, stats, written))
         report = replace(report, written=written, seconds=record.seconds)
         if execution.style:
-            write_style(output, inputs.source)
-        write_report(report, plan, placement, execution, depends_on)
+            write_style(path, inputs.source)
+        tell(report)
     return report
 
 
@@ -123,6 +110,11 @@ class _Record:
         """The stage before ends."""
         self(Stage(name))
 
+    def say(self, texts: Iterable[str]) -> None:
+        """Notes."""
+        for text in texts:
+            self(Note(text))
+
     @property
     def seconds(self) -> dict[str, float]:
         """By stage."""
@@ -130,13 +122,18 @@ class _Record:
         return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
 
 
-def _tell(execution: Execution, texts: Iterator[str]) -> None:
-    for text in texts:
-        execution.on_event(Note(text))
+def _plan(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> tuple[Plan, dict[str, Path]]:
+    """What will be done, told, and where everything that is written will lie."""
+    outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
+    layers = tuple(name for name in outputs if name != OUTPUT)
+    plan = decide(inputs, recipe, execution)
+    plan = replace(plan, layers=layers, digests=digest_tags(inputs.source, inputs.guide))
+    execution.on_event(planned(plan, execution, scratch_bytes(plan)))
+    return plan, outputs
 
 
 @contextmanager
-def _fit_told(execution: Execution) -> Iterator[None]:
+def _fit_told(tell: Callable[[Event], None]) -> Iterator[None]:
     """Tells how far a fit in the block is, a hundredth of it at a time."""
     began, told = time.monotonic(), 0.0
 
@@ -144,7 +141,7 @@ def _fit_told(execution: Execution) -> Iterator[None]:
         nonlocal told
         if share >= told + 0.01:
             told = share
-            execution.on_event(Fitting(share, time.monotonic() - began))
+            tell(Fitting(share, time.monotonic() - began))
 
     with told_to(listen):
         yield
@@ -171,11 +168,24 @@ def _settle_batch(placement: Placement, folder: RunFolder) -> Placement:
     return replace(placement, batch=batch)
 
 
-def _statistics(plan: Plan, folder: RunFolder) -> Stats:
+def _measure(plan: Plan, folder: RunFolder, record: _Record) -> Stats:
     """The scene's statistics, measured once for all runs that continue each other."""
+    record.begin("statistics")
     stored = folder.remember("statistics", lambda: asdict(measure_scene(plan)))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-    return Stats(**values)
+    stats = Stats(**values)
+    record.say(notes_on_statistics(plan, stats))
+    return stats
+
+
+def _fit(plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, record: _Record) -> Plan:
+    """The plan with what a fit on the scene found, if the method has one; made once for all such runs, too."""
+    if not plan.fits_scene:
+        return plan
+    record.begin("fit")
+    with _fit_told(record):
+        state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
+    return replace(plan, state=state or None)
 
 
 def _run_tiles(
@@ -194,7 +204,7 @@ def _run_tiles(
     work, scale = partial(upscale_group, *job), plan.scene.grids.scale
 
     def told(group: Group) -> list[TileResult]:
-        with _fit_told(execution):
+        with _fit_told(execution.on_event):
             return work(group)
 
     alone = len(plan.tiles) == 1 and execution.scheduler == "threads" and not crew  # more tell by being done
@@ -213,3 +223,13 @@ def _run_tiles(
             return made
         results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
         return replace(made, results=results)
+
+
+def _failure(report: Report, scale: int, tell: Callable[[Report], None]) -> TileError:
+    """What ends a run of which tiles failed; its report is written all the same, if it can be."""
+    failure = report.failure(scale)
+    try:
+        tell(report)
+    except OutputError as error:
+        failure.add_note(str(error))
+    return failure
