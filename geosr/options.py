@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from geosr.bands import Band
 from geosr.consistency import Consistency
@@ -23,6 +24,25 @@ DEVICES = ("auto", "cpu", "cuda")
 ON_TILE_ERROR = ("fail", "interpolate")
 
 Bounds = tuple[float, float, float, float]
+
+
+class Layer(StrEnum):
+    """A raster that can be written beside the output.
+
+    Attributes:
+        description: of its band.
+    """
+
+    INFLUENCE = "influence", "changed by the guide"
+    UNCERTAINTY = "uncertainty", "standard deviation"
+
+    description: str
+
+    def __new__(cls, name: str, description: str) -> Self:
+        """A member that is `name` where a text is wanted."""
+        layer = str.__new__(cls, name)
+        layer._value_, layer.description = name, description
+        return layer
 
 
 def check_seed(seed: int) -> None:
@@ -219,7 +239,7 @@ class Execution:
             raise UsageError(f"gpus is {self.gpus!r}; use all, or different numbers as in 0,1")
 
     @property
-    def layers(self) -> dict[str, Path]:
-        """Rasters to be written beside the output, by name."""
-        asked = {"influence": self.influence, "uncertainty": self.uncertainty}
-        return {name: path for name, path in asked.items() if path}
+    def layers(self) -> dict[Layer, Path]:
+        """Where rasters are to be written beside the output."""
+        asked = {Layer.INFLUENCE: self.influence, Layer.UNCERTAINTY: self.uncertainty}
+        return {layer: path for layer, path in asked.items() if path}

@@ -15,7 +15,7 @@ from geosr.consistency import Consistency
 from geosr.encoding import Encoding
 from geosr.errors import OutputError, UsageError
 from geosr.methods.base import Method
-from geosr.options import Bounds, Execution, Inputs
+from geosr.options import Bounds, Execution, Inputs, Layer
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.publish import check_output, check_own_output
@@ -28,40 +28,37 @@ from geosr.tile_store import TileStore
 from geosr.version import __version__
 from geosr.writer import Mosaic
 
-OUTPUT = "output"
-"""Name of the output among those that a run writes."""
-
 LAYER_ENCODING = Encoding("float32", float("nan"))
 
 
-def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) -> dict[str, Path]:
-    """Where everything that a run writes will lie, by name, before any work is done.
+def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) -> tuple[Path, dict[Layer, Path]]:
+    """Where the output of a run will lie, and the rasters beside it, before any work is done.
 
     Raises:
         UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
         OutputError: one lies on another file system than the output, beside which all are made.
     """
-    outputs = {OUTPUT: check_own_output(output, inputs, overwrite=execution.overwrite)}
-    left = published_before(outputs[OUTPUT])
-    for name, path in execution.layers.items():
+    output = check_own_output(output, inputs, overwrite=execution.overwrite)
+    left, further = published_before(output), {}
+    for layer, path in execution.layers.items():
         free = execution.overwrite or Path(os.path.realpath(path)) in left
-        outputs[name] = check_output(path, inputs, overwrite=free)
-        if outputs[name].parent.stat().st_dev != outputs[OUTPUT].parent.stat().st_dev:
+        further[layer] = check_output(path, inputs, overwrite=free)
+        if further[layer].parent.stat().st_dev != output.parent.stat().st_dev:
             raise OutputError(
                 f"{show(path)} lies on another file system than the output, beside which it is made; give a name on "
                 "that of the output"
             )
-    if len({*outputs.values()}) < len(outputs):
+    if len({output, *further.values()}) < 1 + len(further):
         raise UsageError("the output and what is written beside it need different names")
     if execution.report:
-        check_report(execution.report, [*inputs, *outputs.values()])
+        check_report(execution.report, [*inputs, output, *further.values()])
     if execution.style:
-        check_style(outputs[OUTPUT], overwrite=execution.overwrite or outputs[OUTPUT] in left)
-    return outputs
+        check_style(output, overwrite=execution.overwrite or output in left)
+    return output, further
 
 
 def mosaics(
-    plan: Plan, placement: Placement, report: Report, store: TileStore, folder: Path, further: Mapping[str, Path]
+    plan: Plan, placement: Placement, report: Report, store: TileStore, folder: Path, further: Mapping[Layer, Path]
 ) -> list[Mosaic]:
     """What is to be written, the output itself last.
 
@@ -71,7 +68,7 @@ def mosaics(
         report: on its tiles.
         store: holds them.
         folder: to work in.
-        further: where the rasters beside the output will lie, by name.
+        further: where the rasters beside the output will lie.
     """
     scene = plan.scene
     output = Mosaic(
@@ -87,21 +84,20 @@ def mosaics(
         tags=_tags(plan, placement, report),
         limits=plan.recipe.limits,
     )
-    return [*(_further(output, name, path) for name, path in further.items()), output]
+    return [*(_further(output, layer, path) for layer, path in further.items()), output]
 
 
-def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
+def _further(mosaic: Mosaic, layer: Layer, output: Path) -> Mosaic:
     """The mosaic of a raster that is written beside the output: in its units, as it comes from the tiles."""
-    described = {"influence": "changed by the guide", "uncertainty": "standard deviation"}[name]
     return replace(
         mosaic,
-        source=replace(mosaic.source, description=described, band_tags={}),
+        source=replace(mosaic.source, description=layer.description, band_tags={}),
         results=[replace(result, centre=None if result.centre is None else 0.0) for result in mosaic.results],
-        tiles=mosaic.tiles.layer(name),
+        tiles=mosaic.tiles.layer(layer),
         consistency=Consistency(np.inf),
         encoding=LAYER_ENCODING,
         output=output,
-        tags={**mosaic.tags, "GEOSR_LAYER": name},
+        tags={**mosaic.tags, "GEOSR_LAYER": str(layer)},
         pools=False,
         limits=(-np.inf, np.inf),
     )

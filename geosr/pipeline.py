@@ -30,7 +30,7 @@ from geosr.notes import (
     notes_on_tiles,
 )
 from geosr.options import Execution, Inputs, Recipe
-from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
+from geosr.outputs import check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
 from geosr.plan import Plan
@@ -59,12 +59,12 @@ def upscale_file(
     """
     record = _Record(execution.on_event)
     execution = replace(execution, on_event=record)
-    plan, outputs = _plan(inputs, recipe, execution, output)
+    output, further = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
+    plan = _plan(inputs, recipe, execution)
     placement = place_plan(plan, execution, crew)
     record.say(notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
-    path = outputs.pop(OUTPUT)
-    with run_folder(path, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
+    with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
         overwrite = folder.may_replace(overwrite=execution.overwrite)
         record.say(notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
@@ -74,18 +74,18 @@ def upscale_file(
         record.begin("tiles")
         store = folder.tiles(plan.layers)
         made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
-        report = Report(path, made.results, made.resumed, record.seconds, notes=record.notes)
+        report = Report(output, made.results, made.resumed, record.seconds, notes=record.notes)
         record.say(notes_on_tiles(plan, placement, report))
         tell = partial(write_report, plan=plan, placement=placement, execution=execution, depends_on=depends_on)
         if report.failed:
             raise _failure(report, plan.scene.grids.scale, tell)
         record.begin("mosaic")
-        files = mosaics(plan, placement, report, store, folder.path, outputs)
+        files = mosaics(plan, placement, report, store, folder.path, further)
         *_, written = write(files, compress=recipe.compress, overwrite=overwrite)
         record.say(notes_on_output(plan, stats, written))
         report = replace(report, written=written, seconds=record.seconds)
         if execution.style:
-            write_style(path, inputs.source)
+            write_style(output, inputs.source)
         tell(report)
     return report
 
@@ -122,14 +122,12 @@ class _Record:
         return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
 
 
-def _plan(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path) -> tuple[Plan, dict[str, Path]]:
-    """What will be done, told, and where everything that is written will lie."""
-    outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
-    layers = tuple(name for name in outputs if name != OUTPUT)
+def _plan(inputs: Inputs, recipe: Recipe, execution: Execution) -> Plan:
+    """What will be done, and it is told."""
     plan = decide(inputs, recipe, execution)
-    plan = replace(plan, layers=layers, digests=digest_tags(inputs.source, inputs.guide))
+    plan = replace(plan, layers=tuple(execution.layers), digests=digest_tags(inputs.source, inputs.guide))
     execution.on_event(planned(plan, execution, scratch_bytes(plan)))
-    return plan, outputs
+    return plan
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from geosr.digests import digest_of, digest_of_file
 from geosr.errors import ChangedInputError, UsageError
 from geosr.files import reported, write_whole
+from geosr.options import Layer
 from geosr.published import PUBLISHED, is_published, published_in
 from geosr.raster_guard import show
 from geosr.scratch import erase, gone, locked, remove, run_folder_of
@@ -42,7 +43,7 @@ from geosr.tile_store import TileStore
 CHECKPOINT = "checkpoint.safetensors"
 """Name of a training's own record in the run folder."""
 
-_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, PUBLISHED, "tiles", "influence", "uncertainty", "bands"}
+_KEPT = {"lock", "run.json", "state.npz", CHECKPOINT, PUBLISHED, "tiles", *Layer, "bands"}
 _TIME = re.compile(r", modified [^,]+ UTC")  # in what `provenance.identity` says of a file
 _SHORT = 40  # characters of what was and what is: both are said
 
@@ -161,11 +162,11 @@ class RunFolder:
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def tiles(self, layers: Sequence[str] = ()) -> TileStore:
+    def tiles(self, layers: Sequence[Layer] = ()) -> TileStore:
         """The tiles of this run, and room for those of further rasters; nothing remembered later changes them."""
         with reported(f"cannot write in {self.path}"):
-            for name in layers:
-                (self.path / name).mkdir(exist_ok=True)
+            for layer in layers:
+                (self.path / layer).mkdir(exist_ok=True)
         key = digest_of(json.dumps(self._manifest, sort_keys=True).encode())
         return TileStore(self.path / "tiles", key, tuple(layers))
 

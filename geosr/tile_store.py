@@ -68,7 +68,7 @@ class TileStore:
     Attributes:
         path: the folder.
         key: of the run; its tiles carry it in their names.
-        layers: names of further rasters, of which a tile has its part as well.
+        layers: names of further rasters (`options.Layer`), of which a tile has its part as well.
     """
 
     path: Path
@@ -138,7 +138,7 @@ class TileStore:
 
     def layer(self, name: str) -> TileStore:
         """Where a further raster's tiles lie: one is stored before the tile of the output that it belongs to."""
-        return TileStore(self.path.with_name(name), self.key)
+        return TileStore(self.path.parent / name, self.key)
 
     def _header(self, index: int, *, check: bool) -> tuple[dict[str, Any], int]:
         """The header, and where the values begin."""
