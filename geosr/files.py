@@ -34,7 +34,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def _size(number: int) -> str:
-    return f"{number / 1e9:,.1f} GB"
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def check_place(path: Path) -> Path:

@@ -179,7 +179,8 @@ def _told(execution: Execution) -> Callable[[str], None]:
 def _scratch_bytes(plan: Plan, bands: int) -> int:
     """Disk that a run takes, about: what one band's takes, the guide, all bands one by one, together and as output."""
     rows, cols = plan.scene.grids.high.shape
-    return scratch_bytes(plan) + rows * cols * 4 * (plan.scene.guide.channels + 4 * bands)
+    guide, band = 4 * plan.scene.guide.channels, np.dtype(plan.recipe.dtype).itemsize  # bytes a pixel
+    return scratch_bytes(plan) + rows * cols * (guide + 4 * bands * band)
 
 
 def check_bands(inputs: Inputs, execution: Execution) -> tuple[int, ...]:

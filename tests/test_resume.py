@@ -634,6 +634,12 @@ def test_files_that_vanish_are_no_trouble_while_room_is_looked_for(tmp_path, mon
         files.check_room(tmp_path, 6001)
 
 
+def test_room_is_told_in_units_in_which_there_is_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_500_000))
+    with pytest.raises(OutputError, match=r"needs up to 12\.3 GB of disk until its end, .* has 2\.5 MB free"):
+        files.check_room(tmp_path, 12_345_678_901)
+
+
 def test_what_is_done_already_needs_no_more_room(stopped):
     _, _, left = stopped
     there = sum(path.stat().st_size for path in left.glob("tiles/*"))
