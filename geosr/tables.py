@@ -96,14 +96,15 @@ def write_files(files: Mapping[str, Path | None], table: Table, content: Mapping
 
 def as_json(content: Mapping[str, object]) -> str:
     """JSON that every reader takes: numbers that are not finite become null."""
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON has it: null for numbers that are not finite, which it cannot say, and paths as text."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -199,6 +199,15 @@ def test_a_fit_that_takes_long_says_so_on_plain_streams(capfd, monkeypatch):
     assert capfd.readouterr().err == "fit: 40% done, about 30 s left\n"
 
 
+def test_the_log_is_json_whatever_the_numbers_are(capfd):
+    def no_json(name):
+        pytest.fail(f"{name} is no JSON")
+
+    JsonLog().show(Validated(step=1, loss=float("nan"), rmse=float("inf"), bicubic=0.5))
+    told = json.loads(capfd.readouterr().err, parse_constant=no_json)
+    assert (told["loss"], told["rmse"], told["bicubic"]) == (None, None, 0.5)
+
+
 def test_failures_and_errors_as_json(folder):
     outcome = upscale(folder, *DIVERGING, "--log-json", method=None)
     assert outcome.code == 5
