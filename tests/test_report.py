@@ -8,12 +8,12 @@ import re
 
 import numpy as np
 import pytest
-from geosr_cli.render import Screen
+from geosr_cli.render import JsonLog, Screen
 from outputs import check_means
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr.errors import OutputError, UsageError
-from geosr.events import Fitting, Stage
+from geosr.events import Fitting, Stage, Validated
 from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 from geosr.report import check_report
