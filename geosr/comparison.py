@@ -15,7 +15,7 @@ from geosr import methods
 from geosr.assess import WITHOUT_GUIDE, steps_down
 from geosr.consistency import Consistency, spread
 from geosr.describe import describe_source
-from geosr.errors import InputError, OutputError, TileError
+from geosr.errors import InputError, TileError
 from geosr.evaluation import convert, place_on, read_onto
 from geosr.figures import check_drawing, draw_comparison
 from geosr.files import check_new
@@ -26,7 +26,7 @@ from geosr.pair import Pair, Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene
-from geosr.scratch import scratch_folder
+from geosr.scratch import new_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import SIDE, cut, middle
 from geosr.trials import Array, Trial, attempt_alone
@@ -240,12 +240,6 @@ def write_folder(found: Comparison, folder: Path) -> None:
         "compare.md": found.table.markdown().encode(errors="replace"),
         "compare.png": found.picture(),
     }
-    with scratch_folder(folder.absolute()) as hidden:
-        made = hidden / "comparison"
-        try:
-            made.mkdir()
-            for name, data in files.items():
-                (made / name).write_bytes(data)
-            made.rename(folder)
-        except OSError as error:
-            raise OutputError(f"{show(folder)} was not written: {error.strerror or error}") from error
+    with new_folder(folder) as made:
+        for name, data in files.items():
+            (made / name).write_bytes(data)

@@ -19,6 +19,7 @@ from typing import IO
 from geosr.digests import digest_of
 from geosr.errors import OutputError
 from geosr.files import reported
+from geosr.raster_guard import show
 
 _NAME = 40  # characters of the output's name in a folder's: long names must leave room for the rest
 
@@ -110,6 +111,20 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
             yield path
         finally:
             remove(path)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that gets the name `folder` when the block ends well: all of it is there, or nothing.
+
+    Raises:
+        OutputError: as `scratch_folder`, or whatever the system refuses in the block.
+    """
+    with scratch_folder(folder.absolute()) as hidden, reported(f"{show(folder)} was not written"):
+        made = hidden / "made"
+        made.mkdir()
+        yield made
+        made.rename(folder)
 
 
 def _remove_abandoned(beside: Path) -> None:
