@@ -24,7 +24,7 @@ from geosr.grid import GridPair, Window
 from geosr.inspection import Inspection, inspect, planned
 from geosr.notes import notes_on_earlier_run
 from geosr.options import Execution, Inputs, Recipe
-from geosr.outputs import digest_tags, guide_tags
+from geosr.outputs import digest_tags, guide_tags, without_empty
 from geosr.pipeline import fingerprint_of, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan
@@ -248,8 +248,8 @@ def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event
 def _tags(plan: Plan) -> dict[str, str]:
     """What the bands' own tags do not know: the real guide, and where it was found."""
     shift = plan.scene.shift
-    known = {"GEOSR_GUIDE": plan.scene.guide.path.name, **plan.digests, **guide_tags(plan.inputs), "GEOSR_BAND": ALL}
-    return known | (shift.tags if shift else {})
+    guide = {"GEOSR_GUIDE": plan.scene.guide.path.name, **plan.digests, **without_empty(guide_tags(plan.inputs))}
+    return guide | {"GEOSR_BAND": ALL} | (shift.tags if shift else {})
 
 
 def _interpolated_tags(done: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
