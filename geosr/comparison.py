@@ -148,25 +148,19 @@ def compare(
     kinds = {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}
     given = {label: _given(methods.create_as(*kind), pair, stats) for label, kind in kinds.items()}
     if truth is None:
-        lower = {label: _step_down(each, placement.device) for label, each in given.items()}
-        given, known = {label: each for label, (each, _) in lower.items()}, lower[WITHOUT_GUIDE][1]
-        answered = np.ones(known.shape, dtype=bool)
-        real = np.where(known, pair.source[: known.shape[0], : known.shape[1]], np.nan)
-        scale = given[WITHOUT_GUIDE].patch.scale
-        notes = [f"{part}, one scale lower (x{scale}), where the source is the truth"]
+        task = _one_step_down(given, pair, placement.device)
     else:
-        answered = spread(pair.source_valid, inputs.scale)  # as in a run, whose output is nodata elsewhere
-        real, truth_notes = _read_truth(scene, truth, window, answered)
-        notes = [part, *truth_notes]
+        task = _with_truth(given, pair, scene, truth, window)
     run = partial(attempt_alone, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
     for label, kind in kinds.items():
-        entry = _try(label, partial(run, given[label].patch, *kind), real, answered, given[label])
+        entry = _try(label, partial(run, task.given[label].patch, *kind), task)
         on_entry(entry)
         entries.append(entry)
-    shown = given[WITHOUT_GUIDE]
+    shown = task.given[WITHOUT_GUIDE]
     source = np.where(shown.patch.source_valid, shown.physical(shown.patch.source), np.nan)
-    return Comparison(tuple(entries), shown.patch.guide, source, real, scene.source.units, (*scene.notes, *notes))
+    notes = (*scene.notes, f"{part}{task.lower}", *task.notes)
+    return Comparison(tuple(entries), shown.patch.guide, source, task.truth, scene.source.units, notes)
 
 
 @dataclass(frozen=True)
@@ -179,6 +173,42 @@ class _Given:
     def physical(self, values: NDArray[np.floating]) -> Array:
         """In the source's units."""
         return values.astype(np.float64) * self.stats.source_spread + self.stats.source_centre
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the methods are tried on.
+
+    Attributes:
+        given: what each gets, by label.
+        truth: (rows, columns) in the source's units, NaN where unknown.
+        answered: where a run would answer.
+        lower: what is to be said after the part, if it is one scale lower; else empty.
+        notes: on the truth.
+    """
+
+    given: Mapping[str, _Given]
+    truth: Array
+    answered: Mask
+    lower: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _one_step_down(given: Mapping[str, _Given], pair: Pair, device: str) -> _Task:
+    """One scale lower, where the source itself is the truth."""
+    lower = {label: _step_down(each, device) for label, each in given.items()}
+    _, known = lower[WITHOUT_GUIDE]
+    given = {label: each for label, (each, _) in lower.items()}
+    truth = np.where(known, pair.source[: known.shape[0], : known.shape[1]], np.nan)
+    said = f", one scale lower (x{given[WITHOUT_GUIDE].patch.scale}), where the source is the truth"
+    return _Task(given, truth, np.ones(known.shape, dtype=bool), said)
+
+
+def _with_truth(given: Mapping[str, _Given], pair: Pair, scene: Scene, path: Path, window: Window) -> _Task:
+    """At the output's own scale, where a run would answer: its output is nodata elsewhere."""
+    answered = spread(pair.source_valid, scene.grids.scale)
+    truth, notes = _read_truth(scene, path, window, answered)
+    return _Task(given, truth, answered, notes=notes)
 
 
 def _given(method: Method, pair: Pair, scene: Stats) -> _Given:
@@ -215,13 +245,13 @@ def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> tup
     return np.where(valid, values, np.nan), (*notes, *file.warnings, *unit_note)
 
 
-def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, given: _Given) -> Entry:
+def _try(label: str, run: Callable[[], Trial], task: _Task) -> Entry:
     try:
         done = run()
     except TileError as error:
         return Entry(label, failure=str(error))
-    values = np.where(answered, given.physical(done.values), np.nan)
-    return Entry(label, values, score_arrays(values, truth), done.seconds, done.memory)
+    values = np.where(task.answered, task.given[label].physical(done.values), np.nan)
+    return Entry(label, values, score_arrays(values, task.truth), done.seconds, done.memory)
 
 
 def write_folder(found: Comparison, folder: Path) -> None:
