@@ -20,7 +20,7 @@ from pathlib import Path
 from large_pair import make_pairs
 from scale import upscale, watch
 
-from geosr.options import processors
+from geosr.machine import processors
 
 
 @dataclass(frozen=True)

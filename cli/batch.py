@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geosr.errors import TileError, UsageError
-from geosr.options import Execution, Inputs, Note
+from geosr.events import Note
+from geosr.options import Execution, Inputs
 from geosr.stac import GUIDE_KEYS, SOURCE_KEYS
 from geosr.tables import SUFFIXES, Table, check_files, write_files
 

@@ -70,7 +70,7 @@ def command(
     """  # noqa: D301
     from geosr.comparison import Entry, compare, write_folder
     from geosr.figures import check_drawing
-    from geosr.store import check_new
+    from geosr.files import check_new
 
     files = {"json": json, "csv": csv, "markdown": markdown}
     check_files(files)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from geosr.errors import GeosrError
-from geosr.options import Event, Fitting, Note, Planned, Progress, Stage, TileFailed
+from geosr.events import Event, Fitting, Note, Planned, Progress, Stage, TileFailed
+from geosr.tables import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -173,7 +174,7 @@ class JsonLog:
 
     def _write(self, event: str, **values: object) -> None:
         time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        say(json.dumps({"event": event, "time": time_now, **values}))
+        say(json.dumps(plain({"event": event, "time": time_now, **values})))
 
 
 def _find_bar() -> Bar | None:

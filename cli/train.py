@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from geosr.errors import UsageError
-from geosr.options import Event, Execution, Note, Trained, Validated
+from geosr.events import Event, Note, Trained, Validated
+from geosr.options import Execution
 
 from .options import PATH, Command, device_option, option, read_settings, scale_option
 from .render import clock, one_line, printable, say

@@ -23,7 +23,8 @@ import xarray as xr
 from geosr.bands import ALL, Band
 from geosr.consistency import Consistency
 from geosr.errors import GeosrError, InputError, OutputError, UsageError
-from geosr.options import DEVICES, DTYPES, FITS, Bounds, Event, Execution, Inputs, Note, Recipe
+from geosr.events import Event, Note
+from geosr.options import DEVICES, DTYPES, FITS, Bounds, Execution, Inputs, Recipe
 
 if TYPE_CHECKING:
     from geosr.evaluation import Evaluation
@@ -138,7 +139,7 @@ def upscale(
         uncertainty: a GeoTIFF to write of the output's standard deviation, in its units.
         guide_influence: a GeoTIFF to write of what the guide changed against the interpolated source.
         style: write a QGIS style beside `output`.
-        on_event: called with notes and progress (`geosr.options.Event`).
+        on_event: called with notes and progress (`geosr.events.Event`).
 
     Returns:
         (y, x) DataArray in memory, called as a source that is a DataArray, with CRS, transform and the output's tags as

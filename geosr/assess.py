@@ -14,7 +14,8 @@ import numpy as np
 
 from geosr import methods
 from geosr.errors import UsageError
-from geosr.options import AUTO, Execution, Inputs, Note, Recipe, Stage
+from geosr.events import Note, Stage
+from geosr.options import AUTO, Execution, Inputs, Recipe
 from geosr.placement import place
 from geosr.plan import Plan, make_plan
 from geosr.sampling import draw_patches, measure_scene

@@ -13,22 +13,23 @@ from pathlib import Path
 
 from geosr import methods
 from geosr.bands import ALL
-from geosr.consistency import Consistency
 from geosr.describe import describe_source
 from geosr.errors import GeosrError, InputError, OutputError, TileError, UnavailableError
+from geosr.events import Note
+from geosr.files import check_place, reported
 from geosr.methods.weights import open_weights
 from geosr.multiband import check_bands, upscale_bands
-from geosr.options import AUTO, Execution, Inputs, Note, Recipe
-from geosr.outputs import bounds_text, digest_tags, limits_text, nodata_text, settings_text, shift_text
+from geosr.options import AUTO, Execution, Inputs, Recipe
+from geosr.outputs import asked_tags, digest_tags
 from geosr.pair_lists import Job, PairList
 from geosr.pipeline import upscale_file
 from geosr.placement import Crew, open_crew
-from geosr.plan import tile_size
+from geosr.published import remove_finished
 from geosr.raster_guard import files_of, show
 from geosr.runner import Threads
 from geosr.samples import origin_of, save_sample
 from geosr.scene import open_scene
-from geosr.store import check_place, remove_finished, reported, scratch_folder
+from geosr.scratch import scratch_folder
 from geosr.style import style_path, write_style
 from geosr.tables import Table
 
@@ -273,9 +274,10 @@ def _earlier(job: Job, inputs: Inputs, recipe: Recipe) -> Outcome | None:
     except (GeosrError, MemoryError) as error:
         return _of(job, FAILED, f"its output is there and cannot be read; use --overwrite to replace it: {error}")
     tags = made.tags
-    asked = {"SOURCE": job.source.absolute().name, "GUIDE": job.guide.absolute().name} | _asked(inputs, recipe)
+    files = {"GEOSR_SOURCE": job.source.absolute().name, "GEOSR_GUIDE": job.guide.absolute().name}
+    asked = files | _asked(inputs, recipe)
     asked |= {} if job.sample else _digests(job)
-    names = [name for name, value in asked.items() if tags.get(f"GEOSR_{name}", "") != value]
+    names = [name.removeprefix("GEOSR_") for name, value in asked.items() if tags.get(name, "") != value]
     other = [*dict.fromkeys(name.removesuffix("_DIGEST").lower().replace("_", " ") for name in names)]
     other += ["dtype"] if made.dtype != recipe.dtype else []
     other += ["coregister"] if inputs.coregister != ("GEOSR_COREGISTER_SHIFT" in tags) else []
@@ -311,33 +313,17 @@ def _completed(there: Outcome, job: Job, *, style: bool) -> Outcome:
 def _digests(job: Job) -> dict[str, str]:
     """Of the files, if they are there: an output may outlive what it was made of."""
     with suppress(InputError):
-        return {name.removeprefix("GEOSR_"): text for name, text in digest_tags(job.source, job.guide).items()}
+        return digest_tags(job.source, job.guide)
     return {}
 
 
 def _asked(inputs: Inputs, recipe: Recipe) -> dict[str, str]:
     """What an output's tags must say if it was made as is asked for, without the names of its files."""
-    band, native = inputs.band, inputs.native_resolution
-    asked = {
-        "SCALE": str(inputs.scale),
-        "SEED": str(recipe.seed),
-        "BOUNDS": bounds_text(inputs.bounds),
-        "LIMITS": limits_text(recipe.limits),
-        "SOURCE_NODATA": nodata_text(inputs.source_nodata),
-        "GUIDE_NODATA": nodata_text(inputs.guide_nodata),
-        "GUIDE_SHIFT": shift_text(inputs.guide_shift),
-        "BAND": "" if band is None else str(band),
-        "NATIVE_RESOLUTION": "" if native is None else f"{native:g}",
-    }
-    if recipe.weights:
-        asked["WEIGHTS_DIGEST"] = open_weights(recipe.weights).digest
-    consistency = recipe.consistency
+    method = None
     if recipe.method != AUTO:
         method = methods.create(recipe.method, recipe.preset, recipe.settings, recipe.weights)
-        consistency = consistency or Consistency.parse(method.consistency)
-        asked |= {"METHOD": recipe.method, "PRESET": recipe.preset, "SETTINGS": settings_text(method)}
-        asked |= {"TILE": str(tile_size(recipe, method, inputs.scale)), "FIT": recipe.fit or method.fit_scope}
-    return asked | ({"CONSISTENCY": str(consistency)} if consistency else {})
+    weights = {"GEOSR_WEIGHTS_DIGEST": open_weights(recipe.weights).digest} if recipe.weights else {}
+    return weights | asked_tags(inputs, recipe, method)
 
 
 def _of(

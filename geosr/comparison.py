@@ -15,9 +15,10 @@ from geosr import methods
 from geosr.assess import WITHOUT_GUIDE, steps_down
 from geosr.consistency import Consistency, spread
 from geosr.describe import describe_source
-from geosr.errors import InputError, OutputError, TileError
+from geosr.errors import InputError, TileError
 from geosr.evaluation import convert, place_on, read_onto
 from geosr.figures import check_drawing, draw_comparison
+from geosr.files import check_new
 from geosr.grid import Window
 from geosr.metrics import Mask, Scores, score_arrays
 from geosr.options import Execution, Inputs
@@ -25,7 +26,7 @@ from geosr.pair import Pair, Stats
 from geosr.placement import place
 from geosr.raster_guard import show
 from geosr.scene import Scene, find_valid, open_scene, suspicions
-from geosr.store import check_new, scratch_folder
+from geosr.scratch import new_folder
 from geosr.tables import Table, as_json
 from geosr.tiling import SIDE, cut, middle
 from geosr.trials import Array, Trial, attempt_alone
@@ -147,29 +148,19 @@ def compare(
     kinds = {WITHOUT_GUIDE: (WITHOUT_GUIDE, "default"), **chosen}
     given = {label: _given(methods.create_as(*kind), pair, stats) for label, kind in kinds.items()}
     if truth is None:
-        lower = {label: _step_down(each, placement.device) for label, each in given.items()}
-        given, known = {label: each for label, (each, _) in lower.items()}, lower[WITHOUT_GUIDE][1]
-        answered = np.ones(known.shape, dtype=bool)
-        real = np.where(known, pair.source[: known.shape[0], : known.shape[1]], np.nan)
-        scale = given[WITHOUT_GUIDE].patch.scale
-        notes = [f"{part}, one scale lower (x{scale}), where the source is the truth"]
+        task = _one_step_down(given, pair, placement.device)
     else:
-        spikes = stats.spikes(pair)  # in a run's output they have their own values, whatever the method
-        answered = spread(pair.source_valid & ~spikes, inputs.scale)  # elsewhere a run's output is nodata
-        real, truth_notes = _read_truth(scene, truth, window, answered)
-        notes = [part, *truth_notes]
-        if spikes.any():
-            notes.append(f"source pixels that stand alone far from all others, and are not scored: {spikes.sum()}")
+        task = _with_truth(given, pair, stats, scene, truth, window)
     run = partial(attempt_alone, seed=seed, device=placement.device, threads=placement.threads)
     entries = []
     for label, kind in kinds.items():
-        entry = _try(label, partial(run, given[label].patch, *kind), real, answered, given[label])
+        entry = _try(label, partial(run, task.given[label].patch, *kind), task)
         on_entry(entry)
         entries.append(entry)
-    shown = given[WITHOUT_GUIDE]
+    shown = task.given[WITHOUT_GUIDE]
     source = np.where(shown.patch.source_valid, shown.physical(shown.patch.source), np.nan)
-    said = (*scene.notes, *suspicions(scene, limited=True), *notes)
-    return Comparison(tuple(entries), shown.patch.guide, source, real, scene.source.units, said)
+    notes = (*scene.notes, *suspicions(scene, limited=True), f"{part}{task.lower}", *task.notes)
+    return Comparison(tuple(entries), shown.patch.guide, source, task.truth, scene.source.units, notes)
 
 
 @dataclass(frozen=True)
@@ -182,6 +173,47 @@ class _Given:
     def physical(self, values: NDArray[np.floating]) -> Array:
         """In the source's units."""
         return self.stats.physical(values)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the methods are tried on.
+
+    Attributes:
+        given: what each gets, by label.
+        truth: (rows, columns) in the source's units, NaN where unknown.
+        answered: where a run would answer.
+        lower: what is to be said after the part, if it is one scale lower; else empty.
+        notes: on the truth.
+    """
+
+    given: Mapping[str, _Given]
+    truth: Array
+    answered: Mask
+    lower: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _one_step_down(given: Mapping[str, _Given], pair: Pair, device: str) -> _Task:
+    """One scale lower, where the source itself is the truth."""
+    lower = {label: _step_down(each, device) for label, each in given.items()}
+    _, known = lower[WITHOUT_GUIDE]
+    given = {label: each for label, (each, _) in lower.items()}
+    truth = np.where(known, pair.source[: known.shape[0], : known.shape[1]], np.nan)
+    said = f", one scale lower (x{given[WITHOUT_GUIDE].patch.scale}), where the source is the truth"
+    return _Task(given, truth, np.ones(known.shape, dtype=bool), said)
+
+
+def _with_truth(
+    given: Mapping[str, _Given], pair: Pair, stats: Stats, scene: Scene, path: Path, window: Window
+) -> _Task:
+    """At the output's own scale, where a run would answer (its output is nodata elsewhere) by the method."""
+    spikes = stats.spikes(pair)  # in a run's output they have their own values, whatever the method
+    answered = spread(pair.source_valid & ~spikes, scene.grids.scale)
+    truth, notes = _read_truth(scene, path, window, answered)
+    if spikes.any():
+        notes += (f"source pixels that stand alone far from all others, and are not scored: {spikes.sum()}",)
+    return _Task(given, truth, answered, notes=notes)
 
 
 def _given(method: Method, pair: Pair, scene: Stats) -> _Given:
@@ -218,13 +250,13 @@ def _read_truth(scene: Scene, path: Path, window: Window, answered: Mask) -> tup
     return np.where(valid, values, np.nan), (*notes, *file.warnings, *unit_note)
 
 
-def _try(label: str, run: Callable[[], Trial], truth: Array, answered: Mask, given: _Given) -> Entry:
+def _try(label: str, run: Callable[[], Trial], task: _Task) -> Entry:
     try:
         done = run()
     except TileError as error:
         return Entry(label, failure=str(error))
-    values = np.where(answered, given.physical(done.values), np.nan)
-    return Entry(label, values, score_arrays(values, truth), done.seconds, done.memory)
+    values = np.where(task.answered, task.given[label].physical(done.values), np.nan)
+    return Entry(label, values, score_arrays(values, task.truth), done.seconds, done.memory)
 
 
 def write_folder(found: Comparison, folder: Path) -> None:
@@ -243,12 +275,6 @@ def write_folder(found: Comparison, folder: Path) -> None:
         "compare.md": found.table.markdown().encode(errors="replace"),
         "compare.png": found.picture(),
     }
-    with scratch_folder(folder.absolute()) as hidden:
-        made = hidden / "comparison"
-        try:
-            made.mkdir()
-            for name, data in files.items():
-                (made / name).write_bytes(data)
-            made.rename(folder)
-        except OSError as error:
-            raise OutputError(f"{show(folder)} was not written: {error.strerror or error}") from error
+    with new_folder(folder) as made:
+        for name, data in files.items():
+            (made / name).write_bytes(data)

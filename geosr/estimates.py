@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geosr.errors import TileError
-from geosr.memory import Load, memory_limit
-from geosr.options import Execution, processors
+from geosr.machine import memory_limit, processors
+from geosr.memory import Load
+from geosr.options import Execution
 from geosr.outputs import LAYER_ENCODING
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement, place_plan

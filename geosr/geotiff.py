@@ -15,7 +15,7 @@ from rasterio.windows import Window as RasterioWindow
 from geosr.gdal import gdal_environment
 from geosr.publish import check_utf8, publish, reported_as
 from geosr.raster import Raster
-from geosr.store import scratch_folder
+from geosr.scratch import scratch_folder
 
 
 def write_tile(

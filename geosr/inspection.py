@@ -19,10 +19,11 @@ from geosr.contents import Contents, measure_contents
 from geosr.describe import describe_guide
 from geosr.errors import GeosrError
 from geosr.estimates import memory_load, scratch_bytes
+from geosr.events import Planned
 from geosr.grid import Window
-from geosr.memory import memory_limit
+from geosr.machine import memory_limit
 from geosr.moments import Moments
-from geosr.options import Execution, Inputs, Planned, Recipe
+from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import check_batch
 from geosr.plan import Plan, notes_on
 from geosr.preflight import suspicion, suspicious_constant

@@ -1,13 +1,11 @@
-"""How much memory a run takes, about, against what there is."""
+"""How much memory a run takes, about, and sharing out what there is."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from geosr.errors import UsageError
 from geosr.plan import Plan
@@ -113,34 +111,3 @@ class Memory:
 def most_processes(limit: int) -> int:
     """As many worker processes as `limit` bytes hold if the tiles of each take as much as itself, at least 1."""
     return max((limit - PROCESS) // (2 * PROCESS), 1)
-
-
-def memory_limit() -> int | None:
-    """Bytes that this process may use: the machine's memory, or what its control group (a container, a job) is allowed.
-
-    None where that cannot be told.
-    """
-    try:
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-    return min([machine, *group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
-
-
-def group_limits(groups: Path, root: Path) -> Iterator[int]:
-    """What each control group above this process allows, in bytes; a container sees only some of them.
-
-    Args:
-        groups: lists those that the process is in, as Linux does.
-        root: where their settings are, of version 2, or of version 1 in folders by resource.
-    """
-    with suppress(OSError):
-        for line in groups.read_text().splitlines():
-            _, resources, group = line.split(":", 2)
-            if resources not in ("", "memory"):
-                continue
-            top, name = (root / "memory", "memory.limit_in_bytes") if resources else (root, "memory.max")
-            below = Path(group.lstrip("/"))
-            for folder in (below, *below.parents):
-                with suppress(OSError, ValueError):  # ValueError: the word max
-                    yield int((top / folder / name).read_text())

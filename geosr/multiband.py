@@ -17,18 +17,21 @@ from geosr.bands import ALL, wavelength_of
 from geosr.describe import describe_guide
 from geosr.errors import InputError, UsageError
 from geosr.estimates import scratch_bytes
+from geosr.events import Event, Note, Planned
+from geosr.files import check_room, reported
 from geosr.geotiff import write_strips
 from geosr.grid import GridPair, Window
 from geosr.inspection import Inspection, inspect, planned
-from geosr.options import Event, Execution, Inputs, Note, Planned, Recipe
-from geosr.outputs import digest_tags, guide_tags
-from geosr.pipeline import fingerprint_of, notes_on_earlier_run, upscale_file
+from geosr.notes import notes_on_earlier_run
+from geosr.options import Execution, Inputs, Recipe
+from geosr.outputs import digest_tags, guide_tags, without_empty
+from geosr.pipeline import fingerprint_of, upscale_file
 from geosr.placement import Crew, place_plan
 from geosr.plan import Plan
 from geosr.publish import check_own_output
 from geosr.raster_guard import show
+from geosr.run_folder import RunFolder, run_folder
 from geosr.scene import Scene
-from geosr.store import RunFolder, check_room, reported, run_folder
 from geosr.writer import merge_bands
 
 _ROWS = 256  # of the guide that are brought onto the grid at once
@@ -67,45 +70,32 @@ def upscale_bands(
         UsageError: something is to be written beside the output.
         InputError: the bands differ in type or nodata value.
     """
-    bands = check_bands(inputs, execution)
+    bands, tell = check_bands(inputs, execution), _told(execution)
     output = check_own_output(output, [inputs.source, inputs.guide, *recipe.files], overwrite=execution.overwrite)
     first = replace(inputs, band=bands[0])
     plan = replace(decide(first, recipe, execution), digests=digest_tags(inputs.source, inputs.guide))
     recipe = replace(recipe, method=plan.method.name)
     execution.on_event(planned(plan, execution, _scratch_bytes(plan, len(bands))))
     for text in plan.scene.notes:
-        execution.on_event(Note(text))
+        tell(text)
     with run_folder(output, fingerprint_of(plan, place_plan(plan, execution, crew)) | {"band": ALL}) as folder:
         overwrite = folder.may_replace(overwrite=execution.overwrite)
         for text in notes_on_earlier_run(folder):
-            execution.on_event(Note(text))
+            tell(text)
         check_room(folder.path, _scratch_bytes(plan, len(bands)))
-        work = folder.path / "bands"
-        with reported(f"cannot write in {folder.path}"):
-            work.mkdir(exist_ok=True)
-        guide = work / "guide.tif"
-        tell = _told(execution)
-        folder.remember_file("the guide", guide, partial(_write_guide, _part_for_guide(plan.scene), guide), tell)
+        guide = _guide_once(folder, plan.scene, tell)
         common = replace(inputs, guide=guide, guide_nodata=None, guide_shift=None, coregister=False)
-        quiet = replace(execution, overwrite=True, on_event=_once(execution.on_event, plan.scene.notes))
-        parts, done = [work / f"band{band:04d}.tif" for band in bands], []
-        for number, (band, part) in enumerate(zip(bands, parts, strict=True), 1):
-            execution.on_event(Note(f"band {band}, {number} of {len(bands)}"))
-            raster.check_unchanged(plan.scene.source)  # each band's run looks at it again
-            run = partial(_run, replace(common, band=band), recipe, quiet, part, crew)
-            done.append(_finished(folder, f"band {band}", part, run, execution))
-        raster.check_unchanged(plan.scene.source)
+        done = _each_band(bands, common, recipe, execution, folder, crew, plan.scene)
         merge_bands(
-            parts,
+            [_file_of(folder, band) for band in bands],
             folder.path,
             output,
             name=_name,
-            tags=_tags(plan) | _interpolated_tags(bands, done),
+            tags=_tags(plan) | _interpolated_tags(done),
             compress=recipe.compress,
             overwrite=overwrite,
         )
-    tiles, interpolated = sum(each["tiles"] for each in done), sum(len(each["interpolated"]) for each in done)
-    return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))
+    return _report(output, [*done.values()])
 
 
 def inspect_bands(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspection:
@@ -117,6 +107,46 @@ def inspect_bands(inputs: Inputs, recipe: Recipe, execution: Execution) -> Inspe
     bands = check_bands(inputs, execution)
     found = inspect(replace(inputs, band=bands[0]), recipe, execution)
     return replace(found, disk=_scratch_bytes(found.plan, len(bands)))
+
+
+def _guide_once(folder: RunFolder, scene: Scene, tell: Callable[[str], None]) -> Path:
+    """The guide on the output's grid, for all bands and all runs that continue each other."""
+    guide = folder.path / "bands" / "guide.tif"
+    with reported(f"cannot write in {folder.path}"):
+        guide.parent.mkdir(exist_ok=True)
+    folder.remember_file("the guide", guide, partial(_write_guide, _part_for_guide(scene), guide), tell)
+    return guide
+
+
+def _file_of(folder: RunFolder, band: int) -> Path:
+    """Where the output of one band lies."""
+    return folder.path / "bands" / f"band{band:04d}.tif"
+
+
+def _each_band(
+    bands: Sequence[int],
+    common: Inputs,
+    recipe: Recipe,
+    execution: Execution,
+    folder: RunFolder,
+    crew: Crew | None,
+    scene: Scene,
+) -> dict[int, Mapping[str, Any]]:
+    """What is known of every band, each made in the run folder; `common` is what holds for all of them.
+
+    Raises:
+        ChangedInputError: the source is not any more what was planned on.
+    """
+    quiet = replace(execution, overwrite=True, on_event=_once(execution.on_event, scene.notes))
+    done = {}
+    for number, band in enumerate(bands, 1):
+        _told(execution)(f"band {band}, {number} of {len(bands)}")
+        raster.check_unchanged(scene.source)  # each band's run looks at it again
+        part = _file_of(folder, band)
+        run = partial(_run, replace(common, band=band), recipe, quiet, part, crew)
+        done[band] = _finished(folder, f"band {band}", part, run, execution)
+    raster.check_unchanged(scene.source)
+    return done
 
 
 def _run(inputs: Inputs, recipe: Recipe, execution: Execution, output: Path, crew: Crew | None) -> dict[str, Any]:
@@ -137,6 +167,11 @@ def _finished(
     return found
 
 
+def _report(output: Path, done: Sequence[Mapping[str, Any]]) -> BandsReport:
+    tiles, interpolated = sum(each["tiles"] for each in done), sum(len(each["interpolated"]) for each in done)
+    return BandsReport(output, tiles, interpolated, tuple(each["expected"] for each in done))
+
+
 def _told(execution: Execution) -> Callable[[str], None]:
     return lambda text: execution.on_event(Note(text))
 
@@ -144,7 +179,8 @@ def _told(execution: Execution) -> Callable[[str], None]:
 def _scratch_bytes(plan: Plan, bands: int) -> int:
     """Disk that a run takes, about: what one band's takes, the guide, all bands one by one, together and as output."""
     rows, cols = plan.scene.grids.high.shape
-    return scratch_bytes(plan) + rows * cols * 4 * (plan.scene.guide.channels + 4 * bands)
+    guide, band = 4 * plan.scene.guide.channels, np.dtype(plan.recipe.dtype).itemsize  # bytes a pixel
+    return scratch_bytes(plan) + rows * cols * (guide + 4 * bands * band)
 
 
 def check_bands(inputs: Inputs, execution: Execution) -> tuple[int, ...]:
@@ -212,15 +248,11 @@ def _once(tell: Callable[[Event], None], told: Sequence[str]) -> Callable[[Event
 def _tags(plan: Plan) -> dict[str, str]:
     """What the bands' own tags do not know: the real guide, and where it was found."""
     shift = plan.scene.shift
-    known = {"GEOSR_GUIDE": plan.scene.guide.path.name, **plan.digests, **guide_tags(plan.inputs), "GEOSR_BAND": ALL}
-    return known | (shift.tags if shift else {})
+    guide = {"GEOSR_GUIDE": plan.scene.guide.path.name, **plan.digests, **without_empty(guide_tags(plan.inputs))}
+    return guide | {"GEOSR_BAND": ALL} | (shift.tags if shift else {})
 
 
-def _interpolated_tags(bands: Sequence[int], done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _interpolated_tags(done: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
     """The file's tag that names every band's interpolated tiles: a batch reads no band's own."""
-    named = [
-        f"band {band}: {', '.join(each['interpolated'])}"
-        for band, each in zip(bands, done, strict=True)
-        if each["interpolated"]
-    ]
+    named = [f"band {band}: {', '.join(each['interpolated'])}" for band, each in done.items() if each["interpolated"]]
     return {"GEOSR_INTERPOLATED_TILES": "; ".join(named)} if named else {}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from geosr.bands import Band
 from geosr.consistency import Consistency
 from geosr.errors import UnavailableError, UsageError
+from geosr.events import Event
 
 DTYPES = ("float32", "float64", "int16", "int32", "uint8", "uint16")
 COMPRESSIONS = ("deflate", "zstd")
@@ -23,6 +24,25 @@ DEVICES = ("auto", "cpu", "cuda")
 ON_TILE_ERROR = ("fail", "interpolate")
 
 Bounds = tuple[float, float, float, float]
+
+
+class Layer(StrEnum):
+    """A raster that can be written beside the output.
+
+    Attributes:
+        description: of its band.
+    """
+
+    INFLUENCE = "influence", "changed by the guide"
+    UNCERTAINTY = "uncertainty", "standard deviation"
+
+    description: str
+
+    def __new__(cls, name: str, description: str) -> Self:
+        """A member that is `name` where a text is wanted."""
+        layer = str.__new__(cls, name)
+        layer._value_, layer.description = name, description
+        return layer
 
 
 def check_seed(seed: int) -> None:
@@ -219,140 +239,7 @@ class Execution:
             raise UsageError(f"gpus is {self.gpus!r}; use all, or different numbers as in 0,1")
 
     @property
-    def layers(self) -> dict[str, Path]:
-        """Rasters to be written beside the output, by name."""
-        asked = {"influence": self.influence, "uncertainty": self.uncertainty}
-        return {name: path for name, path in asked.items() if path}
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something to tell the person who waits."""
-
-
-@dataclass(frozen=True)
-class Note(Event):
-    """A sentence that matters to the result."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Planned(Event):
-    """It is decided what the run will do.
-
-    Attributes:
-        rows: gives the lines of `geosr info` on it as (name, text), less the notes. It takes a while: parts of both
-            rasters are read.
-    """
-
-    rows: Callable[[], Sequence[tuple[str, str]]]
-
-
-@dataclass(frozen=True)
-class Stage(Event):
-    """A stage begins."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Fitting(Event):
-    """How far the fit to the scene is, or that of a run's only tile.
-
-    Attributes:
-        share: of its steps that are done, from 0 to 1; it may end before all are.
-        seconds: since it began.
-    """
-
-    share: float
-    seconds: float
-
-    @property
-    def left(self) -> float:
-        """Seconds to go, about."""
-        return self.seconds * (1 / self.share - 1)
-
-
-@dataclass(frozen=True)
-class TileFailed(Event):
-    """A tile failed.
-
-    Attributes:
-        index: of the tile.
-        row, column: of its first output pixel.
-        reason: a sentence.
-        retry: it will be tried once more, when all others are done.
-    """
-
-    index: int
-    row: int
-    column: int
-    reason: str
-    retry: bool
-
-
-@dataclass(frozen=True)
-class Progress(Event):
-    """How far the tiles are.
-
-    Attributes:
-        done: tiles that have an answer, those of an earlier run included.
-        total: tiles of the scene.
-        failed: tiles that have failed so far and have no answer.
-        retried: attempts beyond each tile's first.
-        rate: tiles a second since the run began; None before the first.
-    """
-
-    done: int
-    total: int
-    failed: int = 0
-    retried: int = 0
-    rate: float | None = None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to go, about."""
-        return (self.total - self.done) / self.rate if self.rate else None
-
-
-@dataclass(frozen=True)
-class Trained(Event):
-    """A step of a training is done.
-
-    Attributes:
-        step: how many are, those of an earlier run included.
-        steps: of the training.
-        rate: steps a second in this run.
-    """
-
-    step: int
-    steps: int
-    rate: float
-
-    @property
-    def left(self) -> float:
-        """Seconds to go, about."""
-        return (self.steps - self.step) / self.rate
-
-
-@dataclass(frozen=True)
-class Validated(Event):
-    """A network was scored on the pairs left out.
-
-    Attributes:
-        step: after which.
-        loss: mean of the training's since the last time.
-        rmse: of the result projected onto the source, in standard deviations of the source, mean of the pairs.
-        bicubic: the same of bicubic interpolation.
-    """
-
-    step: int
-    loss: float
-    rmse: float
-    bicubic: float
-
-
-def processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def layers(self) -> dict[Layer, Path]:
+        """Where rasters are to be written beside the output."""
+        asked = {Layer.INFLUENCE: self.influence, Layer.UNCERTAINTY: self.uncertainty}
+        return {layer: path for layer, path in asked.items() if path}

@@ -15,52 +15,49 @@ from geosr.consistency import Consistency
 from geosr.encoding import Encoding
 from geosr.errors import OutputError, UsageError
 from geosr.methods.base import Method
-from geosr.options import Bounds, Execution, Inputs
+from geosr.options import Execution, Inputs, Layer, Recipe
 from geosr.placement import Placement
-from geosr.plan import Plan
+from geosr.plan import Plan, tile_size
 from geosr.publish import check_output, check_own_output
-from geosr.raster import Raster
+from geosr.published import published_before
 from geosr.raster_guard import digest_of_parts, is_folder, show
 from geosr.report import Report, check_report
-from geosr.store import TileStore, published_before
 from geosr.style import check_style
+from geosr.tile_store import TileStore
 from geosr.version import __version__
 from geosr.writer import Mosaic
-
-OUTPUT = "output"
-"""Name of the output among those that a run writes."""
 
 LAYER_ENCODING = Encoding("float32", float("nan"))
 
 
-def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) -> dict[str, Path]:
-    """Where everything that a run writes will lie, by name, before any work is done.
+def check_outputs(output: Path, inputs: Sequence[Path], execution: Execution) -> tuple[Path, dict[Layer, Path]]:
+    """Where the output of a run will lie, and the rasters beside it, before any work is done.
 
     Raises:
         UsageError, OutputError: as `check_output` and `check_report`; two of them have the same name.
         OutputError: one lies on another file system than the output, beside which all are made.
     """
-    outputs = {OUTPUT: check_own_output(output, inputs, overwrite=execution.overwrite)}
-    left = published_before(outputs[OUTPUT])
-    for name, path in execution.layers.items():
+    output = check_own_output(output, inputs, overwrite=execution.overwrite)
+    left, further = published_before(output), {}
+    for layer, path in execution.layers.items():
         free = execution.overwrite or Path(os.path.realpath(path)) in left
-        outputs[name] = check_output(path, inputs, overwrite=free)
-        if outputs[name].parent.stat().st_dev != outputs[OUTPUT].parent.stat().st_dev:
+        further[layer] = check_output(path, inputs, overwrite=free)
+        if further[layer].parent.stat().st_dev != output.parent.stat().st_dev:
             raise OutputError(
                 f"{show(path)} lies on another file system than the output, beside which it is made; give a name on "
                 "that of the output"
             )
-    if len({*outputs.values()}) < len(outputs):
+    if len({output, *further.values()}) < 1 + len(further):
         raise UsageError("the output and what is written beside it need different names")
     if execution.report:
-        check_report(execution.report, [*inputs, *outputs.values()])
+        check_report(execution.report, [*inputs, output, *further.values()])
     if execution.style:
-        check_style(outputs[OUTPUT], overwrite=execution.overwrite or outputs[OUTPUT] in left)
-    return outputs
+        check_style(output, overwrite=execution.overwrite or output in left)
+    return output, further
 
 
 def mosaics(
-    plan: Plan, placement: Placement, report: Report, store: TileStore, folder: Path, further: Mapping[str, Path]
+    plan: Plan, placement: Placement, report: Report, store: TileStore, folder: Path, further: Mapping[Layer, Path]
 ) -> list[Mosaic]:
     """What is to be written, the output itself last.
 
@@ -70,7 +67,7 @@ def mosaics(
         report: on its tiles.
         store: holds them.
         folder: to work in.
-        further: where the rasters beside the output will lie, by name.
+        further: where the rasters beside the output will lie.
     """
     scene = plan.scene
     output = Mosaic(
@@ -86,75 +83,55 @@ def mosaics(
         tags=_tags(plan, placement, report),
         limits=plan.recipe.limits,
     )
-    return [*(_further(output, name, path) for name, path in further.items()), output]
+    return [*(_further(output, layer, path) for layer, path in further.items()), output]
 
 
-def _further(mosaic: Mosaic, name: str, output: Path) -> Mosaic:
+def _further(mosaic: Mosaic, layer: Layer, output: Path) -> Mosaic:
     """The mosaic of a raster that is written beside the output: in its units, as it comes from the tiles."""
-    described = {"influence": "changed by the guide", "uncertainty": "standard deviation"}[name]
     return replace(
         mosaic,
-        source=replace(mosaic.source, description=described, band_tags={}),
+        source=replace(mosaic.source, description=layer.description, band_tags={}),
         results=[replace(result, centre=None if result.centre is None else 0.0) for result in mosaic.results],
-        tiles=mosaic.tiles.layer(name),
+        tiles=mosaic.tiles.layer(layer),
         consistency=Consistency(np.inf),
         encoding=LAYER_ENCODING,
         output=output,
-        tags={**mosaic.tags, "GEOSR_LAYER": name},
+        tags={**mosaic.tags, "GEOSR_LAYER": str(layer)},
         pools=False,
         limits=(-np.inf, np.inf),
     )
 
 
-def bounds_text(bounds: Bounds | None) -> str:
-    """As in the tag, and empty where there are none."""
-    return " ".join(map(str, bounds or ()))
-
-
-def limits_text(limits: tuple[float, float]) -> str:
-    """As in the tag, and empty where there are none."""
-    return " ".join(map(str, limits)) if np.isfinite(limits).any() else ""
-
-
-def settings_text(method: Method) -> str:
-    """As in the tag: JSON."""
-    return json.dumps(asdict(method.settings), sort_keys=True)
-
-
 def _tags(plan: Plan, placement: Placement, report: Report) -> dict[str, str]:
-    scene, recipe = plan.scene, plan.recipe
+    """All tags but what is measured on the output."""
+    scene, weights = plan.scene, plan.method.weights
     names = "; ".join(result.tile.name(scene.grids.scale) for result in report.interpolated)
-    package, weights = methods.entry(plan.method.name).package, plan.method.weights
     smaller = "; ".join(f"{each.tile.name(scene.grids.scale)}: {each.batch}" for each in report.results if each.batch)
-    special = (
-        ({"GEOSR_INTERPOLATED_TILES": names} if names else {})
-        | (scene.shift.tags if scene.shift else {})
-        | ({"GEOSR_METHOD_PACKAGE": package} if package else {})
-        | ({"GEOSR_WEIGHTS": weights.path.name, "GEOSR_WEIGHTS_DIGEST": weights.digest} if weights else {})
-        | ({"GEOSR_BATCH": str(placement.batch)} if placement.batch > 1 else {})
-        | ({"GEOSR_LIMITS": limits_text(recipe.limits)} if limits_text(recipe.limits) else {})
-        | _source_tags(plan.inputs, scene.source)
-        | ({"GEOSR_SMALLER_BATCHES": smaller} if smaller else {})
-    )
-    return special | {
+    pooled = scene.source.pooled
+    tags = {
         "GEOSR_VERSION": __version__,
-        "GEOSR_METHOD": plan.method.name,
-        "GEOSR_PRESET": recipe.preset,
-        "GEOSR_SETTINGS": settings_text(plan.method),
-        "GEOSR_SCALE": str(scene.grids.scale),
-        "GEOSR_CONSISTENCY": str(plan.consistency),
-        "GEOSR_TILE": str(recipe.tile),
-        "GEOSR_FIT": plan.fit,
-        "GEOSR_SEED": str(recipe.seed),
+        **asked_tags(plan.inputs, plan.recipe, plan.method),
+        "GEOSR_METHOD_PACKAGE": methods.entry(plan.method.name).package or "",
+        "GEOSR_WEIGHTS": weights.path.name if weights else "",
+        "GEOSR_WEIGHTS_DIGEST": weights.digest if weights else "",
         "GEOSR_DEVICE": placement.device,
         "GEOSR_THREADS_PER_TILE": str(placement.threads),
+        "GEOSR_BATCH": str(placement.batch) if placement.batch > 1 else "",
+        "GEOSR_SMALLER_BATCHES": smaller,
         "GEOSR_SOURCE": scene.source.path.name,
         "GEOSR_GUIDE": scene.guide.path.name,
-        **plan.digests,
-        **guide_tags(plan.inputs),
+        **(scene.shift.tags if scene.shift else {}),
+        "GEOSR_POOLED": "" if plan.inputs.native_resolution is None else f"{pooled} x {pooled}",
+        "GEOSR_INTERPOLATED_TILES": names,
         "GEOSR_GUIDED_PERCENT": f"{100 * report.guided:.2f}",
         "GEOSR_EXPECTED_ERROR": f"{report.expected:.4g}",
     }
+    return without_empty(tags) | dict(plan.digests)  # of a folder an empty one
+
+
+def without_empty(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those that say something."""
+    return {name: text for name, text in tags.items() if text}
 
 
 def digest_tags(source: Path, guide: Path) -> dict[str, str]:
@@ -169,30 +146,44 @@ def digest_tags(source: Path, guide: Path) -> dict[str, str]:
     return {name: "" if is_folder(path) else digest_of_parts(path) for name, path in files.items()}
 
 
-def guide_tags(inputs: Inputs) -> dict[str, str]:
-    """What was taken for nodata in the guide, and by how much it was moved, if that was asked for."""
-    nodata, shift = nodata_text(inputs.guide_nodata), shift_text(inputs.guide_shift)
-    return ({"GEOSR_GUIDE_NODATA": nodata} if nodata else {}) | ({"GEOSR_GUIDE_SHIFT": shift} if shift else {})
+def asked_tags(inputs: Inputs, recipe: Recipe, method: Method | None) -> dict[str, str]:
+    """What an output's tags say if it is made as is asked for; it has none of those that are empty here.
 
-
-def shift_text(shift: tuple[float, float] | None) -> str:
-    """As in the tag, and empty where none was given."""
-    return " ".join(f"{number:.17g}" for number in shift or ())
-
-
-def nodata_text(value: float | None) -> str:
-    """As in the tag, and empty where none was given."""
-    return "" if value is None else f"{value:.17g}"
-
-
-def _source_tags(inputs: Inputs, source: Raster) -> dict[str, str]:
-    """What was taken of the source's file: the part and the band asked for, and that it was averaged first."""
-    part = {} if inputs.bounds is None else {"GEOSR_BOUNDS": bounds_text(inputs.bounds)}
-    part |= {} if inputs.band is None else {"GEOSR_BAND": str(inputs.band)}
-    part |= {} if inputs.source_nodata is None else {"GEOSR_SOURCE_NODATA": nodata_text(inputs.source_nodata)}
-    if inputs.native_resolution is None:
-        return part
-    return part | {
-        "GEOSR_NATIVE_RESOLUTION": f"{inputs.native_resolution:g}",
-        "GEOSR_POOLED": f"{source.pooled} x {source.pooled}",
+    Args:
+        inputs: as asked for.
+        recipe: as asked for.
+        method: the recipe's; None leaves out what follows from it.
+    """
+    bounds, limits, native = inputs.bounds, recipe.limits, inputs.native_resolution
+    tags = {
+        "GEOSR_SCALE": str(inputs.scale),
+        "GEOSR_SEED": str(recipe.seed),
+        "GEOSR_BOUNDS": " ".join(map(str, bounds or ())),
+        "GEOSR_LIMITS": " ".join(map(str, limits)) if np.isfinite(limits).any() else "",
+        "GEOSR_SOURCE_NODATA": _number(inputs.source_nodata),
+        **guide_tags(inputs),
+        "GEOSR_BAND": "" if inputs.band is None else str(inputs.band),
+        "GEOSR_NATIVE_RESOLUTION": "" if native is None else f"{native:g}",
     }
+    consistency = recipe.consistency
+    if method:
+        consistency = consistency or Consistency.parse(method.consistency)
+        tags |= {
+            "GEOSR_METHOD": method.name,
+            "GEOSR_PRESET": recipe.preset,
+            "GEOSR_SETTINGS": json.dumps(asdict(method.settings), sort_keys=True),
+            "GEOSR_TILE": str(tile_size(recipe, method, inputs.scale)),
+            "GEOSR_FIT": recipe.fit or method.fit_scope,
+        }
+    return tags | ({"GEOSR_CONSISTENCY": str(consistency)} if consistency else {})
+
+
+def guide_tags(inputs: Inputs) -> dict[str, str]:
+    """Of these, what was taken for nodata in the guide, and by how much it was moved."""
+    shift = " ".join(map(_number, inputs.guide_shift or ()))
+    return {"GEOSR_GUIDE_NODATA": _number(inputs.guide_nodata), "GEOSR_GUIDE_SHIFT": shift}
+
+
+def _number(value: float | None) -> str:
+    """All of its digits; empty where there is none."""
+    return "" if value is None else f"{value:.17g}"

@@ -11,12 +11,13 @@ import numpy as np
 import pyproj
 from odc.geo.geobox import GeoBox
 
-from geosr.errors import OutputError, UsageError
+from geosr.errors import UsageError
+from geosr.files import check_new
 from geosr.geotiff import write_tile
 from geosr.grid import check_scale, crop
 from geosr.options import Inputs
 from geosr.scene import Scene, open_scene, suspicions
-from geosr.store import check_new, scratch_folder
+from geosr.scratch import new_folder
 from geosr.tiling import SIDE, Tile, cut
 
 _FIELDS = ("index", "source", "guide", "row", "col", "height", "width", "source_valid", "guide_valid")
@@ -49,17 +50,9 @@ def write_pairs(
     for note in (*scene.notes, *suspicions(scene, limited=True)):
         tell(note)
     tiles = cut(scene.grids.low.shape, scene.grids.scale, size=tile, halo=0)
-    with scratch_folder(folder.absolute()) as hidden:
-        made = hidden / "pairs"
-        try:
-            made.mkdir()
-            rows = [*_write_all(scene, made, tiles)]
-            _write_index(made, rows)
-            made.rename(folder)
-        except OutputError:
-            raise
-        except OSError as error:
-            raise OutputError(f"{folder} was not written: {error.strerror or error}") from error
+    with new_folder(folder) as made:
+        rows = [*_write_all(scene, made, tiles)]
+        _write_index(made, rows)
     return len(rows)
 
 

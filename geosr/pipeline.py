@@ -2,13 +2,13 @@
 
 The parts, in the order of the data's way: `scene` opens the pair, `plan` and `placement` decide what is done and where,
 `sampling` measures the scene and fits the method, `tile_work` makes a tile's values, `outputs` says what is written of
-them, `report` what was done.
+them, `report` what was done, `notes` what is to be said on the way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,27 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from geosr.assess import decide
-from geosr.consistency import EXACT
-from geosr.errors import OutputError
+from geosr.errors import OutputError, TileError
 from geosr.estimates import scratch_bytes
-from geosr.findings import Written
+from geosr.events import Event, Fitting, Note, Stage
+from geosr.files import check_room
 from geosr.inspection import planned
 from geosr.methods.base import told_to
-from geosr.options import Event, Execution, Fitting, Inputs, Note, Recipe, Stage
-from geosr.outputs import OUTPUT, check_outputs, digest_tags, mosaics
+from geosr.notes import (
+    notes_on_earlier_run,
+    notes_on_output,
+    notes_on_plan,
+    notes_on_statistics,
+    notes_on_tiles,
+)
+from geosr.options import Execution, Inputs, Recipe
+from geosr.outputs import check_outputs, digest_tags, mosaics
 from geosr.pair import Stats
 from geosr.placement import Crew, Placement, open_pool, place_plan
-from geosr.plan import Plan, notes_on
+from geosr.plan import Plan
 from geosr.provenance import fingerprint, software
 from geosr.report import Report, write_report
+from geosr.run_folder import RunFolder, run_folder
 from geosr.sampling import fit_scene, measure_scene
-from geosr.store import RunFolder, TileResult, TileStore, check_room, run_folder
 from geosr.style import write_style
 from geosr.tile_run import Group, TileRun, run_tiles
+from geosr.tile_store import TileResult, TileStore
 from geosr.tile_work import interpolate_tile, upscale_group
 from geosr.writer import write
-
-_ROUNDED = 1e-3  # of the source's spread, from which on a deviation is told
 
 
 def upscale_file(
@@ -53,48 +59,34 @@ def upscale_file(
     """
     record = _Record(execution.on_event)
     execution = replace(execution, on_event=record)
-    outputs = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
-    output = outputs.pop(OUTPUT)
-    plan = decide(inputs, recipe, execution)
-    plan = replace(plan, layers=tuple(outputs), digests=digest_tags(inputs.source, inputs.guide))
-    execution.on_event(planned(plan, execution, scratch_bytes(plan)))
+    output, further = check_outputs(output, [inputs.source, inputs.guide, *recipe.files], execution)
+    plan = _plan(inputs, recipe, execution)
     placement = place_plan(plan, execution, crew)
-    _tell(execution, _notes_on_plan(plan, placement, execution))
+    record.say(notes_on_plan(plan, placement, execution))
     depends_on = fingerprint_of(plan, placement)
     with run_folder(output, depends_on) as folder, crew.room(placement, execution) if crew else nullcontext():
         overwrite = folder.may_replace(overwrite=execution.overwrite)
-        _tell(execution, notes_on_earlier_run(folder))
+        record.say(notes_on_earlier_run(folder))
         placement = _settle_batch(placement, folder)
         check_room(folder.path, scratch_bytes(plan))
-        record.begin("statistics")
-        stats = _statistics(plan, folder)
-        _tell(execution, _notes_on_statistics(plan, stats))
-        if plan.fits_scene:
-            record.begin("fit")
-            with _fit_told(execution):
-                state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
-            plan = replace(plan, state=state or None)
+        stats = _measure(plan, folder, record)
+        plan = _fit(plan, placement, stats, folder, record)
         record.begin("tiles")
         store = folder.tiles(plan.layers)
         made = _run_tiles(plan, placement, stats, store, folder.path, execution, crew)
         report = Report(output, made.results, made.resumed, record.seconds, notes=record.notes)
-        _tell(execution, _notes_on_tiles(plan, placement, report))
+        record.say(notes_on_tiles(plan, placement, report))
+        tell = partial(write_report, plan=plan, placement=placement, execution=execution, depends_on=depends_on)
         if report.failed:
-            failure = report.failure(plan.scene.grids.scale)
-            try:
-                write_report(report, plan, placement, execution, depends_on)
-            except OutputError as error:
-                failure.add_note(str(error))
-            raise failure
+            raise _failure(report, plan.scene.grids.scale, tell)
         record.begin("mosaic")
-        files = mosaics(plan, placement, report, store, folder.path, outputs)
+        files = mosaics(plan, placement, report, store, folder.path, further)
         *_, written = write(files, compress=recipe.compress, overwrite=overwrite)
-        _tell(execution, _notes_on_output(plan, stats, written))
-        _tell(execution, _notes_on_range(plan, stats, written))
+        record.say(notes_on_output(plan, stats, written))
         report = replace(report, written=written, seconds=record.seconds)
         if execution.style:
             write_style(output)
-        write_report(report, plan, placement, execution, depends_on)
+        tell(report)
     return report
 
 
@@ -118,6 +110,11 @@ class _Record:
         """The stage before ends."""
         self(Stage(name))
 
+    def say(self, texts: Iterable[str]) -> None:
+        """Notes."""
+        for text in texts:
+            self(Note(text))
+
     @property
     def seconds(self) -> dict[str, float]:
         """By stage."""
@@ -125,13 +122,16 @@ class _Record:
         return {name: end - start for (name, start), end in zip(self._began, ends, strict=True)}
 
 
-def _tell(execution: Execution, texts: Iterator[str]) -> None:
-    for text in texts:
-        execution.on_event(Note(text))
+def _plan(inputs: Inputs, recipe: Recipe, execution: Execution) -> Plan:
+    """What will be done, and it is told."""
+    plan = decide(inputs, recipe, execution)
+    plan = replace(plan, layers=tuple(execution.layers), digests=digest_tags(inputs.source, inputs.guide))
+    execution.on_event(planned(plan, execution, scratch_bytes(plan)))
+    return plan
 
 
 @contextmanager
-def _fit_told(execution: Execution) -> Iterator[None]:
+def _fit_told(tell: Callable[[Event], None]) -> Iterator[None]:
     """Tells how far a fit in the block is, a hundredth of it at a time."""
     began, told = time.monotonic(), 0.0
 
@@ -139,82 +139,10 @@ def _fit_told(execution: Execution) -> Iterator[None]:
         nonlocal told
         if share >= told + 0.01:
             told = share
-            execution.on_event(Fitting(share, time.monotonic() - began))
+            tell(Fitting(share, time.monotonic() - began))
 
     with told_to(listen):
         yield
-
-
-def _notes_on_plan(plan: Plan, placement: Placement, execution: Execution) -> Iterator[str]:
-    """What may be wrong with the pair, and what makes this installation slower than it could be."""
-    from geosr.device import idle_gpu
-
-    yield from notes_on(plan)
-    if slowness := plan.method.slowness(placement.device):
-        yield slowness
-    if plan.method.needs_fit and execution.device == "auto" and (text := idle_gpu()):
-        yield text
-
-
-def notes_on_earlier_run(folder: RunFolder) -> Iterator[str]:
-    """What became of unfinished work, if it was of another job."""
-    if folder.changes:
-        changes = ", ".join(folder.changes)
-        yield f"an earlier run for this output is not continued but started afresh: {changes}"
-
-
-def _notes_on_statistics(plan: Plan, stats: Stats) -> Iterator[str]:
-    if plan.method.statistics == "scene" and any(stats.guide_noise):
-        share = max(stats.guide_noise)
-        yield f"the guide is noisy (up to {share:.0%} of its spread): it is smoothed first"
-
-
-def _notes_on_tiles(plan: Plan, placement: Placement, report: Report) -> Iterator[str]:
-    if spiky := [result for result in report.results if result.spikes]:
-        first = spiky[0].tile.name(plan.scene.grids.scale)
-        yield (
-            f"source pixels that stand alone far from all others: {sum(result.spikes for result in spiky)}, the first "
-            f"in {first}; the output keeps their values, and no other pixel depends on them (--min and --max replace "
-            "them, --source-nodata removes those of one value)"
-        )
-    if smaller := sum(result.batch is not None for result in report.results):
-        yield (
-            f"memory did not suffice for {placement.batch} tiles at once: {smaller} were fitted in smaller "
-            "batches, and another run may differ by rounding"
-        )
-    if plan.reads_guide and report.guided < 1 and not report.failed:
-        yield f"no guide on {1 - report.guided:.1%} of the area: the source is interpolated there"
-
-
-def _notes_on_output(plan: Plan, stats: Stats, written: Written) -> Iterator[str]:
-    if written.beyond:
-        yield (
-            f"{written.beyond} source pixels lie beyond --min or --max and were set to the limit: the output "
-            "deviates from the source there, and the expected error does not include it"
-        )
-    if written.cut:
-        yield (
-            f"{written.cut} output pixels lie beyond what {plan.recipe.dtype} holds and were cut off, which moves "
-            "means over source pixels: use another --dtype, or --min and --max"
-        )
-    if written.moved:
-        yield (
-            f"{written.moved} output pixels fell on the nodata value and were moved by one, so as to stay valid: "
-            "use another --dtype"
-        )
-    rounded = plan.recipe.dtype == "float32" and plan.consistency == EXACT and not written.beyond
-    if rounded and written.deviation.largest > _ROUNDED * stats.source_spread:
-        yield (
-            f"float32 rounds values as large as these: means over source pixels deviate from the source by up to "
-            f"{written.deviation.largest:.3g}; use --dtype float64"
-        )
-
-
-def _notes_on_range(plan: Plan, stats: Stats, written: Written) -> Iterator[str]:
-    """Of values that nobody wants where 0 is the ground: below it, by more than rounding."""
-    source, output = written.lowest
-    if source == 0 and plan.recipe.minimum is None and output < -1e-4 * stats.source_spread:
-        yield f"the output goes down to {output:.3g} where the source is never below 0: --min 0 keeps it there"
 
 
 def fingerprint_of(plan: Plan, placement: Placement) -> dict[str, object]:
@@ -238,11 +166,24 @@ def _settle_batch(placement: Placement, folder: RunFolder) -> Placement:
     return replace(placement, batch=batch)
 
 
-def _statistics(plan: Plan, folder: RunFolder) -> Stats:
+def _measure(plan: Plan, folder: RunFolder, record: _Record) -> Stats:
     """The scene's statistics, measured once for all runs that continue each other."""
+    record.begin("statistics")
     stored = folder.remember("statistics", lambda: asdict(measure_scene(plan)))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-    return Stats(**values)
+    stats = Stats(**values)
+    record.say(notes_on_statistics(plan, stats))
+    return stats
+
+
+def _fit(plan: Plan, placement: Placement, stats: Stats, folder: RunFolder, record: _Record) -> Plan:
+    """The plan with what a fit on the scene found, if the method has one; made once for all such runs, too."""
+    if not plan.fits_scene:
+        return plan
+    record.begin("fit")
+    with _fit_told(record):
+        state = folder.remember_state(lambda: fit_scene(plan, placement, stats))
+    return replace(plan, state=state or None)
 
 
 def _run_tiles(
@@ -261,7 +202,7 @@ def _run_tiles(
     work, scale = partial(upscale_group, *job), plan.scene.grids.scale
 
     def told(group: Group) -> list[TileResult]:
-        with _fit_told(execution):
+        with _fit_told(execution.on_event):
             return work(group)
 
     alone = len(plan.tiles) == 1 and execution.scheduler == "threads" and not crew  # more tell by being done
@@ -280,3 +221,13 @@ def _run_tiles(
             return made
         results = [interpolate_tile(*job, result) if result.failed else result for result in made.results]
         return replace(made, results=results)
+
+
+def _failure(report: Report, scale: int, tell: Callable[[Report], None]) -> TileError:
+    """What ends a run of which tiles failed; its report is written all the same, if it can be."""
+    failure = report.failure(scale)
+    try:
+        tell(report)
+    except OutputError as error:
+        failure.add_note(str(error))
+    return failure

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geosr.errors import UsageError
+from geosr.events import Note
 from geosr.fitness import make_look
-from geosr.memory import PROCESS, Load, Memory, memory_limit, most_processes
-from geosr.options import Execution, Note, processors
+from geosr.machine import memory_limit, processors
+from geosr.memory import PROCESS, Load, Memory, most_processes
+from geosr.options import Execution
 from geosr.plan import Plan
 from geosr.runner import Pool, Threads
 

@@ -13,7 +13,7 @@ from geosr import methods
 from geosr.consistency import Consistency
 from geosr.encoding import rounds
 from geosr.errors import InputError, UsageError
-from geosr.options import Inputs, Recipe
+from geosr.options import Inputs, Layer, Recipe
 from geosr.pair import Pair
 from geosr.raster_guard import show
 from geosr.scene import Scene, open_scene, suspicions
@@ -28,7 +28,7 @@ class Plan:
     """Everything decided before the first tile is worked on.
 
     `reads_guide`: whether the method uses it. `fit` is `scene` or `tile`; `state` is that of the method fitted on the
-    scene; None where it is fitted on each tile. `layers` names the rasters to be made beside the output.
+    scene; None where it is fitted on each tile. `layers` are the rasters to be made beside the output.
     `digests` are the output's tags that tell its files from others, taken before the first tile is.
     """
 
@@ -41,7 +41,7 @@ class Plan:
     fit: str
     reads_guide: bool = True
     state: State | None = None
-    layers: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, tile: Tile) -> Pair | None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from geosr.datasets import DATASETS, check_root
 from geosr.errors import InputError
+from geosr.machine import processors
 from geosr.metrics import score_arrays
-from geosr.options import processors
 from geosr.pair import Stats, normalise
 from geosr.raster_guard import show
 from geosr.samples import Sample, TruePair

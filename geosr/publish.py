@@ -11,9 +11,10 @@ from pathlib import Path
 from rasterio.errors import NotGeoreferencedWarning
 
 from geosr.errors import OutputError, UsageError
+from geosr.files import check_place
 from geosr.gdal import GDAL_ERRORS
+from geosr.published import published_before, remove_finished
 from geosr.raster_guard import files_of, is_folder, is_utf8, show
-from geosr.store import check_place, published_before, remove_finished
 
 _ENDINGS = {"GeoTIFF": (".tif", ".tiff"), "PNG": (".png",), "safetensors file": (".safetensors",)}
 _FAILURES: tuple[type[Exception], ...] = (*GDAL_ERRORS, OSError)

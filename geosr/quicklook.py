@@ -16,13 +16,14 @@ from geosr import coordinates, raster
 from geosr.bands import Band
 from geosr.describe import describe_guide, describe_source
 from geosr.errors import InputError, UsageError
+from geosr.files import reported
 from geosr.geotiff import encode_picture
 from geosr.picture import KINDS, Kind, Mask, Picture, Stretch, decide_kind, hillshade, paint, paint_image
 from geosr.preflight import suspicion, suspicious_constant
 from geosr.publish import check_output, publish
 from geosr.raster import Raster
 from geosr.raster_guard import show
-from geosr.store import reported, scratch_folder
+from geosr.scratch import scratch_folder
 
 MAX_SIDE = 8192
 AS_IS = Stretch(0.0, 255.0)

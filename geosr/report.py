@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,15 @@ import numpy as np
 
 from geosr.describe import describe_source
 from geosr.errors import InputError, TileError, UsageError
+from geosr.files import check_place, write_whole
 from geosr.findings import Written
 from geosr.options import Execution
 from geosr.placement import Placement
 from geosr.plan import Plan
 from geosr.provenance import versions
 from geosr.raster_guard import show
-from geosr.store import TileResult, check_place, write_whole
+from geosr.tables import as_json
+from geosr.tile_store import TileResult
 
 _NAMED = 20  # failed tiles that an error names; each was told of when it failed
 
@@ -119,7 +120,7 @@ def write_report(
         return
     content = _content(report, plan, placement, execution, depends_on)
     if execution.report.suffix.lower() == ".json":
-        data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace")
+        data = as_json(content).encode(errors="replace")
     else:
         data = _page(plan, report, content, execution.uncertainty)
     write_whole(execution.report, data)
@@ -132,7 +133,7 @@ def _content(
     found, inputs, software = report.written, ("source", "guide"), versions()
     return {
         "inputs": {name: depends_on[name] for name in inputs},
-        "settings": {name: _in_json(value) for name, value in depends_on.items() if name not in (*software, *inputs)},
+        "settings": {name: _set(value) for name, value in depends_on.items() if name not in (*software, *inputs)},
         "versions": software,
         "tiles": _tiles(report, plan.scene.grids.scale),
         "batches": _batches(report.results, plan.scene.grids.scale, placement.batch),
@@ -151,8 +152,8 @@ def _content(
     }
 
 
-def _in_json(value: object) -> object:
-    """JSON has no infinite numbers and no NaN: those are text."""
+def _set(value: object) -> object:
+    """A setting that is infinite or NaN is text: null, as JSON has such numbers, would say that it is not set."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -18,11 +18,12 @@ from geosr.consistency import blocks_of
 from geosr.describe import describe_guide, describe_source
 from geosr.digests import digest_of
 from geosr.errors import InputError
+from geosr.files import reported
 from geosr.geotiff import write_tile
 from geosr.grid import Window, crop, pool_grid
 from geosr.pair import Pair
 from geosr.raster_guard import files_of, fingerprint, show
-from geosr.store import reported, scratch_folder
+from geosr.scratch import scratch_folder
 
 Array = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 from geosr import raster
 from geosr.describe import describe_source
 from geosr.errors import UsageError
+from geosr.files import check_place, write_whole
 from geosr.picture import RAMPS, Kind, Stretch
 from geosr.quicklook import kind_of
 from geosr.raster_guard import show
-from geosr.store import check_place, write_whole
 
 _GLANCE = 1024  # pixels a side at most that the stretch is measured on
 

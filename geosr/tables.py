@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geosr.errors import UsageError
+from geosr.files import check_place, write_whole
 from geosr.raster_guard import show
-from geosr.store import check_place, write_whole
 
 SUFFIXES = {"json": ".json", "csv": ".csv", "markdown": ".md"}
 """How the file of each kind must end."""
@@ -96,14 +96,15 @@ def write_files(files: Mapping[str, Path | None], table: Table, content: Mapping
 
 def as_json(content: Mapping[str, object]) -> str:
     """JSON that every reader takes: numbers that are not finite become null."""
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON has it: null for numbers that are not finite, which it cannot say, and paths as text."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from geosr.errors import OutputError
-from geosr.options import Event, Note, Progress, TileFailed
+from geosr.events import Event, Note, Progress, TileFailed
 from geosr.runner import Pool
-from geosr.store import TileResult, TileStore
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import Tile
 
 

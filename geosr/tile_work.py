@@ -13,11 +13,12 @@ from geosr.assess import WITHOUT_GUIDE
 from geosr.consistency import spread
 from geosr.encoding import Encoding
 from geosr.errors import ChangedInputError, InputError, OutOfMemoryError, TileError
+from geosr.options import Layer
 from geosr.pair import Pair, Stats
 from geosr.placement import Placement
 from geosr.plan import Plan
-from geosr.store import TileResult, TileStore
 from geosr.tile_run import Group
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import Tile
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def solve_tile(method: Method, plan: Plan, placement: Placement, stats: Stats, p
             seed=_seed(plan, tile),
             device=placement.device,
             state=plan.state,
-            influence="influence" in plan.layers,
+            influence=Layer.INFLUENCE in plan.layers,
         )
     rounding = Encoding.choose(plan.scene.source, plan.recipe.dtype).rounding
     return replace(solution, deviation=np.hypot(solution.deviation, rounding)) if rounding else solution
@@ -177,9 +178,9 @@ def _seed(plan: Plan, tile: Tile) -> int:
 
 def _save(plan: Plan, store: TileStore, result: TileResult, solution: Solution) -> TileResult:
     """All of a tile's rasters; what makes it a finished one last."""
-    further = {"influence": solution.influence, "uncertainty": solution.deviation}
-    for name in plan.layers:
-        store.layer(name).save(replace(result, centre=0.0), further[name])
+    values = {Layer.INFLUENCE: solution.influence, Layer.UNCERTAINTY: solution.deviation}
+    for layer in plan.layers:
+        store.layer(layer).save(replace(result, centre=0.0), values[layer])
     return store.save(result, solution.values)
 
 

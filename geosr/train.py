@@ -13,23 +13,18 @@ import numpy as np
 
 from geosr.digests import digest_of
 from geosr.errors import InputError, TileError, UsageError
+from geosr.events import Note, Stage, Trained, Validated
+from geosr.files import check_place, reported, write_whole
+from geosr.machine import processors
 from geosr.methods.training_settings import TrainingSettings, training_settings
 from geosr.methods.weights import Arrays, Card, pack, unpack
-from geosr.options import Execution, Note, Stage, Trained, Validated, check_seed, processors
+from geosr.options import Execution, check_seed
 from geosr.pair_lists import Job
 from geosr.provenance import versions
 from geosr.publish import check_own_output, publish
+from geosr.published import note_published, published_before
 from geosr.raster_guard import show
-from geosr.store import (
-    CHECKPOINT,
-    RunFolder,
-    check_place,
-    note_published,
-    published_before,
-    reported,
-    run_folder,
-    write_whole,
-)
+from geosr.run_folder import CHECKPOINT, RunFolder, run_folder
 from geosr.tables import Table, check_files, write_files
 from geosr.training_data import TrainingPair, identities, read_training_pair
 

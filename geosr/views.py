@@ -6,7 +6,7 @@ side, and two details of at most 448 at the output's own resolution, in which si
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,31 +131,53 @@ def look(subject: Subject) -> Look:
 
 
 def _view(subject: Subject, kind: Kind, title: str, window: Window, step: int) -> View:
-    scale = subject.grids.scale
-    rows, cols = -(-window.height // step), -(-window.width // step)
+    shape = rows, cols = -(-window.height // step), -(-window.width // step)
     part = Affine.scale(window.width / cols, window.height / rows)
-    there = crop(subject.seen, window)
-    bands, seen = raster.glance_guide(subject.guide, GeoBox((rows, cols), there.affine * part, there.crs))
-    surfaces = {"source": _source(subject, window, max(step // scale, 1))}
-    if subject.result:
-        surfaces["result"] = Surface(*raster.glance_source(subject.result, step, window))
+    surfaces = _surfaces(subject, window, step)
     shown = surfaces.get("result", surfaces["source"])
     stretch = Stretch.measure(shown.values, shown.valid)
-    pictures, shade, factor = {"guide": paint_photo(subject.guide, bands, seen)[0]}, shown.values, 1.0
-    for name, surface in surfaces.items():  # what is shown last
+    painted, relief = _painted(subject, kind, window, surfaces, stretch)
+    doubt, drawn = _doubt(subject, window, step)
+    pictures = {"guide": _guide(subject, window, shape, part), **painted, **drawn}
+    high = subject.grids.high_window(window)
+    ground = coordinates.ground_resolution(GeoBox(shape, high.affine * part, high.crs))
+    return View(title, window, step, pictures, surfaces, stretch, relief, high.affine * part, ground, doubt)
+
+
+def _guide(subject: Subject, window: Window, shape: tuple[int, int], part: Affine) -> Picture:
+    there = crop(subject.seen, window)
+    bands, seen = raster.glance_guide(subject.guide, GeoBox(shape, there.affine * part, there.crs))
+    return paint_photo(subject.guide, bands, seen)[0]
+
+
+def _surfaces(subject: Subject, window: Window, step: int) -> dict[str, Surface]:
+    """By the name of the layer, what is shown last."""
+    surfaces = {"source": _source(subject, window, max(step // subject.grids.scale, 1))}
+    if subject.result:
+        surfaces["result"] = Surface(*raster.glance_source(subject.result, step, window))
+    return surfaces
+
+
+def _painted(
+    subject: Subject, kind: Kind, window: Window, surfaces: Mapping[str, Surface], stretch: Stretch
+) -> tuple[dict[str, Picture], float]:
+    """Each surface and the relief of the last, in pictures; and by how much that was exaggerated."""
+    pictures = {}
+    for name, surface in surfaces.items():
         pixel = window.height / surface.valid.shape[0]  # in high pixels
         shade, factor = hillshade(surface.values, surface.valid, steps_of(subject.grids.high, kind, pixel))
         relief = shade if kind.name == "elevation" else None
         pictures[name] = paint(surface.values, surface.valid, kind.name, stretch, relief)
-    pictures["hillshade"] = paint_relief(shade, shown.valid)
-    doubt = None
-    if subject.uncertainty:
-        values, valid = raster.glance_source(subject.uncertainty, step, window)
-        doubt = Stretch.measure(values, valid).high
-        pictures["uncertainty"] = paint(values, valid, "other", Stretch(0.0, doubt))
-    high = subject.grids.high_window(window)
-    ground = coordinates.ground_resolution(GeoBox((rows, cols), high.affine * part, high.crs))
-    return View(title, window, step, pictures, surfaces, stretch, factor, high.affine * part, ground, doubt)
+    return {**pictures, "hillshade": paint_relief(shade, surface.valid)}, factor
+
+
+def _doubt(subject: Subject, window: Window, step: int) -> tuple[float | None, dict[str, Picture]]:
+    """The standard deviation at the bright end of its picture, and that, if it was written."""
+    if not subject.uncertainty:
+        return None, {}
+    values, valid = raster.glance_source(subject.uncertainty, step, window)
+    doubt = Stretch.measure(values, valid).high
+    return doubt, {"uncertainty": paint(values, valid, "other", Stretch(0.0, doubt))}
 
 
 def _source(subject: Subject, window: Window, step: int) -> Surface:

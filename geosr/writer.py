@@ -23,9 +23,10 @@ from geosr.findings import Findings, Written
 from geosr.gdal import gdal_environment
 from geosr.grid import GridPair, Window
 from geosr.publish import publish, reported_as
+from geosr.published import note_published
 from geosr.raster import Raster
 from geosr.seams import SeamMeter
-from geosr.store import TileResult, TileStore, note_published
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import Span, core_edges
 
 _PIXELS = 1 << 21  # blended at once, about: some 150 MB

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import only modules above it; `methods` stands for the registry alone.
 LAYERS = [
-    ["version", "errors", "once", "neighbours", "digests"],
+    ["version", "errors", "once", "neighbours", "digests", "events", "machine"],
     [
         "grid",
         "displacement",
@@ -31,8 +31,10 @@ LAYERS = [
     ["methods.builtin", "methods.plugins", "methods.weights", "methods.settings"],
     ["methods.base"],
     ["methods", "metrics", "picture", "mosaic"],
-    ["options", "tiling", "coordinates", "gdal", "seams", "local_shift"],
-    ["warp", "runner", "cluster", "store", "device"],
+    ["options", "tiling", "coordinates", "gdal", "seams", "local_shift", "files"],
+    ["warp", "runner", "cluster", "scratch", "tile_store", "device"],
+    ["published"],
+    ["run_folder"],
     ["raster"],
     ["preflight", "folders", "encoding"],
     ["describe", "findings", "publish", "contents"],
@@ -81,7 +83,7 @@ LAYERS = [
     ["placement"],
     ["sampling", "report"],
     ["assess", "outputs"],
-    ["tile_work"],
+    ["tile_work", "notes"],
     ["estimates"],
     ["inspection"],
     ["pipeline", "pair_lists"],

@@ -21,7 +21,7 @@ from geosr.errors import InputError, UsageError
 from geosr.options import Execution, Inputs, Recipe
 from geosr.pair_lists import pairs_by_manifest, pairs_by_pattern
 from geosr.pipeline import upscale_file
-from geosr.store import _folder_of
+from geosr.scratch import run_folder_of
 
 OUTPUT = "out/{stem}_x{scale}.tif"
 
@@ -363,15 +363,15 @@ def test_what_is_written_beside_each_output(tmp_path):
 
 
 def kill_when_published(folder, step):
-    """A batch that is killed after it has named its output, before `step` (`_remove` or `write_style`)."""
-    module = {"_remove": "geosr.store", "write_style": "geosr.pipeline"}[step]
+    """A batch that is killed after it has named its output, before `step` (`remove` or `write_style`)."""
+    module = {"remove": "geosr.run_folder", "write_style": "geosr.pipeline"}[step]
     code = f"import os, sys, {module}\n{module}.{step} = lambda *_: os.kill(os.getpid(), 9)\n"
     code += "from geosr_cli.main import main\nmain()"
     command = [sys.executable, "-c", code, *map(str, arguments(folder, "--style"))]
     assert subprocess.run(command, capture_output=True, timeout=600, check=False).returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("step", ["_remove", "write_style"])
+@pytest.mark.parametrize("step", ["remove", "write_style"])
 def test_what_a_batch_killed_after_the_outputs_name_left_to_do_is_done_by_the_next(step, tmp_path):
     fill(tmp_path, ["a"])
     assert batch(tmp_path, "--style").code == 0
@@ -380,7 +380,7 @@ def test_what_a_batch_killed_after_the_outputs_name_left_to_do_is_done_by_the_ne
     kill_when_published(tmp_path, step)
     killed = contents(tmp_path / "out")
     assert killed["a_x4.tif"] == whole["a_x4.tif"]
-    assert ("a_x4.qml" in killed) == (step == "_remove")
+    assert ("a_x4.qml" in killed) == (step == "remove")
     assert "1 skipped" in batch(tmp_path, "--style", "--dry-run").out
     assert contents(tmp_path / "out") == killed
     assert "1 skipped" in batch(tmp_path, "--style").out
@@ -393,7 +393,7 @@ def test_what_a_batch_killed_after_the_outputs_name_left_to_do_is_done_by_the_ne
 def test_of_a_skipped_pair_no_folder_is_removed_that_holds_another_runs_tiles(tmp_path):
     fill(tmp_path, ["a"])
     assert batch(tmp_path).code == 0
-    left = tmp_path / "out" / _folder_of(tmp_path / "out/a_x4.tif").name
+    left = tmp_path / "out" / run_folder_of(tmp_path / "out/a_x4.tif").name
     (left / "tiles").mkdir(parents=True)
     (left / "tiles/0000000-0.tile").write_text("of a run with --overwrite that ended early")
     left.with_name(f"{left.name}.gone").mkdir()

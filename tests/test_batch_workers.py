@@ -25,7 +25,7 @@ from test_schedulers import (
 
 from geosr.cluster import connect, start_processes
 from geosr.errors import TileError, UnavailableError
-from geosr.memory import memory_limit
+from geosr.machine import memory_limit
 from geosr.methods.classic import Interpolation
 
 __all__ = ["processes", "scheduler"]  # fixtures

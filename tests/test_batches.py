@@ -18,14 +18,15 @@ from pairs import make_corner_pair, make_pair, upscale
 
 from geosr import estimates, pipeline
 from geosr.errors import OutOfMemoryError
+from geosr.events import Progress, TileFailed
 from geosr.methods.base import Method, Prediction, ShortRuns
 from geosr.methods.solve import fit_together
-from geosr.options import Execution, Inputs, Progress, Recipe, TileFailed
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 from geosr.placement import place, tiles_that_fit
 from geosr.plan import make_plan
 from geosr.report import _batches
-from geosr.store import TileResult
+from geosr.tile_store import TileResult
 
 PLAIN = {"method": "mmsr", "settings": SMALL_NETWORK["settings"] | {"refine": "none"}}
 """The network by itself: it is what is fitted in batches."""

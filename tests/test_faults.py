@@ -18,11 +18,12 @@ import torch
 from outputs import SMALL_NETWORK, check_means, physical, run
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
-from geosr import store
+from geosr import files
 from geosr.errors import ChangedInputError, OutputError
+from geosr.events import Progress, Stage, TileFailed
 from geosr.methods.classic import Interpolation
 from geosr.multiband import upscale_bands
-from geosr.options import Execution, Inputs, Progress, Recipe, Stage, TileFailed
+from geosr.options import Execution, Inputs, Recipe
 from geosr.raster_guard import digest_of_parts
 
 
@@ -147,7 +148,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_tiles_that_failed(tmp
         blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
         rasters.write(tmp_path / each, scaled, rasters.grid(500000, 5000000, step), **blocks)
     damage(tmp_path / "source.tif", (8, 8))
-    write = store.write_whole
+    write = files.write_whole
 
     def full(path, data):
         if path.name == "run.json" and path.parent == tmp_path:
@@ -237,7 +238,7 @@ import os, resource, sys
 sys.path.insert(0, {tests!r})
 from outputs import run
 from geosr.errors import TileError
-from geosr.options import TileFailed
+from geosr.events import TileFailed
 failures = []
 def note(event):
     if isinstance(event, TileFailed):

@@ -12,8 +12,9 @@ import rasterio
 from outputs import SMALL_NETWORK, run
 from pairs import contents, make_pair, upscale
 
+from geosr.events import Stage
 from geosr.methods.mmsr import Mmsr
-from geosr.options import Execution, Inputs, Recipe, Stage
+from geosr.options import Execution, Inputs, Recipe
 from geosr.placement import place
 from geosr.plan import make_plan
 from geosr.sampling import fit_scene, measure_scene
@@ -113,7 +114,7 @@ def test_a_run_that_is_stopped_right_after_its_fit_keeps_it(tmp_path, monkeypatc
 
 
 def test_a_damaged_state_is_made_anew(tmp_path):
-    from geosr.store import run_folder
+    from geosr.run_folder import run_folder
 
     calls = []
 

@@ -19,7 +19,8 @@ from pairs import contents, geosr, make_pair, upscale
 
 from geosr import methods
 from geosr.errors import UsageError
-from geosr.memory import Load, Memory, group_limits, memory_limit
+from geosr.machine import group_limits, memory_limit
+from geosr.memory import Load, Memory
 from geosr.methods.classic import Interpolation
 from geosr.options import Inputs, Recipe
 from geosr.plan import make_plan

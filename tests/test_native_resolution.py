@@ -13,8 +13,8 @@ from rasters import grid, plain_read, shared_data, write
 from geosr import raster
 from geosr.describe import describe_source
 from geosr.errors import InputError, UsageError
+from geosr.events import Note, Progress
 from geosr.grid import Window
-from geosr.options import Note, Progress
 
 NATIVE = ("--native-resolution", 12)  # 3 x 3 pixels of 4 m
 

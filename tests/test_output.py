@@ -20,7 +20,8 @@ from rasters import grid, write
 
 from geosr import writer
 from geosr.errors import OutputError, UsageError
-from geosr.options import Execution, Inputs, Recipe, Stage
+from geosr.events import Stage
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 
 AFFINE = grid(461_200, 5_211_400, 2)

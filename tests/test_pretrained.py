@@ -23,10 +23,11 @@ from trained import NETWORKS, untrained, write_weights
 from geosr import methods
 from geosr.datasets import middlebury
 from geosr.errors import InputError
+from geosr.events import Note, Progress
 from geosr.methods.dkn_network import Dkn, _samples
 from geosr.methods.fdsr_network import Fdsr
 from geosr.methods.weights import pack, unpack
-from geosr.options import Execution, Inputs, Note, Progress, Recipe
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 
 

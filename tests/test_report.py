@@ -8,12 +8,13 @@ import re
 
 import numpy as np
 import pytest
-from geosr_cli.render import Screen
+from geosr_cli.render import JsonLog, Screen
 from outputs import check_means
 from pairs import DIVERGING, contents, make_corner_pair, make_pair, upscale
 
 from geosr.errors import OutputError, UsageError
-from geosr.options import Execution, Fitting, Inputs, Recipe, Stage
+from geosr.events import Fitting, Stage, Validated
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 from geosr.report import check_report
 
@@ -196,6 +197,15 @@ def test_a_fit_that_takes_long_says_so_on_plain_streams(capfd, monkeypatch):
     for share in (0.2, 0.4, 0.5):
         screen.show(Fitting(share, 20.0))
     assert capfd.readouterr().err == "fit: 40% done, about 30 s left\n"
+
+
+def test_the_log_is_json_whatever_the_numbers_are(capfd):
+    def no_json(name):
+        pytest.fail(f"{name} is no JSON")
+
+    JsonLog().show(Validated(step=1, loss=float("nan"), rmse=float("inf"), bicubic=0.5))
+    told = json.loads(capfd.readouterr().err, parse_constant=no_json)
+    assert (told["loss"], told["rmse"], told["bicubic"]) == (None, None, 0.5)
 
 
 def test_failures_and_errors_as_json(folder):

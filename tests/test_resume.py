@@ -18,9 +18,11 @@ import rasterio
 import rasters
 from pairs import contents, copy_of_geosr, make_pair, upscale
 
-from geosr import digests, store
+from geosr import digests, files
 from geosr.errors import OutputError
-from geosr.store import TileResult, TileStore, run_folder, write_whole
+from geosr.files import write_whole
+from geosr.run_folder import run_folder
+from geosr.tile_store import TileResult, TileStore
 from geosr.tiling import cut
 
 SMALL = ["--method", "mmsr", "--preset", "paper-dem", "--set", "epochs=2", "--set", "channels=4", "--tile", "96"]
@@ -183,7 +185,7 @@ def end(path, *more, **named):
 
 @pytest.mark.chaos
 def test_what_a_finished_output_had_beside_it_is_never_taken_back(folder, tmp_path):
-    hook = AT_THE_END.format(module="store", name="_remove", after=False, signal="SIGKILL")
+    hook = AT_THE_END.format(module="run_folder", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
     run = begin(folder, "moved.tif", *FAST, "--uncertainty", "of_moved.tif", PYTHONPATH=str(tmp_path))
     run.communicate(timeout=600)
@@ -219,7 +221,7 @@ def test_a_run_killed_after_the_output_has_its_name_is_ended_by_the_same_command
 
 @pytest.mark.chaos
 def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_had_named_it(folder, tmp_path):
-    hook = AT_THE_END.format(module="store", name="_remove", after=False, signal="SIGKILL")
+    hook = AT_THE_END.format(module="run_folder", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
     run = begin(folder, "kept.tif", *FAST, PYTHONPATH=str(tmp_path))
     run.communicate(timeout=600)
@@ -233,7 +235,7 @@ def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_ha
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("store", "_remove", False)])
+@pytest.mark.parametrize(("module", "name", "after"), [("writer", "publish", True), ("run_folder", "remove", False)])
 def test_an_interruption_after_the_output_has_its_name_says_so_and_leaves_nothing(
     module, name, after, folder, tmp_path
 ):
@@ -497,7 +499,7 @@ def test_a_folder_that_another_user_made_beforehand_is_refused(stopped):
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from geosr.store import run_folder\n"
+        "import os, sys; from pathlib import Path; from geosr.run_folder import run_folder\n"
         "with run_folder(Path(sys.argv[1]), {'a': '1'}):\n    os.kill(os.getpid(), 9)"
     )
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.tif")], timeout=600, check=False)
@@ -577,7 +579,7 @@ def test_a_value_is_made_once(tmp_path):
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     write_whole(tmp_path / "a", b"old")
-    monkeypatch.setattr(store.os, "fsync", lambda handle: os.close(-1))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: os.close(-1))
     with pytest.raises(OutputError, match="cannot write"):
         write_whole(tmp_path / "a", b"new")
     assert contents(tmp_path).keys() == {"a"}
@@ -627,9 +629,15 @@ def test_files_that_vanish_are_no_trouble_while_room_is_looked_for(tmp_path, mon
     (tmp_path / "kept").write_bytes(bytes(1000))
     monkeypatch.setattr(os, "walk", lambda folder: [(str(folder), [], ["gone.part", "kept"])])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
-    store.check_room(tmp_path, 6000)
+    files.check_room(tmp_path, 6000)
     with pytest.raises(OutputError, match="until its end"):
-        store.check_room(tmp_path, 6001)
+        files.check_room(tmp_path, 6001)
+
+
+def test_room_is_told_in_units_in_which_there_is_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_500_000))
+    with pytest.raises(OutputError, match=r"needs up to 12\.3 GB of disk until its end, .* has 2\.5 MB free"):
+        files.check_room(tmp_path, 12_345_678_901)
 
 
 def test_what_is_done_already_needs_no_more_room(stopped):
@@ -637,8 +645,8 @@ def test_what_is_done_already_needs_no_more_room(stopped):
     there = sum(path.stat().st_size for path in left.glob("tiles/*"))
     free = shutil.disk_usage(left).free
     with pytest.raises(OutputError, match="until its end"):
-        store.check_room(left, 2 * (free + there))
-    store.check_room(left, free // 2 + there)
+        files.check_room(left, 2 * (free + there))
+    files.check_room(left, free // 2 + there)
 
 
 def test_finished_bands_need_no_more_room(tmp_path, monkeypatch):
@@ -646,6 +654,6 @@ def test_finished_bands_need_no_more_room(tmp_path, monkeypatch):
     for name in ("bands/guide.tif", "bands/band0001.tif", "bands/.band0002.geosr/tiles/0000000.tile"):
         (tmp_path / name).write_bytes(bytes(1000))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
-    store.check_room(tmp_path, 8000)
+    files.check_room(tmp_path, 8000)
     with pytest.raises(OutputError, match="until its end"):
-        store.check_room(tmp_path, 8001)
+        files.check_room(tmp_path, 8001)

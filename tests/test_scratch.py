@@ -9,15 +9,15 @@ from contextlib import contextmanager
 import pytest
 from pairs import contents, geosr, make_pair
 
-from geosr.store import scratch_folder
+from geosr.scratch import scratch_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from geosr import store
+from geosr import scratch
 if sys.argv[2] == "removing":
-    store._erase = lambda path: (print(path, flush=True), time.sleep(600))
-with store.scratch_folder(Path(sys.argv[1])) as folder:
+    scratch.erase = lambda path: (print(path, flush=True), time.sleep(600))
+with scratch.scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "made").mkdir()
     (folder / "made" / "half").write_bytes(bytes(1000))
     if sys.argv[2] == "working":

@@ -20,11 +20,12 @@ from safetensors.numpy import load_file
 from trained import write_truths
 
 from geosr.errors import OutputError, UsageError
+from geosr.events import Trained
 from geosr.methods.base import Patch
 from geosr.methods.supervised import Example, Trainer, block_of, crop_side
 from geosr.methods.training_settings import TRAINING, training_settings
 from geosr.methods.weights import Card
-from geosr.options import Execution, Trained
+from geosr.options import Execution
 from geosr.pair_lists import Job, true_pairs
 from geosr.train import Course, split, train
 

@@ -15,7 +15,8 @@ from rasters import grid, plain_read, shared_data, write
 from geosr.describe import describe_source
 from geosr.encoding import Encoding
 from geosr.errors import InputError, UsageError
-from geosr.options import Execution, Inputs, Note, Recipe
+from geosr.events import Note
+from geosr.options import Execution, Inputs, Recipe
 from geosr.pipeline import upscale_file
 
 AFFINE = grid(461_200, 5_211_400, 2)
