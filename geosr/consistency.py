@@ -96,26 +96,29 @@ def project(
     return np.where(valid, values + spread(step, scale), values)
 
 
-def confine(values: Array, valid: Mask, scale: int, limits: tuple[float, float]) -> Array:
+def confine(values: Array, valid: Mask, scale: int, limits: tuple[float | Array, float | Array]) -> Array:
     """The nearest values (in the mean square) within limits whose block means are the same.
 
     In each block that goes beyond a limit a constant is added before what is still beyond is cut off: the projection
     onto a hyperplane and a box at once. A block whose mean lies beyond a limit is that limit all over. Invalid
-    pixels are left as they are.
+    pixels are left as they are. Limits are numbers, or arrays (rows, cols) of one for each block.
     """
-    low, high = limits
-    rows, cols = np.nonzero(blocks_of(valid & ((values < low) | (values > high)), scale).any(axis=(1, 3)))
+    blocks = blocks_of(values, scale)
+    low, high = (np.broadcast_to(limit, blocks.shape[::2]) for limit in limits)
+    beyond = (blocks < low[:, None, :, None]) | (blocks > high[:, None, :, None])
+    rows, cols = np.nonzero((blocks_of(valid, scale) & beyond).any(axis=(1, 3)))
     if not len(rows):
         return values
     out = values.astype(np.float64)
     view = blocks_of(out, scale)
     block, inside = view[rows, :, cols, :], blocks_of(valid, scale)[rows, :, cols, :]
-    view[rows, :, cols, :] = np.where(inside, _shifted(block, inside, limits), block)
+    ends = low[rows, cols, None, None], high[rows, cols, None, None]
+    view[rows, :, cols, :] = np.where(inside, _shifted(block, inside, ends), block)
     return out
 
 
-def _shifted(block: Array, inside: Mask, limits: tuple[float, float]) -> Array:
-    """Blocks (n, s, s), each with its constant and cut off; the constant is found by halving."""
+def _shifted(block: Array, inside: Mask, limits: tuple[Array, Array]) -> Array:
+    """Blocks (n, s, s), each with its constant and cut off at its limits (n, 1, 1); it is found by halving."""
 
     def mean(of: Array) -> Array:
         return np.asarray(np.mean(of, axis=(1, 2), where=inside, keepdims=True))

@@ -252,7 +252,8 @@ def true_pairs_of_dataset(name: str, root: Path) -> list[Job]:
 def _listed(manifest: Path) -> Iterator[tuple[int, str, str, str]]:
     """Each row's line, source, guide and output; empty where it names none."""
     for line, row in _rows(manifest):
-        source, guide, output = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
+        cells = ((row.get(name) or "").strip() for name in ("source", "guide", "output"))
+        source, guide, output = map(os.path.expanduser, cells)  # else a folder called ~ would be made
         if "\0" in source + guide + output:
             raise InputError(f"{show(manifest)}, line {line}: no file's name has a NUL in it")
         yield line, source, guide, output

@@ -243,6 +243,17 @@ def test_failed_tiles_are_as_for_one_scene(tmp_path):
     assert batch(tmp_path, *DIVERGING, method="mmsr").code == 5  # skipped, and still not whole
 
 
+def test_a_home_in_a_manifest_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path, ["a"])
+    (tmp_path / "lists").mkdir()
+    manifest = tmp_path / "lists" / "pairs.csv"
+    manifest.write_text("source,guide,output\n~/dsm/a_DSM.tif,~/rgb/a_RGB.tif,~/made/a.tif\n")
+    assert geosr("batch", "--manifest", manifest, "--method", "bicubic").code == 0
+    assert (tmp_path / "made" / "a.tif").exists()
+    assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == ["pairs.csv"]
+
+
 def test_a_manifest_names_files_and_outputs(tmp_path):
     fill(tmp_path, ["a", "b", "c"])
     manifest = tmp_path / "pairs.csv"

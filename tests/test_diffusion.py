@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from kernels import EVERY, use_kernels
+from outputs import block_means
 
 from geosr.methods import diffusion_solver as solver
 from geosr.methods.base import Patch
 from geosr.methods.diffusion_settings import DiffusionSettings
+from geosr.methods.judgement import keep_near
 
 
 def make_patch(rows=4, cols=3, scale=3, bands=2, seed=0):
@@ -204,3 +206,25 @@ def test_far_surroundings_have_no_influence(seed):
     part = Patch(guide[:, :120], patch.guide_valid[:120], patch.source[:30], patch.source_valid[:30])
     full, cropped = (solver.diffuse(p, DiffusionSettings(), "cpu") for p in (patch, part))
     assert np.abs(full[: 30 * scale - 16 * scale] - cropped[: 30 * scale - 16 * scale]).max() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_values_keep_near_the_source_pixels_around_and_their_means_stay(scale):
+    rng = np.random.default_rng(scale)
+    source = rng.normal(0, 1, (9, 11)).astype(np.float32)
+    high = (9 * scale, 11 * scale)
+    patch = Patch(np.zeros((1, *high), np.float32), np.ones(high, bool), source, np.ones(source.shape, bool))
+    values = np.kron(source, np.ones((scale, scale))) + rng.standard_t(1, high)
+    values += np.kron(source - block_means(values, scale), np.ones((scale, scale)))
+    found = keep_near(values.astype(np.float32), patch)
+    low, top = np.empty_like(source), np.empty_like(source)
+    for row, col in np.ndindex(source.shape):
+        around = source[max(row - 2, 0) : row + 3, max(col - 2, 0) : col + 3]
+        low[row, col], top[row, col] = 2 * around.min() - around.max(), 2 * around.max() - around.min()
+    low, top = (np.kron(limit, np.ones((scale, scale))) for limit in (low, top))
+    assert ((found >= low - 1e-4) & (found <= top + 1e-4)).all()
+    np.testing.assert_allclose(block_means(found, scale), source, atol=1e-4)
+    within = ((values >= low) & (values <= top)).reshape(9, scale, 11, scale).all(axis=(1, 3))
+    assert 0 < within.sum() < within.size
+    whole = np.kron(within, np.ones((scale, scale), bool))
+    np.testing.assert_array_equal(found[whole], values.astype(np.float32)[whole])

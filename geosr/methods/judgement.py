@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from geosr.consistency import Consistency, blocks_of, pool, project, spread
+from geosr.consistency import Consistency, blocks_of, confine, pool, project, spread
 from geosr.methods.base import BoolArray, FloatArray, Patch
 from geosr.methods.diffusion_settings import MILD, DiffusionSettings
 from geosr.methods.diffusion_solver import diffuse
@@ -38,6 +40,9 @@ _LIMITS_BEYOND_8 = (0.95, 0.8)
 sees little of what is smaller than a source pixel; nor does it cost much to be wrong, for the interpolation is no good
 either. At x16 belief makes seven of the eight pairs with man-made edges 33 to 61 % better, which have 0.68 to 0.99, and
 none of the others more than 17 % worse, which have 0.93 to 1.14 (docs/accuracy.md)."""
+
+_NEAR = 2  # source pixels to each side whose range a value has to keep to
+_SLACK = 1e-5  # standard deviations of the source: what is flat may have rounding errors
 
 _BACK_PROJECTIONS = 3
 """Times that `back_project` adds what is missing."""
@@ -158,13 +163,28 @@ def answer(
     """
     settings = settings.for_noise(belief * patch.noise, patch.scale)
     if belief == 1:
-        return diffuse(patch, settings, device, hint)
+        return keep_near(diffuse(patch, settings, device, hint), patch)
     values = _smooth(patch, device)
     if hint is not None:
         values = values + np.float32(share) * (back_project(hint, patch).astype(np.float32) - values)
     if belief > 0:
         values = values + np.float32(belief) * (diffuse(patch, settings, device, hint) - values)
-    return values
+    return keep_near(values, patch)
+
+
+def keep_near(values: FloatArray, patch: Patch) -> FloatArray:
+    """Values within the range of the 5 x 5 source pixels around each, widened by its width to both sides.
+
+    The means over source pixels stay. What a source pixel lacks or has too much goes where it costs the diffusion
+    least: to the pixel that the guide ties to its neighbours least, where it is one pixel. On a sample of values from
+    73 to 189 one had -165, with a tenth of the sample's squared error in a thousandth of its pixels
+    (docs/accuracy.md).
+    """
+    near = torch.from_numpy(np.ascontiguousarray(patch.source, np.float32))[None, None]
+    high, low = (sign * F.max_pool2d(sign * near, 2 * _NEAR + 1, 1, _NEAR)[0, 0].double().numpy() for sign in (1, -1))
+    room = high - low + _SLACK
+    everywhere = np.ones(values.shape, bool)
+    return confine(values.astype(np.float64), everywhere, patch.scale, (low - room, high + room)).astype(np.float32)
 
 
 def _smooth(patch: Patch, device: str) -> FloatArray:
