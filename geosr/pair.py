@@ -18,7 +18,6 @@ from geosr.spikes import ANY, Range, common_range, find_spikes
 _RINGS = 16  # the guide branch looks 6 pixels far, the widest filter 5 more: filled values beyond have no effect
 
 _THINNED = 1 << 16  # values of a pair that tell how its bands go together
-_GLINTS = 1e-2  # the share of a guide band's pixels that glints may be: lamps, roofs in the sun, what is saturated
 _LEAST_SIGNAL = 0.05  # of a noisy band's variance that is taken as signal: nothing is blown up out of noise alone
 
 
@@ -56,7 +55,6 @@ class Stats:
         guide_noise: standard deviation of each guide band's white noise over its spread; 0 where it is small.
         guide_covariance: of the normalised guide's bands; empty where there is no noise.
         source_range: beyond which a source pixel that stands alone is a spike; a method does not see those.
-        guide_ranges: at whose ends each guide band is cut off; empty where no band goes beyond.
     """
 
     source_centre: float
@@ -66,7 +64,6 @@ class Stats:
     guide_noise: tuple[float, ...]
     guide_covariance: tuple[tuple[float, ...], ...] = ()
     source_range: Range = ANY
-    guide_ranges: tuple[Range, ...] = ()
 
     @classmethod
     def robust(cls, pairs: Sequence[Pair]) -> Stats:
@@ -78,9 +75,8 @@ class Stats:
     def measure(cls, pairs: Iterable[Pair], *, noise: bool = False, source_range: Range = ANY) -> Stats:
         """From the valid pixels of `pairs`, in float64.
 
-        With `noise` the guide's is looked for, to be removed, and glints are cut off: one pixel of 1e6 would make all
-        others of a band alike. Source pixels that stand alone beyond `source_range` have no part in mean and spread.
-        The paper takes noise, glints and spikes as they are.
+        With `noise` the guide's is looked for, to be removed. Source pixels that stand alone beyond `source_range` have
+        no part in mean and spread. The paper takes noise and spikes as they are.
 
         A constant band becomes zeros, and not rounding errors blown up to unit variance: a spread is never below
         what its type can tell from its centre, 1e-12 of it for the source (float64), 1e-6 for the guide (float32).
@@ -98,19 +94,11 @@ class Stats:
         if guide is None:
             raise ValueError("no pairs to measure")
         (centre,), (spread,) = source.finish(1e-12)
-        ranges: tuple[Range, ...] = ()
-        if noise:
-            sample = np.concatenate(samples, axis=1)
-            found = tuple(common_range([band], _GLINTS) for band in sample)
-            if any(low < a or high > b for low, high, (a, b) in zip(guide.low, guide.high, found, strict=True)):
-                ranges, sample = found, _cut_off(sample, found)
-                guide = Moments(len(sample))
-                guide.add(sample)
         centres, spreads = guide.finish(1e-6)
         shares = np.median(noises, axis=0) / spreads
         shares = np.where(shares < LEAST, 0.0, shares)
-        covariance = _covariance(sample / np.array(spreads)[:, None]) if shares.any() else ()
-        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance, source_range, ranges)
+        covariance = _covariance(np.concatenate(samples, axis=1) / np.array(spreads)[:, None]) if shares.any() else ()
+        return cls(centre, spread, centres, spreads, tuple(shares.tolist()), covariance, source_range)
 
     def spikes(self, pair: Pair) -> BoolArray:
         """Which of a pair's source pixels are spikes (h, w)."""
@@ -125,15 +113,9 @@ class Stats:
         return normal.astype(np.float64) * self.source_spread + self.source_centre
 
     def normal_guide(self, guide: FloatArray) -> NDArray[np.float64]:
-        """(bands, rows, cols), each band within its range, in its standard deviations from its mean."""
-        guide = _cut_off(guide, self.guide_ranges) if self.guide_ranges else guide
+        """(bands, rows, cols), each band in its standard deviations from its mean."""
         centres, spreads = (np.array(x)[:, None, None] for x in (self.guide_centres, self.guide_spreads))
         return np.asarray((guide - centres) / spreads)
-
-
-def _cut_off(bands: FloatArray, ranges: tuple[Range, ...]) -> FloatArray:
-    """(bands, ...), each within its range."""
-    return np.stack([np.clip(band, low, high) for band, (low, high) in zip(bands, ranges, strict=True)])
 
 
 def known_values(source: NDArray[np.float64], valid: BoolArray) -> NDArray[np.float64]:

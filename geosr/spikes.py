@@ -20,16 +20,16 @@ Range = tuple[float, float]
 ANY: Range = (-np.inf, np.inf)
 
 
-def common_range(values: Iterable[NDArray[np.floating]], rare: float = _RARE) -> Range:
-    """What lies beyond is far from a scene's values: the quantiles `rare` and 1 - `rare`, three times as far again.
+def common_range(values: Iterable[NDArray[np.floating]]) -> Range:
+    """What lies beyond it is far from a scene's values: their quantiles of 0.001 and 0.999, three times as far again.
 
-    Of few values the three smallest and the three largest are left out.
+    Of fewer than 4000 values those are left out that are among the three smallest or largest.
 
     Of houses, trees and hills a scene has more than a thousandth of its pixels, or they are not that high above it.
     Everything is common where most of the scene has one value, such as the sea.
     """
     every = np.concatenate([np.empty(0), *values])
-    rare = max(rare, _FEW / max(every.size, 1))
+    rare = max(_RARE, _FEW / max(every.size, 1))
     low, high = np.quantile(every, [rare, 1 - rare]).tolist() if rare < 0.25 else (0.0, 0.0)
     return (low - _FAR * (high - low), high + _FAR * (high - low)) if high > low else ANY
 

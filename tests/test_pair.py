@@ -86,21 +86,3 @@ def test_fill_is_the_ring_by_ring_mean(seed, share):
     for band, expected in zip(filled, bands, strict=True):
         np.testing.assert_allclose(band, plain_fill(expected, valid), atol=1e-5)
     np.testing.assert_array_equal(fill(np.where(valid, bands, np.nan).astype(np.float32), valid), filled)
-
-
-@pytest.mark.parametrize("glints", [1, 60])
-def test_glints_of_the_guide_are_cut_off_and_leave_the_others_as_they_are(glints):
-    rng = np.random.default_rng(glints)
-    row, col = np.mgrid[:320, :320]
-    guide = np.stack([100 + 20 * np.sin(row / 9), row + 0.5 * col]).astype(np.float32)
-    pair = Pair(guide, np.ones((320, 320), bool), rng.normal(size=(80, 80)), np.ones((80, 80), bool))
-    seen = guide.copy()
-    seen[0].flat[rng.permutation(seen[0].size)[:glints]] = 1e6
-    with_glints = Pair(seen, pair.guide_valid, pair.source, pair.source_valid)
-    clean, found = (normalise(each, Stats.robust([each])) for each in (pair, with_glints))
-    others = seen[0] < 1e6
-    np.testing.assert_allclose(found.guide[:, others], clean.guide[:, others], atol=0.05)
-    assert found.guide[0].max() < 10
-    as_it_is = Stats.measure([with_glints])
-    assert as_it_is.guide_ranges == ()
-    assert as_it_is.guide_spreads[0] > 300
