@@ -20,6 +20,8 @@ PUBLISHED = "published.json"
 def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
     """Write down in the run folder which files are about to get names, one after the other, the output's own last.
 
+    Those that an earlier run has named stay listed: should this one be killed now, they are the run's own still.
+
     Args:
         folder: the run folder.
         files: in that folder, by the name that each will get.
@@ -27,7 +29,10 @@ def note_published(folder: Path, files: Mapping[Path, Path]) -> None:
     Raises:
         OutputError: there is no space left, or no permission.
     """
-    known = [[str(name), file.name, _identity(file)] for name, file in files.items()]
+    earlier = [
+        [str(name), file.name, identity] for name, file, identity in _noted(folder) if _identity(name) == identity
+    ]
+    known = [*earlier, *([str(name), file.name, _identity(file)] for name, file in files.items())]
     write_whole(folder / PUBLISHED, json.dumps(known).encode())
 
 
@@ -52,30 +57,29 @@ def published_before(output: Path) -> frozenset[Path]:
 def published_in(folder: Path) -> frozenset[Path]:
     """As `published_before`, of the run with that folder."""
     known = _noted(folder)
-    there = frozenset(name for name, (_, identity) in known.items() if _identity(name) == identity)
-    *_, output = known or [None]
-    return there if output in there or not is_published(folder) else frozenset()
+    there = frozenset(name for name, _, identity in known if _identity(name) == identity)
+    return there if not known or known[-1][0] in there or not is_published(folder) else frozenset()
 
 
 def is_published(folder: Path) -> bool:
     """Whether the last of the files, the output, has or had its name: one that was moved is still linked here."""
-    *_, last = _noted(folder).items() or [None]
-    if last is None:
+    known = _noted(folder)
+    if not known:
         return False
-    name, (file, identity) = last
+    output, file, _ = known[-1]
     with suppress(FileNotFoundError):
         if file.lstat().st_nlink > 1:
             return True
-    return _identity(name) == identity
+    return any(name == output and _identity(name) == identity for name, _, identity in known)
 
 
-def _noted(folder: Path) -> dict[Path, tuple[Path, list[int]]]:
-    """What `note_published` wrote: by its name each file in the folder and its identity; empty if it cannot be read."""
+def _noted(folder: Path) -> list[tuple[Path, Path, list[int]]]:
+    """What `note_published` wrote: each name, the file in the folder and its identity; empty if it cannot be read."""
     try:
         known = json.loads((folder / PUBLISHED).read_text("utf-8"))
-        return {Path(name): (folder / file, identity) for name, file, identity in known}
+        return [(Path(name), folder / file, identity) for name, file, identity in known]
     except (OSError, ValueError, TypeError):
-        return {}
+        return []
 
 
 def _identity(file: Path) -> list[int] | None:

@@ -220,6 +220,20 @@ def test_a_run_killed_after_the_output_has_its_name_is_ended_by_the_same_command
 
 
 @pytest.mark.chaos
+def test_killed_once_more_before_the_output_is_named_again_it_is_the_runs_own_still(folder, tmp_path):
+    for module, name in (("run_folder", "remove"), ("writer", "publish")):
+        hook = AT_THE_END.format(module=module, name=name, after=False, signal="SIGKILL")
+        (tmp_path / "sitecustomize.py").write_text(hook)
+        run = begin(folder, "twice.tif", *FAST, PYTHONPATH=str(tmp_path))
+        run.communicate(timeout=600)
+        assert run.returncode == -signal.SIGKILL
+        assert (folder / "twice.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
+    finish(folder, "twice.tif", *FAST)
+    assert (folder / "twice.tif").read_bytes() == (folder / "bicubic.tif").read_bytes()
+    assert not [*folder.glob(".twice*")]
+
+
+@pytest.mark.chaos
 def test_another_command_does_not_replace_the_output_of_a_run_killed_after_it_had_named_it(folder, tmp_path):
     hook = AT_THE_END.format(module="run_folder", name="remove", after=False, signal="SIGKILL")
     (tmp_path / "sitecustomize.py").write_text(hook)
