@@ -158,7 +158,7 @@ def compare(
         on_entry(entry)
         entries.append(entry)
     shown = task.given[WITHOUT_GUIDE]
-    source = np.where(shown.patch.source_valid, shown.physical(shown.patch.source), np.nan)
+    source = np.where(shown.patch.source_valid, shown.stats.physical(shown.patch.source), np.nan)
     notes = (*scene.notes, *suspicions(scene, limited=True), f"{part}{task.lower}", *task.notes)
     return Comparison(tuple(entries), shown.patch.guide, source, task.truth, scene.source.units, notes)
 
@@ -169,10 +169,6 @@ class _Given:
 
     patch: Patch
     stats: Stats
-
-    def physical(self, values: NDArray[np.floating]) -> Array:
-        """In the source's units."""
-        return self.stats.physical(values)
 
 
 @dataclass(frozen=True)
@@ -255,7 +251,7 @@ def _try(label: str, run: Callable[[], Trial], task: _Task) -> Entry:
         done = run()
     except TileError as error:
         return Entry(label, failure=str(error))
-    values = np.where(task.answered, task.given[label].physical(done.values), np.nan)
+    values = np.where(task.answered, task.given[label].stats.physical(done.values), np.nan)
     return Entry(label, values, score_arrays(values, task.truth), done.seconds, done.memory)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from geosr import gdal, methods
 from geosr.consistency import Consistency
-from geosr.digests import digest_of
+from geosr.digests import begun, digest_of
 from geosr.options import Inputs, Recipe
 from geosr.raster import Raster
 from geosr.raster_guard import digest_of_parts
@@ -40,11 +40,11 @@ def versions() -> dict[str, str]:
 @cache
 def code() -> str:
     """A digest of geosr's own modules as they were when it was first asked for: many commits have one version."""
-    folder, digest = Path(__file__).parent, blake2b(digest_size=8)
+    folder, digest = Path(__file__).parent, begun()
     for path in sorted(folder.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]  # short enough to be told where it has changed
 
 
 def software(device: str, method: str | None) -> dict[str, str]:

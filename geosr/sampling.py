@@ -49,8 +49,10 @@ def measure_scene(plan: Plan) -> Stats:
 
 def _measure(plan: Plan) -> Stats:
     even = sample(plan.tiles, _SAMPLE_TILES)
-    sampled = _telling(plan, even, _common(plan, even))
-    common = _common(plan, sampled)
+    common = _common(plan, even)
+    sampled = _telling(plan, even, common)
+    if sampled is not even:
+        common = _common(plan, sampled)
     pairs = _pairs(plan, sampled)  # one at a time: of a guide with many bands all would take gigabytes
     if not any(pair.guide_valid.any() for pair in _pairs(plan, sampled)):
         pairs = islice((pair for pair in _pairs(plan, plan.tiles) if pair.guide_valid.any()), _SAMPLE_TILES)
